@@ -1,0 +1,45 @@
+# make repro   install, run the pipeline, show the result
+# make test    install, run the tests; make test-slow the slow ones
+.DEFAULT_GOAL := repro
+.DELETE_ON_ERROR:
+.PHONY: repro test test-slow spread lint types lock
+
+PYTHON ?= python3
+INSTALLED := .venv/installed
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+repro: $(INSTALLED)
+	dvc repro
+	@PYTHONPATH=src python -m ptqflow.summary metrics/evaluate.json
+
+test: $(INSTALLED)
+	pytest -n 2 -m "not slow and not browser" $(TESTS)
+
+test-slow: $(INSTALLED)
+	pytest -n 2 -m "slow or browser" $(TESTS)
+
+spread: $(INSTALLED)
+	dvc repro spread/dvc.yaml
+
+lint: $(INSTALLED)
+	ruff check .
+	ruff format --check .
+
+types: $(INSTALLED)
+	mypy
+
+# Pins what pyproject.toml allows. A local version such as +cpu belongs to one machine and stays out.
+lock:
+	rm -rf .venv
+	"$(PYTHON)" -m venv .venv
+	python -m pip install --quiet torch==2.13.0 torchvision==0.28.0 -e '.[dev]'
+	{ echo "# Every package of the development environment, pinned. Made by 'make lock' from pyproject.toml."; \
+	  python -m pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu//' | grep -v '^nvidia-\|^cuda-\|^triton'; } > requirements.lock
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " + v + ": name another one with make PYTHON=python3.12")'
+	"$(PYTHON)" -m venv .venv
+	python -m pip install --progress-bar off --quiet --no-compile -r requirements.lock  # compiled when first imported
+	python -m pip install --quiet --no-compile --no-deps --no-build-isolation --editable .
+	@touch $@
