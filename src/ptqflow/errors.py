@@ -1,0 +1,25 @@
+"""What can go wrong for a reason that the user can mend."""
+
+
+class PtqflowError(Exception):
+    """Bad input or a broken file, told in one line: what was found, what is allowed, what to do."""
+
+
+class ParamsError(PtqflowError):
+    """A key of params.yaml is unknown, missing, of the wrong type or out of range."""
+
+
+class DataError(PtqflowError):
+    """The images cannot be read, or are not what the pipeline can work with."""
+
+
+class ModelError(PtqflowError):
+    """The network cannot be built, or the weights do not belong to it."""
+
+
+class ArtifactError(PtqflowError):
+    """A file that an earlier stage wrote is missing, changed or of another version."""
+
+
+class EngineError(PtqflowError):
+    """The quantized engine is not available here, or is not the one that a model was converted for."""

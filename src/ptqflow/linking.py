@@ -1,0 +1,96 @@
+"""Make the links in `inputs/`."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from ptqflow.artifacts import write_text
+from ptqflow.data.params import DataParams
+from ptqflow.errors import DataError, ModelError, ParamsError
+from ptqflow.inputs import CODE, DATA, WEIGHTS
+from ptqflow.models.params import ModelParams
+
+
+def link_inputs(data: DataParams, model: ModelParams) -> None:
+    """Link `data.path`, `model.weights` and the module of `model.name`.
+
+    Raises:
+        DataError: `data.path` does not exist.
+        ModelError: `model.weights` is neither a file nor published weights of the architecture, or there is no such
+            module.
+    """
+    data_path = _existing("data.path", data.path, DataError) if data.path else None
+    weights = _find_weights(model) if model.weights else None
+    code = _find_module(model.name.partition(":")[0]) if model.is_user_code else None
+    _link(DATA, data_path)
+    _link(WEIGHTS, weights)
+    _link(CODE, code)
+
+
+def _link(link: Path, target: Path | None) -> None:
+    if target is None:
+        write_text(link, "null\n")
+        return
+    link.parent.mkdir(exist_ok=True)
+    partial = link.with_name(f".{link.name}.partial")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(_link_text(target.resolve(), link.parent.resolve()))
+    partial.replace(link)
+
+
+def _link_text(target: Path, folder: Path) -> str:
+    """Return a relative path where the target lies in the repository, which may be moved, else an absolute one."""
+    return os.path.relpath(target, folder) if target.is_relative_to(Path.cwd()) else str(target)
+
+
+def _roots() -> list[Path]:
+    """Return where a relative path is looked for: here, and for a queued experiment in the repository it came from."""
+    here = Path.cwd()
+    parts = here.parts
+    for i in range(len(parts) - 2):
+        if parts[i : i + 3] == (".dvc", "tmp", "exps"):
+            return [here, Path(*parts[:i])]
+    return [here]
+
+
+def _find(path: str) -> Path | None:
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError:  # ~name, where there is no such user
+        return None
+    return next((root / expanded for root in _roots() if (root / expanded).exists()), None)
+
+
+def _existing(key: str, path: str, error: type[ParamsError] | type[DataError]) -> Path:
+    found = _find(path)
+    if found is None:
+        raise error(
+            f"{key}: {path} does not exist (looked in {_roots()[-1]}); give a path to a file or folder that does"
+        )
+    return found
+
+
+def _find_weights(model: ModelParams) -> Path:
+    assert model.weights is not None
+    if found := _find(model.weights):
+        return found
+    if model.is_user_code or "/" in model.weights or "." in model.weights:
+        raise ModelError(
+            f"model.weights: {model.weights} does not exist (looked in {_roots()[-1]}); give a .pt or .safetensors file"
+            + ("" if model.is_user_code else f", or the name of published weights for {model.name}")
+        )
+    from ptqflow.models.published import download_weights
+
+    return download_weights(model.name, model.weights)
+
+
+def _find_module(name: str) -> Path:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None or not spec.has_location:
+        raise ModelError(f"model.name: there is no module {name!r} in {Path.cwd()} or among the installed packages")
+    return Path(spec.origin)
