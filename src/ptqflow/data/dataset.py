@@ -1,0 +1,95 @@
+"""The data set on disk: memory-mapped arrays for train, val and test, and a card that describes them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveInt
+
+from ptqflow.artifacts import Card, read_card
+from ptqflow.errors import ArtifactError
+
+SPLITS = ("train", "val", "test")
+DIGEST_BYTES = 16
+
+Channels = tuple[float, float, float]
+
+
+class DatasetCard(Card):
+    """What later stages need to know about the images."""
+
+    format_version: Literal[1] = 1
+    name: str
+    """The value of `data.name`."""
+    source: str
+    """Where the images come from, in words."""
+    classes: tuple[str, ...]
+    image_size: PositiveInt
+    sizes: dict[str, PositiveInt]
+    """Images of each split."""
+    mean: Channels
+    """Channel mean of the training split, pixels in 0..1."""
+    std: Channels
+    """Channel standard deviation of the training split."""
+    normalization: tuple[Channels, Channels]
+    """Mean and std to normalize with, where the model does not bring its own."""
+    horizontal_flip: bool
+    """Whether a mirrored image is still of its class."""
+    skipped: NonNegativeInt
+    """Unreadable files left out."""
+    sha256: dict[str, str]
+    """Hash of the images, then the labels, of each split."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images in their stored order, memory-mapped."""
+
+    images: NDArray[np.uint8]
+    """(N, size, size, 3), RGB."""
+    labels: NDArray[np.int64]
+    """(N,), index into the card's classes."""
+    digests: NDArray[np.void]
+    """(N,), 16 bytes that are equal exactly where two images are."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The three splits and their card."""
+
+    card: DatasetCard
+    train: Split
+    val: Split
+    test: Split
+
+
+def open_dataset(directory: Path) -> Dataset:
+    """Map the arrays that `save_dataset` wrote.
+
+    Raises:
+        ArtifactError: a file is missing or is not what the card says.
+    """
+    card = read_card(directory / "card.json", DatasetCard)
+    return Dataset(card, **{split: _open_split(directory, split, card) for split in SPLITS})
+
+
+def _open_split(directory: Path, split: str, card: DatasetCard) -> Split:
+    try:
+        images, labels, digests = (
+            np.load(directory / f"{split}_{part}.npy", mmap_mode="r", allow_pickle=False)
+            for part in ("images", "labels", "digests")
+        )
+    except (OSError, ValueError, EOFError) as error:
+        raise ArtifactError(f"{directory}: the {split} split cannot be read ({error}); run `dvc repro`") from None
+    expected = (card.sizes.get(split), card.image_size, card.image_size, 3)
+    if images.shape != expected or len(labels) != len(images) or len(digests) != len(images):
+        raise ArtifactError(
+            f"{directory}: {split} holds images of shape {images.shape}, {len(labels)} labels and {len(digests)} "
+            f"digests, the card says images of shape {expected}; run `dvc repro`"
+        )
+    return Split(images, labels, digests)

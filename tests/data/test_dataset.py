@@ -1,0 +1,93 @@
+"""What is opened is what the card says, or an error in one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data.samples import pool, random_pixels, source
+
+from ptqflow.data.dataset import SPLITS, open_dataset
+from ptqflow.data.writing import save_dataset
+from ptqflow.errors import ArtifactError
+
+OUT = Path("dataset")
+
+
+@pytest.fixture(autouse=True)
+def _saved() -> None:
+    OUT.mkdir()
+    pools = {split: pool(random_pixels(6, 8, 8, 3), np.arange(6) % 3) for split in SPLITS}
+    save_dataset(OUT, "digits", source(pools["train"], pools["test"]), pools)
+
+
+def refusal() -> str:
+    with pytest.raises(ArtifactError) as caught:
+        open_dataset(OUT)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_arrays_are_mapped_and_cannot_be_changed() -> None:
+    dataset = open_dataset(OUT)
+    for split in (dataset.train, dataset.val, dataset.test):
+        assert len(split) == 6
+        for array in (split.images, split.labels, split.digests):
+            assert isinstance(array, np.memmap)
+            assert not array.flags.writeable
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("part", ["images", "labels", "digests"])
+@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY", b"no array"])
+def test_a_file_that_is_missing_or_no_array_is_told(split: str, part: str, content: bytes | None) -> None:
+    file = OUT / f"{split}_{part}.npy"
+    file.unlink() if content is None else file.write_bytes(content)
+    message = refusal()
+    assert f"dataset: the {split} split cannot be read" in message
+    assert message.endswith("run `dvc repro`")
+
+
+@pytest.mark.parametrize("part", ["images", "labels", "digests"])
+def test_a_truncated_array_is_told(part: str) -> None:
+    file = OUT / f"val_{part}.npy"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "dataset: the val split cannot be read" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("part", "array"),
+    [
+        ("images", np.zeros((5, 8, 8, 3), np.uint8)),
+        ("images", np.zeros((6, 9, 9, 3), np.uint8)),
+        ("images", np.zeros((6, 8, 8), np.uint8)),
+        ("labels", np.zeros(5, np.int64)),
+        ("digests", np.zeros(7, "V16")),
+    ],
+)
+def test_an_array_of_another_shape_is_told(part: str, array: np.ndarray) -> None:
+    np.save(OUT / f"train_{part}.npy", array)
+    message = refusal()
+    assert "dataset: train holds images of shape (" in message
+    assert f"{len(array)} {part}" in message or f"shape {array.shape}" in message
+    assert "the card says images of shape (6, 8, 8, 3); run `dvc repro`" in message
+
+
+def test_pickled_objects_are_never_loaded() -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (Path("sprung"),)  # type: ignore[return-value]
+
+    np.save(OUT / "train_labels.npy", np.array([Trap()] * 6, dtype=object), allow_pickle=True)
+    assert "dataset: the train split cannot be read" in refusal()
+    assert not Path("sprung").exists()
+
+
+def test_a_missing_card_is_told() -> None:
+    (OUT / "card.json").unlink()
+    assert refusal() == "dataset/card.json is missing: run `dvc repro`"
+
+
+def test_a_card_of_another_version_is_told() -> None:
+    card = (OUT / "card.json").read_text()
+    (OUT / "card.json").write_text(card.replace('"format_version": 1', '"format_version": 2'))
+    assert "card.json: format_version: Input should be 1; run `dvc repro` to make it anew" in refusal()
