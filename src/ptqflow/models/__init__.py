@@ -1,0 +1,1 @@
+"""The classifier: its architecture, the user's weights, the FP32 artifact."""

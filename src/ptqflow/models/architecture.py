@@ -1,0 +1,120 @@
+"""Build a classifier by name."""
+
+import difflib
+import hashlib
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ptqflow.errors import ModelError
+from ptqflow.torchvision_ops import ensure_torchvision_imports
+
+ensure_torchvision_imports()
+
+from torchvision import models  # noqa: E402
+
+
+def build_model(name: str, stem: str, num_classes: int, image_size: int) -> nn.Module:
+    """Build a network with random weights from torch's global generator.
+
+    Args:
+        name: a torchvision classifier, or `module:function` that is called with `num_classes`.
+        stem: `standard`, or `small` for a ResNet whose first convolution is 3x3 with stride 1, without max-pool.
+        num_classes: the number of outputs.
+        image_size: height and width of the images in pixels.
+
+    Raises:
+        ModelError: there is no such network, or it does not map (N, 3, image_size, image_size) to (N, num_classes).
+    """
+    model = _build_user_model(name, num_classes) if ":" in name else _build_torchvision(name, num_classes, image_size)
+    if stem == "small":
+        _shrink_stem(name, model)
+    _check_output(name, model, num_classes, image_size)
+    return model
+
+
+def hash_code(name: str) -> str | None:
+    """Return the SHA-256 of the module that `module:function` lies in, None for a torchvision classifier."""
+    if ":" not in name:
+        return None
+    file = getattr(_import(name), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+
+
+def _build_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
+    classifiers = models.list_models(module=models)
+    if name not in classifiers:
+        near = difflib.get_close_matches(name, classifiers, n=3) or ["resnet18", "mobilenet_v2"]
+        raise ModelError(
+            f"model.name: {name!r} is no torchvision classifier; near ones: {', '.join(near)}; "
+            "a network of your own is module:function"
+        )
+    options: dict[str, Any] = {"weights": None, "num_classes": num_classes}
+    if name in ("googlenet", "inception_v3"):
+        options |= {"aux_logits": False, "init_weights": True}
+    if name.startswith("vit_"):
+        options["image_size"] = image_size
+    try:
+        return _as_module(models.get_model(name, **options))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ModelError(
+            f"model.name={name} cannot be built for images of {image_size}x{image_size}: {error}"
+        ) from None
+
+
+def _build_user_model(name: str, num_classes: int) -> nn.Module:
+    function = getattr(_import(name), name.partition(":")[2], None)
+    if not callable(function):
+        raise ModelError(f"model.name: {name} names no function")
+    try:
+        model = function(num_classes=num_classes)
+    except Exception as error:  # the user's code may raise anything
+        raise ModelError(
+            f"model.name: {name}(num_classes={num_classes}) raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model.name: {name} returned {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _import(name: str) -> Any:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name.partition(":")[0])
+    except Exception as error:  # the user's code may raise anything
+        raise ModelError(f"model.name: {name} cannot be imported ({type(error).__name__}: {error})") from error
+
+
+def _as_module(model: Any) -> nn.Module:
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _shrink_stem(name: str, model: nn.Module) -> None:
+    first = getattr(model, "conv1", None)
+    if not isinstance(first, nn.Conv2d) or not isinstance(getattr(model, "maxpool", None), nn.MaxPool2d):
+        raise ModelError(f"model.stem=small: {name} has no ResNet stem (conv1 and maxpool); set model.stem=standard")
+    model.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, stride=1, padding=1, bias=first.bias is not None)
+    model.maxpool = nn.Identity()
+
+
+def _check_output(name: str, model: nn.Module, num_classes: int, image_size: int) -> None:
+    model.eval()
+    try:
+        with torch.inference_mode():
+            output = model(torch.zeros(2, 3, image_size, image_size))
+    except Exception as error:  # the user's code may raise anything
+        raise ModelError(
+            f"model.name={name} cannot take images of {image_size}x{image_size} ({type(error).__name__}: {error}); "
+            "try another data.image_size"
+        ) from error
+    if not isinstance(output, torch.Tensor) or output.shape != (2, num_classes):
+        found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ModelError(
+            f"model.name={name} gives {found} for two images, not one score for each of {num_classes} classes"
+        )

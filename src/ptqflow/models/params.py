@@ -1,0 +1,37 @@
+"""The `model` section of params.yaml."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, Strict, model_validator
+
+from ptqflow.params import Params
+
+Channel = Annotated[float, Field(ge=0, le=1)]
+PositiveChannel = Annotated[float, Field(gt=0, le=1)]
+
+
+class ModelParams(Params):
+    """Which network, from which weights, with which normalization."""
+
+    name: str
+    """A torchvision classifier, or `module:function` of the user's own, called with `num_classes`."""
+    weights: str | None
+    """None, a torchvision weights name, or a file with a state_dict (.pt or .safetensors)."""
+    stem: Literal["standard", "small"]
+    """`small` is a 3x3 stride-1 first convolution without max-pool, for small images."""
+    mean: Annotated[tuple[Channel, Channel, Channel], Strict(False)] | None
+    """Channel mean that the weights expect, pixels in 0..1; None: the data set's own."""
+    std: Annotated[tuple[PositiveChannel, PositiveChannel, PositiveChannel], Strict(False)] | None
+    """Channel standard deviation that the weights expect; None: the data set's own."""
+
+    @property
+    def is_user_code(self) -> bool:
+        """Whether `name` is `module:function`."""
+        return ":" in self.name
+
+    @model_validator(mode="after")
+    def _mean_comes_with_std(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            missing = "std" if self.std is None else "mean"
+            raise ValueError(f"model.{missing} is null while the other is set; set both or neither")
+        return self

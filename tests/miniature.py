@@ -1,0 +1,89 @@
+"""Networks and images small enough that every part of the pipeline runs on them for real."""
+
+import hashlib
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ptqflow.data.dataset import DIGEST_BYTES, Split
+from ptqflow.models.architecture import hash_code
+from ptqflow.models.fp32 import ModelCard
+
+torch.set_num_threads(1)  # with more, test processes side by side wait for each other's threads
+
+SIZE = 8
+CLASSES = ("ant", "bee", "cat", "dog", "eel", "fly")
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+class Residual(nn.Module):
+    """A ResNet in miniature: stem with max-pool, one residual block, linear head."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU()
+        self.maxpool = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.relu(self.bn2(self.conv2(x)) + x)
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+class Normed(nn.Module):
+    """What torch has no INT8 kernel for, behind and between what it has one for."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(SIZE)
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.gelu(self.conv(self.norm(x))).mean((2, 3)))
+
+
+def residual(num_classes: int) -> nn.Module:
+    return vary(Residual(num_classes))
+
+
+def normed(num_classes: int) -> nn.Module:
+    return Normed(num_classes)
+
+
+def vary(model: nn.Module) -> nn.Module:
+    """Give batch normalization statistics and weights as if it had seen images."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias, std=0.3)
+    return model
+
+
+def card(function: str = "residual") -> ModelCard:
+    name = f"miniature:{function}"
+    return ModelCard(
+        name=name, stem="standard", classes=CLASSES, image_size=SIZE, mean=MEAN, std=STD, code_sha256=hash_code(name)
+    )
+
+
+def images(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def split(count: int, seed: int = 0) -> Split:
+    pixels = images(count, seed)
+    digests = [hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest() for image in pixels]
+    labels = np.arange(count, dtype=np.int64) % len(CLASSES)
+    return Split(pixels, labels, np.frombuffer(b"".join(digests), dtype=f"V{DIGEST_BYTES}"))

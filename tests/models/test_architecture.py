@@ -1,0 +1,132 @@
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ptqflow.errors import ModelError
+from ptqflow.models.architecture import build_model, hash_code
+
+UserModule = Callable[[str], str]
+
+NETWORK = """
+from torch import nn
+def build(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, num_classes))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size"),
+    [("resnet18", 32), ("mobilenet_v3_small", 32), ("squeezenet1_1", 32), ("vit_b_16", 16), ("googlenet", 64)],
+)
+def test_torchvision_classifiers_give_one_score_a_class(name: str, image_size: int) -> None:
+    model = build_model(name, "standard", 7, image_size)
+
+    with torch.inference_mode():
+        scores = model(torch.rand(2, 3, image_size, image_size))
+    assert scores.shape == (2, 7)
+
+
+def test_random_weights_come_from_torchs_global_generator() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return build_model("squeezenet1_1", "standard", 3, 32).state_dict()["features.0.weight"]
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_an_unknown_name_suggests_near_ones() -> None:
+    with pytest.raises(ModelError, match=r"'resnet81' is no torchvision classifier; near ones: .*resnet18.*; "):
+        build_model("resnet81", "standard", 10, 32)
+
+
+def test_a_name_near_to_nothing_suggests_common_ones() -> None:
+    with pytest.raises(ModelError, match="near ones: resnet18, mobilenet_v2"):
+        build_model("???", "standard", 10, 32)
+
+
+@pytest.mark.parametrize("name", ["fcn_resnet50", "r3d_18", "raft_small"])
+def test_torchvision_networks_that_classify_no_images_are_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="is no torchvision classifier"):
+        build_model(name, "standard", 10, 32)
+
+
+@pytest.mark.parametrize(("name", "image_size"), [("alexnet", 32), ("vit_b_16", 40)])
+def test_images_of_an_impossible_size_are_refused_in_one_line(name: str, image_size: int) -> None:
+    with pytest.raises(ModelError, match=rf"={name} cannot .* images of {image_size}x{image_size}") as refusal:
+        build_model(name, "standard", 10, image_size)
+
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_small_stem_keeps_the_images_resolution() -> None:
+    model = build_model("resnet18", "small", 10, 8)
+
+    stem = nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool)
+    assert stem(torch.rand(2, 3, 8, 8)).shape == (2, 64, 8, 8)
+    assert model.conv1.kernel_size == (3, 3)
+    assert model.conv1.bias is None
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "googlenet", "densenet121"])
+def test_a_small_stem_is_refused_where_there_is_no_resnet_stem(name: str) -> None:
+    with pytest.raises(ModelError, match=f"model.stem=small: {name} has no ResNet stem"):
+        build_model(name, "small", 10, 64)
+
+
+def test_a_function_in_the_current_directory_builds_the_network(user_module: UserModule) -> None:
+    model = build_model(f"{user_module(NETWORK)}:build", "standard", 5, 8)
+
+    assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("", "names no function"),
+        ("build = 3", "names no function"),
+        ("import no_such_package", "cannot be imported (ModuleNotFoundError: No module named 'no_such_package')"),
+        ("def build(:", "cannot be imported (SyntaxError"),
+        ("1 / 0", "cannot be imported (ZeroDivisionError: division by zero)"),
+        ("def build(classes): ...", "raised TypeError"),
+        ("def build(num_classes):\n    raise KeyError('depth')", "raised KeyError: 'depth'"),
+        ("def build(num_classes): return 'network'", "returned str, not a torch.nn.Module"),
+        (NETWORK.replace("8, num_classes", "8, num_classes + 1"), "gives (2, 6) for two images"),
+        ("from torch import nn\ndef build(num_classes): return nn.LSTM(8, 5)", "cannot take images of 8x8"),
+        ("from torch import nn\ndef build(num_classes): return nn.Module()", "NotImplementedError"),
+        (
+            "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x): return {'out': x}\n"
+            "def build(num_classes): return Net()",
+            "gives dict for two images",
+        ),
+        (
+            "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x): return self.layers(x)\n"
+            "def build(num_classes): return Net()",
+            "AttributeError",
+        ),
+    ],
+)
+def test_each_mistake_in_the_users_code_is_told(user_module: UserModule, code: str, told: str) -> None:
+    name = f"{user_module(code)}:build"
+
+    with pytest.raises(ModelError) as refusal:
+        build_model(name, "standard", 5, 8)
+
+    assert name in str(refusal.value)
+    assert told in str(refusal.value)
+
+
+def test_a_missing_module_is_told(user_module: UserModule) -> None:
+    with pytest.raises(ModelError, match=r"model.name: no_such_module:build cannot be imported"):
+        build_model("no_such_module:build", "standard", 5, 8)
+
+
+def test_the_hash_of_user_code_is_that_of_its_file(user_module: UserModule, tmp_path: Path) -> None:
+    module = user_module(NETWORK)
+
+    assert hash_code(f"{module}:build") == hashlib.sha256((tmp_path / f"{module}.py").read_bytes()).hexdigest()
+    assert hash_code("resnet18") is None

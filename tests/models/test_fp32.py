@@ -1,0 +1,104 @@
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import miniature
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ptqflow.errors import ArtifactError
+from ptqflow.models.architecture import build_model, hash_code
+from ptqflow.models.fp32 import ModelCard, load_fp32, save_fp32, weights_file
+
+
+@pytest.fixture
+def saved(tmp_path: Path, network: nn.Module) -> Path:
+    save_fp32(tmp_path / "fp32", network, miniature.card())
+    return tmp_path / "fp32"
+
+
+def test_a_network_comes_back_bit_for_bit_in_evaluation_mode(saved: Path, network: nn.Module) -> None:
+    loaded, card = load_fp32(saved)
+
+    state = network.state_dict()
+    assert loaded.state_dict().keys() == state.keys()
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in state.items())
+    assert not any(module.training for module in loaded.modules())
+    assert card.model_copy(update={"weights_sha256": ""}) == miniature.card()
+
+
+def test_equal_weights_make_equal_bytes_whatever_their_layout(saved: Path, network: nn.Module) -> None:
+    again = saved.with_name("again")
+    save_fp32(again, network.to(memory_format=torch.channels_last).train(), miniature.card())
+
+    assert {file.name: file.read_bytes() for file in again.iterdir()} == {
+        file.name: file.read_bytes() for file in saved.iterdir()
+    }
+
+
+def test_a_network_that_checks_the_version_of_its_state_comes_back(tmp_path: Path) -> None:
+    model = build_model("mnasnet0_5", "standard", len(miniature.CLASSES), 32)
+    card = miniature.card().model_copy(update={"name": "mnasnet0_5", "image_size": 32, "code_sha256": None})
+    save_fp32(tmp_path / "fp32", model, card)
+
+    loaded, _ = load_fp32(tmp_path / "fp32")
+    assert torch.equal(loaded.state_dict()["layers.0.weight"], model.state_dict()["layers.0.weight"])
+
+
+def test_a_changed_byte_in_the_weights_is_found(saved: Path) -> None:
+    data = bytearray(weights_file(saved).read_bytes())
+    data[-1] ^= 1
+    weights_file(saved).write_bytes(data)
+
+    with pytest.raises(ArtifactError, match=r"weights.safetensors is missing or not the file that `train` wrote"):
+        load_fp32(saved)
+
+
+@pytest.mark.parametrize("name", ["card.json", "weights.safetensors"])
+def test_a_missing_file_is_named(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+
+    with pytest.raises(ArtifactError, match=f"{name} is missing"):
+        load_fp32(saved)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("format_version", 2), ("classes", None), ("from_the_future", 1), ("image_size", "8")]
+)
+def test_a_card_of_another_version_is_refused_by_key(saved: Path, key: str, value: object) -> None:
+    card = json.loads((saved / "card.json").read_text())
+    (saved / "card.json").write_text(json.dumps(card | {key: value}))
+
+    with pytest.raises(ArtifactError, match=rf"card.json: {key}: .*run `dvc repro`"):
+        load_fp32(saved)
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected"])
+def test_weights_that_do_not_fit_the_network_are_refused(saved: Path, change: str) -> None:
+    state = load_file(weights_file(saved))
+    if change == "missing":
+        del state["conv2.weight"]
+    else:
+        state["conv3.weight"] = torch.zeros(1)
+    save_file(state, weights_file(saved))
+    card = json.loads((saved / "card.json").read_text())
+    card["weights_sha256"] = hashlib.sha256(weights_file(saved).read_bytes()).hexdigest()
+    (saved / "card.json").write_text(json.dumps(card))
+
+    with pytest.raises(ArtifactError, match=r"(?s)does not fit miniature:residual .*conv\d.weight.*run `dvc repro`"):
+        load_fp32(saved)
+
+
+def test_changed_user_code_is_found(tmp_path: Path, user_module: Callable[[str], str]) -> None:
+    code = "from miniature import residual as build\n"
+    name = f"{user_module(code)}:build"
+    card: ModelCard = miniature.card().model_copy(update={"name": name, "code_sha256": hash_code(name)})
+    save_fp32(tmp_path / "fp32", build_model(name, "standard", len(card.classes), card.image_size), card)
+    load_fp32(tmp_path / "fp32")
+
+    (tmp_path / f"{name.partition(':')[0]}.py").write_text(code + "depth = 2\n")
+    with pytest.raises(ArtifactError, match=f"the code of {name} has changed since `train` ran"):
+        load_fp32(tmp_path / "fp32")

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+
+from ptqflow.errors import ParamsError
+from ptqflow.models.params import ModelParams
+from ptqflow.params import read_params
+
+
+def read(tmp_path: Path, **changes: str) -> ModelParams:
+    keys = {"name": "resnet18", "weights": "null", "stem": "standard", "mean": "null", "std": "null"} | changes
+    (tmp_path / "params.yaml").write_text("model:\n" + "".join(f"  {key}: {value}\n" for key, value in keys.items()))
+    return read_params("model", ModelParams, tmp_path / "params.yaml")
+
+
+def test_normalization_is_read_as_three_numbers_a_channel(tmp_path: Path) -> None:
+    params = read(tmp_path, mean="[0.485, 0.456, 0]", std="[0.229, 0.224, 1]")
+
+    assert (params.mean, params.std) == ((0.485, 0.456, 0.0), (0.229, 0.224, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"mean": "[0.5, 0.5, 0.5]"}, "model.std is null while the other is set"),
+        ({"std": "[0.5, 0.5, 0.5]"}, "model.mean is null while the other is set"),
+        ({"mean": "[0.5, 0.5, 0.5]", "std": "[0.5, 0, 0.5]"}, "model.std.1 is 0"),
+        ({"mean": "[127, 0.5, 0.5]", "std": "[0.5, 0.5, 0.5]"}, "model.mean.0 is 127"),
+        ({"mean": "[0.5]", "std": "[0.5]"}, "model.mean"),
+        ({"mean": "0.5", "std": "0.5"}, "model.mean is 0.5"),
+        ({"mean": "[0.5, .nan, 0.5]", "std": "[0.5, 0.5, 0.5]"}, "model.mean.1 is nan"),
+        ({"stem": "tiny"}, "model.stem is 'tiny'"),
+        ({"name": "null"}, "model.name is None"),
+        ({"pretrained": "true"}, "unknown key model.pretrained"),
+    ],
+)
+def test_what_no_network_can_use_is_refused_by_key(tmp_path: Path, changes: dict[str, str], told: str) -> None:
+    with pytest.raises(ParamsError) as refusal:
+        read(tmp_path, **changes)
+
+    assert told in str(refusal.value)
+
+
+@pytest.mark.parametrize(("name", "is_user_code"), [("resnet18", False), ("package.module:function", True)])
+def test_a_colon_makes_the_name_the_users_own_code(tmp_path: Path, name: str, is_user_code: bool) -> None:
+    assert read(tmp_path, name=name).is_user_code is is_user_code
