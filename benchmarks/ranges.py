@@ -1,0 +1,91 @@
+"""Accuracy and fidelity of every engine and range method, from one calibration: a table in Markdown.
+
+Run it in a repository whose pipeline has run, from its root: `PYTHONPATH=src python benchmarks/ranges.py --split val`.
+It reads data/dataset, models/fp32 and models/statistics; `-S` changes params, such as `-S weight.method=mse`.
+"""
+
+import argparse
+import platform
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from ruamel.yaml import YAML
+from scipy.stats import binomtest
+from tqdm import tqdm
+
+from ptqflow.comparison import agreement, sqnr_db
+from ptqflow.data.dataset import open_dataset
+from ptqflow.evaluation import compute_logits, predictions
+from ptqflow.models.fp32 import load_fp32
+from ptqflow.params import read_params
+from ptqflow.quantization.bias_correction import correct_biases
+from ptqflow.quantization.calibration import input_batches
+from ptqflow.quantization.choices import ConvertParams, set_ranges, settle_scheme
+from ptqflow.quantization.convert import convert
+from ptqflow.quantization.engine import available_engines
+from ptqflow.quantization.prepare import prepare
+from ptqflow.quantization.ranges import Method
+from ptqflow.quantization.statistics import load_statistics
+
+COLUMNS = ("engine", "method", "top-1 %", "agreement %", "SQNR dB", "only FP32 right", "only INT8 right", "p", "s")
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", choices=("val", "test"), default="val")
+    parser.add_argument("--engines", nargs="+", default=available_engines())
+    parser.add_argument("--methods", nargs="+", default=get_args(Method))
+    parser.add_argument("-S", "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of `convert`")
+    arguments = parser.parse_args()
+
+    dataset = open_dataset(Path("data/dataset"))
+    split = getattr(dataset, arguments.split)
+    model, card = load_fp32(Path("models/fp32"))
+    statistics = load_statistics(Path("models/statistics"), card.name)
+    reference = compute_logits(model, split, card.mean, card.std, 256, "fp32")
+    right = predictions(reference) == split.labels
+    print(f"{card.name}, {len(split)} images of {arguments.split}, FP32 top-1 {100 * right.mean():.2f} %, ", end="")
+    print(f"calibrated on {statistics.rows.size} images, {' '.join(arguments.set)}")
+    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}\n")
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    for engine in arguments.engines:
+        for method in arguments.methods:
+            started = time.perf_counter()
+            params = with_settings([f"engine={engine}", f"activation.method={method}", *arguments.set])
+            scheme = settle_scheme(model, params)
+            prepared = prepare(model, card.image_size, scheme)
+            set_ranges(model, prepared, scheme, statistics, params)
+            if params.bias_correction:
+                batches = input_batches(dataset.train, statistics.rows, card.mean, card.std)
+                correct_biases(prepared, statistics.means, batches)
+            int8 = convert(prepared, scheme, card.image_size)
+            seconds = time.perf_counter() - started
+            logits = compute_logits(int8, split, card.mean, card.std, 256, "int8")
+            also_right = predictions(logits) == split.labels
+            lost, won = int((right & ~also_right).sum()), int((~right & also_right).sum())
+            p = binomtest(lost, lost + won).pvalue if lost + won else 1.0
+            figures = (f"{100 * also_right.mean():.2f}", f"{100 * agreement(logits, reference):.2f}")
+            tqdm.write(
+                f"| {engine} | {method} | {' | '.join(figures)} | {sqnr_db(logits, reference):.1f} "
+                f"| {lost} | {won} | {p:.2f} | {seconds:.1f} |"
+            )
+
+
+def with_settings(settings: list[str]) -> ConvertParams:
+    """Return the `convert` section of params.yaml with some keys set."""
+    values: dict[str, Any] = read_params("convert", ConvertParams).model_dump()
+    for setting in settings:
+        path, _, text = setting.partition("=")
+        *sections, key = path.split(".")
+        section = values
+        for name in sections:
+            section = section[name]
+        section[key] = YAML(typ="safe").load(text)
+    return ConvertParams.model_validate(values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""FX graph mode quantization: the only package that imports torch.ao."""

@@ -1,0 +1,71 @@
+"""Which training images calibrate, and never one that is evaluated on."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
+from tqdm import tqdm
+
+from ptqflow.data.dataset import Dataset, Split
+from ptqflow.errors import DataError
+from ptqflow.params import Params
+from ptqflow.preprocessing import to_input
+
+
+class CalibParams(Params):
+    """How many training images the observers see, and which."""
+
+    batches: PositiveInt
+    """Batches of images."""
+    batch_size: PositiveInt
+    """Images a batch."""
+    seed: NonNegativeInt
+    """Which images are drawn."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The images that calibrate."""
+
+    rows: NDArray[np.int64]
+    """(batches, batch size), rows of the train split in the order in which the observers see them."""
+    dropped: int
+    """Training images that cannot be drawn because val or test holds the same image."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the rows as little-endian int64."""
+        return hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
+
+
+def draw_images(dataset: Dataset, params: CalibParams) -> Draw:
+    """Draw `batches * batch_size` training images that are neither in val nor in test.
+
+    Raises:
+        DataError: there are fewer; the error gives the largest number allowed.
+    """
+    evaluated = np.concatenate([dataset.val.digests, dataset.test.digests])
+    allowed = np.flatnonzero(~np.isin(dataset.train.digests, evaluated)).astype(np.int64)
+    wanted = params.batches * params.batch_size
+    if wanted > len(allowed):
+        most = len(allowed) // params.batch_size
+        raise DataError(
+            f"calib.batches={params.batches} of calib.batch_size={params.batch_size} are {wanted} images, there are "
+            f"{len(allowed)}: "
+            + (f"calib.batches may be at most {most} at this batch size" if most else "lower calib.batch_size")
+        )
+    rows = np.random.default_rng(params.seed).permutation(allowed)[:wanted]
+    return Draw(rows.reshape(params.batches, params.batch_size), len(dataset.train) - len(allowed))
+
+
+def input_batches(
+    split: Split, rows: NDArray[np.int64], mean: Sequence[float], std: Sequence[float]
+) -> Iterator[Tensor]:
+    """Yield float32 inputs (batch size, 3, H, W) of rows (batches, batch size), as they are at evaluation."""
+    for batch in tqdm(rows, desc="calibration images", unit="batch", leave=False, disable=None):
+        yield to_input(torch.from_numpy(split.images[batch]), mean, std)

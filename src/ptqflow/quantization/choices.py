@@ -1,0 +1,143 @@
+"""What `convert` chooses: what is quantized, and the range of each tensor."""
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, Strict
+from torch import nn
+from torch.fx import GraphModule
+
+from ptqflow.errors import ArtifactError, ParamsError
+from ptqflow.params import Params
+from ptqflow.quantization.engine import Engine, lacks_vnni, overflowing_layers
+from ptqflow.quantization.graph import name_observed, only_clamped
+from ptqflow.quantization.observer import StatisticsObserver, share
+from ptqflow.quantization.precision import is_kept, kept_modules, match_names, refuse_parts
+from ptqflow.quantization.prepare import Scheme
+from ptqflow.quantization.ranges import Codes, Method, QParams, choose_range, to_qparams
+from ptqflow.quantization.statistics import Statistics
+
+
+class ActivationParams(Params):
+    """How the statistics of a tensor become its scale and zero point."""
+
+    method: Method
+    """How the range is chosen."""
+    percentile: Annotated[float, Field(gt=50, le=100)]
+    """Of `method: percentile`: the range reaches from the (100 - percentile)-th to the percentile-th."""
+    symmetric: bool
+    """Whether zero has the middle code."""
+    reduce_range: bool | None
+    """Whether 7 of 8 bits are used; None: only where a kernel can overflow with all 8."""
+
+
+class WeightParams(Params):
+    """How the scales of weights are chosen."""
+
+    method: Literal["minmax", "mse"]
+    """The largest weight, or the least squared error."""
+    per_channel: bool
+    """Whether each output channel has a scale of its own."""
+
+
+class ConvertParams(Params):
+    """What the INT8 model is made for, and how."""
+
+    engine: Engine
+    """The kernels that run it."""
+    activation: ActivationParams
+    weight: WeightParams
+    head: Literal["fp32", "int8"]
+    """Precision of the last layer, whose output is the logits."""
+    keep_fp32: Annotated[tuple[str, ...], Strict(False)]
+    """Names or patterns of modules that stay FP32."""
+    overrides: dict[str, Method]
+    """Method for the tensors whose names match a pattern; the first one that matches counts."""
+    bias_correction: bool
+    """Whether the shift that quantization causes in the mean output of each layer is taken out of its bias."""
+
+
+def settle_scheme(model: nn.Module, params: ConvertParams) -> Scheme:
+    """Settle what the params leave to the network and to this CPU.
+
+    Raises:
+        ParamsError: a pattern of `keep_fp32` matches nothing, or 8-bit activations were asked for where a kernel of the
+            engine can overflow with them.
+    """
+    fp32 = kept_modules(model, params.keep_fp32, params.head == "fp32")
+    reduce_range = params.activation.reduce_range
+    layer = next((name for name in overflowing_layers(model, params.engine) if not is_kept(name, fp32)), None)
+    if layer and reduce_range is False:
+        raise ParamsError(
+            f"convert.activation.reduce_range is false, but {params.engine} runs {layer} on a kernel that can overflow "
+            "with all 8 bits; set it to null or true, or take convert.engine=onednn"
+        )
+    return Scheme(
+        engine=params.engine,
+        reduce_range=bool(layer) or lacks_vnni(params.engine) if reduce_range is None else reduce_range,
+        per_channel=params.weight.per_channel,
+        mse_weights=params.weight.method == "mse",
+        fp32=fp32,
+    )
+
+
+def set_ranges(
+    model: nn.Module, prepared: GraphModule, scheme: Scheme, statistics: Statistics, params: ConvertParams
+) -> dict[str, QParams]:
+    """Choose the range of every observed tensor and give it to its observer.
+
+    Tensors that share an observer, such as those around a pooling, get the range of all their values together, but for
+    one that goes only into a clamp such as ReLU6: what that cuts off needs no codes. A tensor that never had a value
+    keeps scale 1.
+
+    Returns:
+        Scale and zero point by the name of the tensor, of those whose values counted.
+
+    Raises:
+        ArtifactError: the statistics belong to another network.
+        ParamsError: `keep_fp32` names a part of a layer alone, or an override matches nothing, or nothing that gets a
+            range.
+    """
+    refuse_parts(model, prepared, scheme.fp32)
+    names_of = name_observed(model, prepared)
+    together = _observed_together(prepared, names_of)
+    methods = _methods(statistics, params, {name for names in together.values() for name in names})
+    codes = Codes(scheme.largest_code, params.activation.symmetric)
+    clamped = {names_of[target] for target in only_clamped(prepared)}
+    chosen: dict[str, QParams] = {}
+    for observer, names in together.items():
+        counting = [name for name in names if name not in clamped] or names
+        if missing := [name for name in counting if name not in statistics.tensors]:
+            raise ArtifactError(f"the statistics belong to another network: they lack {missing[0]}; run `dvc repro`")
+        seen = {name: found for name in counting if (found := statistics.tensors[name]) is not None}
+        if not seen:
+            continue
+        method = next((methods[name] for name in names if name in methods), params.activation.method)
+        chosen_range = choose_range(share(list(seen.values())), method, params.activation.percentile, codes)
+        qparams = to_qparams(chosen_range, codes)
+        observer.scale, observer.zero_point = qparams.scale, qparams.zero_point
+        chosen |= dict.fromkeys(seen, qparams)
+    return chosen
+
+
+def _methods(statistics: Statistics, params: ConvertParams, ranged: Collection[str]) -> dict[str, Method]:
+    """Return the method of each tensor that has one of its own."""
+    methods: dict[str, Method] = {}
+    for pattern, method in params.overrides.items():
+        names = match_names("convert.overrides", [pattern], statistics.tensors)
+        if not any(name in ranged for name in names):
+            raise ParamsError(
+                f"convert.overrides: {pattern!r} is {method}, but {names[0]} gets no range: it stays FP32, has a fixed "
+                f"one, or {params.engine} fuses it into what follows; drop the override"
+            )
+        methods = dict.fromkeys(names, method) | methods
+    return methods
+
+
+def _observed_together(prepared: GraphModule, names: Mapping[str, str]) -> dict[StatisticsObserver, list[str]]:
+    together: dict[StatisticsObserver, list[str]] = {}
+    for target, name in names.items():
+        observer = prepared.get_submodule(target)
+        if isinstance(observer, StatisticsObserver):  # else a fixed range
+            together.setdefault(observer, []).append(name)
+    return together

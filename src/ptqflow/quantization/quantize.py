@@ -1,0 +1,55 @@
+"""From an FP32 network and its statistics to an INT8 one."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.fx import GraphModule
+
+from ptqflow.data.dataset import Split
+from ptqflow.models.fp32 import ModelCard
+from ptqflow.quantization.bias_correction import correct_biases
+from ptqflow.quantization.calibration import input_batches
+from ptqflow.quantization.choices import ConvertParams, set_ranges, settle_scheme
+from ptqflow.quantization.convert import convert
+from ptqflow.quantization.prepare import Scheme, prepare
+from ptqflow.quantization.ranges import QParams
+from ptqflow.quantization.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An INT8 network and how it came about."""
+
+    scheme: Scheme
+    qparams: dict[str, QParams]
+    """Scale and zero point of each tensor; none without statistics."""
+    prepared: GraphModule
+    """With observers, before `convert_fx`."""
+    converted: GraphModule
+
+
+def quantize(
+    model: nn.Module, card: ModelCard, params: ConvertParams, statistics: Statistics | None, train: Split
+) -> Quantized:
+    """Quantize a network, which stays as it is.
+
+    Args:
+        model: FP32, in evaluation mode.
+        card: of the model.
+        params: the `convert` section.
+        statistics: what `calib` collected; without them every scale is 1, which makes the uncalibrated control.
+        train: the split that the calibration images are from; read for bias correction alone.
+
+    Raises:
+        ParamsError: the params do not fit the network.
+        ArtifactError: the statistics belong to another network.
+        EngineError: this machine lacks the engine.
+        ModelError: the network cannot be traced or converted, or does not run on this engine.
+    """
+    scheme = settle_scheme(model, params)
+    prepared = prepare(model, card.image_size, scheme)
+    qparams = set_ranges(model, prepared, scheme, statistics, params) if statistics else {}
+    if statistics and params.bias_correction:
+        batches = input_batches(train, statistics.rows, card.mean, card.std)
+        correct_biases(prepared, statistics.means, batches)
+    return Quantized(scheme, qparams, prepared, convert(prepared, scheme, card.image_size))

@@ -1,0 +1,220 @@
+"""Activation statistics: collected once on the fused FP32 network, turned into ranges for any engine afterwards."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor, fx, nn
+from torch.fx import GraphModule
+
+from ptqflow.artifacts import Card, new_directory, read_card, sha256_file, write_bytes, write_card
+from ptqflow.errors import ArtifactError
+from ptqflow.quantization.graph import layer_means, name_observed, weighted_modules
+from ptqflow.quantization.histogram import Histogram
+from ptqflow.quantization.observer import StatisticsObserver, TensorStatistics
+
+_PIXELS = 1 << 18  # of images that run through the network together
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was seen of every tensor that some engine quantizes."""
+
+    tensors: dict[str, TensorStatistics | None]
+    """By name, as `name_observed` gives it; None for one that never had a value."""
+    means: dict[str, NDArray[np.float32]]
+    """(batches, channels): mean output of each convolution and linear layer, before its activation function."""
+    rows: NDArray[np.int64]
+    """(batches, batch size): rows of the train split that were seen, in order."""
+
+    def merged(self, other: "Statistics") -> "Statistics":
+        """Return the statistics of both collections, in which the batches of `other` come last.
+
+        Raises:
+            ArtifactError: they were collected on different networks, or in batches of different sizes.
+        """
+        if different := sorted(self.tensors.keys() ^ other.tensors.keys()):
+            raise ArtifactError(f"statistics of different networks cannot be merged: {different[0]} is in one of them")
+        (_, size), (_, other_size) = self.rows.shape, other.rows.shape
+        if size != other_size:
+            raise ArtifactError(
+                f"statistics of batches of {size} images cannot be merged with those of batches of {other_size}: "
+                "collect both with the same calib.batch_size"
+            )
+        tensors = {
+            name: seen.merged(also) if seen and (also := other.tensors[name]) else seen or other.tensors[name]
+            for name, seen in self.tensors.items()
+        }
+        means = {name: np.concatenate([mean, other.means[name]]) for name, mean in self.means.items()}
+        return Statistics(tensors, means, np.concatenate([self.rows, other.rows]))
+
+
+class StatisticsCard(Card):
+    """What lies beside the statistics."""
+
+    format_version: Literal[2] = 2
+    model: str
+    """Architecture they were collected on."""
+    images: int
+    """How many images were seen."""
+    statistics_sha256: str = ""
+
+
+def collect_statistics(
+    model: nn.Module, prepared: GraphModule, batches: Iterable[Tensor], rows: NDArray[np.int64]
+) -> Statistics:
+    """Run float32 batches (N, 3, H, W) through a prepared network in inference mode and return what was seen.
+
+    Args:
+        model: the network that `prepared` was made from.
+        prepared: as `prepare` returns it; it is changed.
+        batches: in the order in which a moving average takes them.
+        rows: (batches, N), where the images are from.
+
+    Raises:
+        ModelError: an activation is NaN or infinite; the error names what it came from.
+    """
+    prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
+    observers = _separate_observers(model, prepared)
+    means: dict[str, list[Tensor]] = {}
+    waiting = iter(batches)
+    first = next(waiting)
+    together = _batches_together(prepared, first)
+    batch_size = len(first) if together > 1 else None
+    for observer in observers.values():
+        observer.batch_size = batch_size
+    for name, layer in weighted_modules(prepared).items():
+        layer.register_forward_hook(partial(_record_means, means.setdefault(name, []), batch_size))
+    waiting = chain([first], waiting)
+    with torch.inference_mode():
+        while group := list(islice(waiting, together)):
+            prepared(torch.cat(group).contiguous(memory_format=torch.channels_last))
+    return Statistics(
+        {name: observer.statistics for name, observer in observers.items()},
+        {name: torch.stack(values).numpy() for name, values in means.items() if values},
+        rows,
+    )
+
+
+def save_statistics(directory: Path, statistics: Statistics, card: StatisticsCard) -> None:
+    """Write statistics and card, whole or not at all, with equal bytes for equal statistics."""
+    arrays: dict[str, NDArray[Any]] = {"rows": statistics.rows}
+    arrays |= {f"mean:{name}": mean for name, mean in statistics.means.items()}
+    for name, seen in statistics.tensors.items():
+        arrays |= {f"{part}:{name}": array for part, array in _to_arrays(seen).items()}
+    with new_directory(directory) as partial_directory:
+        file = statistics_file(partial_directory)
+        write_bytes(file, safetensors.numpy.save(arrays))
+        write_card(partial_directory / "card.json", card.model_copy(update={"statistics_sha256": sha256_file(file)}))
+
+
+def load_statistics(directory: Path, model: str) -> Statistics:
+    """Read the statistics of an architecture back.
+
+    Raises:
+        ArtifactError: a file is missing or changed, or they were collected on another architecture.
+    """
+    card = read_card(directory / "card.json", StatisticsCard)
+    file = statistics_file(directory)
+    if not file.exists() or sha256_file(file) != card.statistics_sha256:
+        raise ArtifactError(f"{file} is missing or not the file that `calib` wrote; run `dvc repro`")
+    if card.model != model:
+        raise ArtifactError(f"{directory}: the statistics belong to {card.model}, not to {model}; run `dvc repro`")
+    try:
+        return _from_arrays(safetensors.numpy.load(file.read_bytes()))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ArtifactError(f"{file} cannot be read ({error}); run `dvc repro`") from None
+
+
+def statistics_file(directory: Path) -> Path:
+    """Return the file that holds the arrays."""
+    return directory / "statistics.safetensors"
+
+
+def _to_arrays(seen: TensorStatistics | None) -> dict[str, NDArray[Any]]:
+    if seen is None:
+        return {"counts": np.zeros(0, np.int64)}
+    return {
+        "minima": seen.minima,
+        "maxima": seen.maxima,
+        "bins": np.array([seen.histogram.exponent, seen.histogram.first]),
+        "counts": seen.histogram.counts,
+    }
+
+
+def _from_arrays(arrays: dict[str, NDArray[Any]]) -> Statistics:
+    tensors: dict[str, TensorStatistics | None] = {}
+    means = {}
+    for key, array in arrays.items():
+        part, _, name = key.partition(":")
+        if part == "mean":
+            means[name] = array
+        elif part == "counts" and len(array):
+            exponent, first = arrays[f"bins:{name}"].tolist()
+            tensors[name] = TensorStatistics(
+                arrays[f"minima:{name}"], arrays[f"maxima:{name}"], Histogram(exponent, first, array)
+            )
+        elif part == "counts":
+            tensors[name] = None
+    return Statistics(tensors, means, arrays["rows"])
+
+
+def _separate_observers(model: nn.Module, prepared: GraphModule) -> dict[str, StatisticsObserver]:
+    """Give every observed tensor an observer of its own, also where FX lets several share one.
+
+    Which tensors share depends on what is quantized, which is `convert`'s choice; it merges what it finds shared.
+    """
+    observers = {}
+    for target, name in name_observed(model, prepared).items():
+        observers[name] = StatisticsObserver()
+        observers[name].source = name
+        setattr(prepared, target, observers[name])
+    return observers
+
+
+def _record_means(means: list[Tensor], batch_size: int | None, layer: nn.Module, _: Any, output: Tensor) -> None:
+    batches = [output] if batch_size is None else output.split(batch_size)
+    means.extend(layer_means(layer, batch) for batch in batches)
+
+
+def _batches_together(prepared: GraphModule, batch: Tensor) -> int:
+    """Return how many batches may run at a time, which is faster where images are small.
+
+    More than one only if images are the first dimension of every tensor, by which the extremes of batches are told
+    apart.
+    """
+    images, _, height, width = batch.shape
+    most = _PIXELS // (images * height * width)
+    return most if most > 1 and _images_come_first(prepared, batch) else 1
+
+
+def _images_come_first(prepared: GraphModule, batch: Tensor) -> bool:
+    for images in (2, 3):
+        probe = _Probe(prepared)
+        with torch.inference_mode():
+            probe.run(batch[:1].expand(images, -1, -1, -1))
+        if probe.first_dimensions != {images}:
+            return False
+    return True
+
+
+class _Probe(fx.Interpreter):
+    """Runs a prepared network past its observers and collects the first dimensions of what they would see."""
+
+    def __init__(self, prepared: GraphModule) -> None:
+        super().__init__(prepared)
+        self.first_dimensions: set[int] = set()
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not isinstance(self.fetch_attr(target), StatisticsObserver):
+            return super().call_module(target, args, kwargs)
+        self.first_dimensions.add(len(args[0]) if args[0].dim() else 0)
+        return args[0]
