@@ -1,0 +1,77 @@
+"""Logits of a network on a split, and what they are worth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from ptqflow.data.dataset import Split
+from ptqflow.errors import DataError
+from ptqflow.preprocessing import to_input
+
+DIGITS = 6  # decimals of a reported figure: beyond them the batch size would show in FP32's rounding
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one network on one split, as fractions of the images."""
+
+    top1: float
+    top5: float | None
+    """None where there are fewer than 5 classes."""
+    loss: float
+    """Mean cross-entropy in nats."""
+
+    def as_metrics(self) -> dict[str, float]:
+        """Return the figures that exist, rounded to 6 decimals."""
+        figures = {"top1": self.top1, "top5": self.top5, "loss": self.loss}
+        return {name: round(figure, DIGITS) for name, figure in figures.items() if figure is not None}
+
+
+def compute_logits(
+    model: nn.Module, split: Split, mean: Sequence[float], std: Sequence[float], batch_size: int, label: str
+) -> Tensor:
+    """Run a network over a split in its stored order.
+
+    Returns:
+        float64 (N, classes) on the CPU.
+
+    Raises:
+        DataError: a logit is not finite; the error names `label` and the first such image.
+    """
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    model.eval()
+    logits = []
+    with torch.inference_mode():
+        for start in tqdm(range(0, len(split), batch_size), desc=label, unit="batch", leave=False, disable=None):
+            images = torch.from_numpy(np.array(split.images[start : start + batch_size])).to(device)
+            logits.append(model(to_input(images, mean, std)).cpu().double())
+    result = torch.cat(logits)
+    finite = result.isfinite().all(dim=1)
+    if not finite.all():
+        raise DataError(f"{label}: the output for image {int(finite.int().argmin())} is not finite")
+    return result
+
+
+def evaluate(logits: Tensor, labels: NDArray[np.int64]) -> Evaluation:
+    """Compare logits (N, classes) with labels (N,); of equal logits the first class counts."""
+    targets = torch.from_numpy(np.array(labels))
+    ranking = logits.argsort(dim=1, descending=True, stable=True)
+    hits = ranking == targets[:, None]
+    return Evaluation(
+        top1=hits[:, 0].double().mean().item(),
+        top5=hits[:, :5].any(dim=1).double().mean().item() if logits.shape[1] >= 5 else None,
+        loss=F.cross_entropy(logits, targets).item(),
+    )
+
+
+def predictions(logits: Tensor) -> NDArray[np.int64]:
+    """Return the class with the largest logit of each image, the first of equal ones."""
+    result: NDArray[Any] = logits.argsort(dim=1, descending=True, stable=True)[:, 0].numpy()
+    return result.astype(np.int64)
