@@ -1,0 +1,43 @@
+"""Choose ranges from the statistics and convert the FP32 network to INT8; as the control, also without any ranges."""
+
+from pathlib import Path
+
+from ptqflow.stage import run
+
+DATASET_DIR = Path("data/dataset")
+FP32_DIR = Path("models/fp32")
+STATISTICS_DIR = Path("models/statistics")
+INT8_DIR = Path("models/int8")
+UNCALIBRATED_DIR = Path("models/int8_uncalibrated")
+
+
+def main() -> None:
+    """Write models/int8, models/int8_uncalibrated, metrics/convert.json and metrics/plots/activations.csv."""
+    from ptqflow.artifacts import PLOTS_DIR, write_csv, write_metrics
+    from ptqflow.data.dataset import open_dataset
+    from ptqflow.models.fp32 import load_fp32
+    from ptqflow.params import read_params
+    from ptqflow.quantization.activations import chosen_metrics, histogram_rows
+    from ptqflow.quantization.artifact import Int8Card, save_int8
+    from ptqflow.quantization.choices import ConvertParams
+    from ptqflow.quantization.layers import count_layers, describe_layers, list_layers
+    from ptqflow.quantization.quantize import quantize
+    from ptqflow.quantization.statistics import load_statistics
+
+    params = read_params("convert", ConvertParams)
+    model, card = load_fp32(FP32_DIR)
+    train = open_dataset(DATASET_DIR).train
+    statistics = load_statistics(STATISTICS_DIR, card.name)
+    for directory, seen in ((UNCALIBRATED_DIR, None), (INT8_DIR, statistics)):
+        quantized = quantize(model, card, params, seen, train)
+        layers = list_layers(model, quantized.converted, quantized.scheme.fp32)
+        int8_card = Int8Card(scheme=quantized.scheme, calibrated=seen is not None, model=card)
+        save_int8(directory, quantized.prepared, quantized.converted, layers, int8_card)
+    print(describe_layers(layers))
+    write_csv(PLOTS_DIR / "activations.csv", histogram_rows(statistics, quantized.qparams))
+    tensors = chosen_metrics(statistics, quantized.qparams)
+    write_metrics("convert", {"layers": count_layers(layers), "tensors": tensors})
+
+
+if __name__ == "__main__":
+    run("convert", main)

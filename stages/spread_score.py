@@ -1,0 +1,38 @@
+"""Convert with the statistics of one draw at one size and evaluate on val: `spread_score.py SEED SIZE`."""
+
+import sys
+from pathlib import Path
+
+from ptqflow.stage import run
+
+DATASET_DIR = Path("data/dataset")
+FP32_DIR = Path("models/fp32")
+SPREAD_DIR = Path("models/spread")
+SCORES_DIR = Path("models/spread_scores")
+
+
+def main() -> None:
+    """Write models/spread_scores/SEED-SIZE.json."""
+    from ptqflow.artifacts import write_json
+    from ptqflow.comparison import EvaluateParams
+    from ptqflow.data.dataset import open_dataset
+    from ptqflow.evaluation import compute_logits, evaluate
+    from ptqflow.models.fp32 import load_fp32
+    from ptqflow.params import read_params
+    from ptqflow.quantization.choices import ConvertParams
+    from ptqflow.quantization.quantize import quantize
+    from ptqflow.quantization.statistics import load_statistics
+
+    params = read_params("convert", ConvertParams)
+    batch_size = read_params("evaluate", EvaluateParams).batch_size
+    seed, size = sys.argv[1:]
+    dataset = open_dataset(DATASET_DIR)
+    model, card = load_fp32(FP32_DIR)
+    statistics = load_statistics(SPREAD_DIR / seed / size, card.name)
+    int8 = quantize(model, card, params, statistics, dataset.train).converted
+    logits = compute_logits(int8, dataset.val, card.mean, card.std, batch_size, "val")
+    write_json(SCORES_DIR / f"{seed}-{size}.json", evaluate(logits, dataset.val.labels).as_metrics())
+
+
+if __name__ == "__main__":
+    run("spread_score", main)

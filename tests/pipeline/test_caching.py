@@ -1,0 +1,138 @@
+"""What reruns and what does not, with real dvc in a repository of its own."""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pipeline.repository import Repository
+
+ALL = ["inputs", "fetch", "train", "calib", "convert", "evaluate"]
+
+
+def test_second_repro_runs_nothing(repository: Repository) -> None:
+    result = repository.run("dvc", "repro")
+    assert result.ran == []
+    assert "up to date" in result.output
+
+
+def test_calibration_params_rerun_calib_and_what_follows(repository: Repository) -> None:
+    assert repository.run("dvc", "exp", "run", "-S", "calib.batches=3").ran == ["calib", "convert", "evaluate"]
+    assert json.loads(repository.read("metrics/calib.json"))["images"] == 24
+
+
+def test_engine_reruns_convert_and_evaluate_alone(repository: Repository) -> None:
+    assert repository.run("dvc", "exp", "run", "-S", "convert.engine=qnnpack").ran == ["convert", "evaluate"]
+
+
+def test_going_back_to_old_params_runs_nothing(repository: Repository) -> None:
+    before = repository.read("metrics/evaluate.json")
+    repository.run("dvc", "exp", "run", "-S", "calib.batches=3")
+    result = repository.run("dvc", "exp", "run", "-S", "calib.batches=2")
+    assert result.ran == []
+    assert repository.read("metrics/evaluate.json") == before
+
+
+def test_learning_rate_reruns_all_but_fetch(repository: Repository) -> None:
+    assert repository.run("dvc", "exp", "run", "-S", "train.lr=0.02").ran == ["train", "calib", "convert", "evaluate"]
+
+
+def test_edited_library_module_reruns_the_stages_that_import_it(repository: Repository) -> None:
+    module = repository.path / "src/ptqflow/comparison.py"
+    module.write_text(module.read_text() + "\n# edited\n")
+    assert repository.run("dvc", "repro").ran == ["evaluate"]
+
+
+def test_same_bytes_of_a_retrained_network_skip_what_follows(repository: Repository) -> None:
+    module = repository.path / "src/ptqflow/train.py"
+    module.write_text(module.read_text() + "\n# edited\n")
+    assert repository.run("dvc", "repro").ran == ["train"]
+
+
+def test_forced_repro_gives_the_same_lock_byte_for_byte(repository: Repository) -> None:
+    first = repository.read("dvc.lock")
+    assert repository.run("dvc", "repro", "-f").ran == ALL
+    assert repository.read("dvc.lock") == first
+
+
+def test_metrics_diff_shows_old_and_new_values_after_a_commit(repository: Repository) -> None:
+    repository.run("dvc", "exp", "run", "-S", "calib.batches=3")
+    repository.commit("three batches")
+    output = repository.run("dvc", "metrics", "diff", "HEAD~1", "--json").output
+    rows = json.loads(output.splitlines()[-1])  # behind a warning of metrics that only `make spread` writes
+    assert rows["metrics/calib.json"]["images"] == {"old": 16, "new": 24, "diff": 8}
+
+
+def test_queued_grid_gives_one_experiment_a_value(repository: Repository) -> None:
+    repository.run("dvc", "exp", "run", "--queue", "-S", "calib.batches=2,4")
+    repository.run("dvc", "queue", "start")
+    logs = repository.run("dvc", "queue", "status").output
+    for _ in range(600):
+        if "Queued" not in logs and "Running" not in logs:
+            break
+        repository.run("sleep", "1")
+        logs = repository.run("dvc", "queue", "status").output
+    assert logs.count("Success") == 2, logs
+    table = json.loads(repository.run("dvc", "exp", "show", "--json").output)
+    experiments = [exp["revs"][0]["data"] for exp in table[-1]["experiments"]]
+    assert sorted(exp["metrics"]["metrics/calib.json"]["data"]["images"] for exp in experiments) == [16, 32]
+
+
+def test_changed_bytes_at_data_path_rerun_from_fetch_and_the_same_bytes_elsewhere_rerun_nothing(
+    repository: Repository,
+) -> None:
+    archive = _image_archive(repository.path.parent / "images.tar", seed=0)
+    repository.set_params({"data": {"name": "image_folder", "path": str(archive)}})
+    assert repository.run("dvc", "repro").ran == ALL
+
+    moved = archive.with_name("moved.tar")
+    shutil.copy(archive, moved)
+    repository.set_params({"data": {"path": str(moved)}})
+    assert repository.run("dvc", "repro").ran == ["inputs"]
+
+    _image_archive(moved, seed=1)
+    assert repository.run("dvc", "repro").ran[:2] == ["inputs", "fetch"]
+    assert repository.run("dvc", "repro").ran == []
+
+
+def test_changed_bytes_of_a_checkpoint_rerun_from_train(repository: Repository) -> None:
+    weights = repository.path.parent / "weights.safetensors"
+    shutil.copy(repository.path / "models/fp32/weights.safetensors", weights)
+    repository.set_params({"model": {"weights": str(weights)}, "train": {"epochs": 0}})
+    repository.run("dvc", "repro")
+    assert repository.run("dvc", "repro").ran == []
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert repository.run("dvc", "repro").ran == ["inputs", "train", "calib", "convert", "evaluate"]
+
+
+def test_edited_code_of_the_users_network_reruns_from_train(repository: Repository) -> None:
+    code = repository.path / "tiny.py"
+    code.write_text(code.read_text().replace("nn.Conv2d(3, 8,", "nn.Conv2d(3, 8, padding=1, kernel_size="))
+    assert repository.run("dvc", "repro").ran == ["inputs", "train", "calib", "convert", "evaluate"]
+
+
+def test_relative_paths_hold_in_a_queued_experiment_too(repository: Repository) -> None:
+    _image_archive(repository.path / "data" / "mine.tar", seed=0)
+    result = repository.run(
+        "dvc", "exp", "run", "--temp", "-S", "data.name=image_folder", "-S", "data.path=data/mine.tar"
+    )
+    assert result.ran == ALL
+
+
+def _image_archive(file: Path, seed: int) -> Path:
+    random = np.random.default_rng(seed)
+    folder = file.parent / f"images-{seed}"
+    for split, count in (("train", 30), ("test", 5)):
+        for label in ("cat", "dog"):
+            (folder / split / label).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{i}.png")
+    with tarfile.open(file, "w") as archive:
+        archive.add(folder, ".")
+    shutil.rmtree(folder)
+    return file

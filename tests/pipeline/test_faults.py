@@ -1,0 +1,170 @@
+"""Bad input, killed processes and Ctrl-C, with real dvc and real signals."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pipeline.repository import STAGES, Repository, Result, outputs_of
+
+ENDLESS = {"train": {"epochs": 10**6}}
+
+
+def assert_one_clear_line(result: Result, *words: str) -> None:
+    lines = [line for line in result.output.splitlines() if all(word in line for word in words)]
+    assert result.status != 0
+    assert len(lines) == 1, result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        ("calib", "batchs", 3, ("calib.batchs", "unknown", "did you mean batches?")),
+        ("calib", "batches", "three", ("calib.batches", "'three'", "integer")),
+        ("calib", "batches", 0, ("calib.batches", "0", "greater than 0")),
+        ("calib", "batches", 999, ("calib.batches=999", "may be at most 22")),
+        ("convert", "engine", "tensorrt", ("convert.engine", "'tensorrt'", "'onednn'")),
+        ("train", "lr", -1.0, ("train.lr", "-1.0", "greater than 0")),
+        ("model", "name", "resnet19", ("model.name", "'resnet19'", "resnet18")),
+        ("model", "weights", "nowhere.pt", ("model.weights", "nowhere.pt", "does not exist")),
+        ("data", "path", "nowhere", ("data.path=nowhere", "image_folder")),
+        ("data", "name", "mnist", ("data.name", "'mnist'", "'cifar10'")),
+    ],
+)
+def test_a_bad_param_is_one_line_that_names_it_and_costs_nothing_that_was_there(
+    repository: Repository, section: str, key: str, value: object, words: tuple[str, ...]
+) -> None:
+    before = repository.contents("data", "models", "metrics")
+    stages = list(STAGES)
+    outputs = {stage: repository.contents(*outputs_of(stage)) for stage in stages}
+    repository.set_params({section: {key: value}})
+
+    result = repository.try_run("dvc", "repro")
+
+    assert_one_clear_line(result, *words)
+    for stage in stages[stages.index(result.ran[-1]) + 1 :]:
+        assert repository.contents(*outputs_of(stage)) == outputs[stage], f"{stage} was not reached"
+    repository.run("git", "checkout", ".")
+    repository.run("dvc", "checkout", "dvc.yaml")
+    assert repository.contents("data", "models", "metrics") == before
+    assert set(repository.run("dvc", "repro").ran) <= {"inputs"}
+
+
+def test_a_misspelt_key_on_the_command_line_is_refused(repository: Repository) -> None:
+    result = repository.try_run("dvc", "exp", "run", "-S", "calib.batchs=3")
+    assert result.status != 0
+    assert "batchs" in result.output
+    assert result.ran == []
+
+
+def test_a_failed_run_leaves_models_out_of_git(repository: Repository) -> None:
+    repository.set_params({"train": {"seed": 1}, "convert": {"engine": "none"}})
+    assert repository.try_run("dvc", "repro").status != 0
+    repository.run("git", "add", "-A")
+    staged = repository.run("git", "diff", "--cached", "--name-only").output
+    assert not [name for name in staged.splitlines() if name.startswith(("models/", "data/", "inputs/"))]
+
+
+@pytest.mark.parametrize("victim", ["stage", "dvc"])
+@pytest.mark.parametrize("moment", ["python3", "libtorch_cpu", "train_images.npy"])
+def test_kill_at_any_moment_leaves_no_orphan_and_the_next_repro_is_identical(
+    repository: Repository, victim: str, moment: str
+) -> None:
+    lock = repository.read("dvc.lock")
+    repository.set_params(ENDLESS)
+    with repository.running("dvc", "repro", "train") as dvc:
+        stage = wait_for_stage(dvc.pid, "train")
+        wait_until_mapped(stage, moment)
+        os.kill(dvc.pid if victim == "dvc" else stage, signal.SIGKILL)
+        wait_until_none_is_left(dvc.pid)
+    repository.run("git", "checkout", "params.yaml")
+    repository.run("dvc", "repro")
+    assert repository.read("dvc.lock") == lock
+
+
+def test_a_dvc_killed_while_the_stage_starts_leaves_no_orphan(repository: Repository) -> None:
+    (repository.path / "stages/train.py").write_text(
+        "import time\nfrom ptqflow.stage import run\nrun('train', lambda: time.sleep(3600))\n"
+    )
+    for moment in range(6):
+        with repository.running("dvc", "repro", "--single-item", "train") as dvc:
+            wait_for_child(dvc.pid, b"stages/train.py")
+            time.sleep(moment * 0.005)  # at whichever, the stage must not outlive it
+            dvc.kill()
+            wait_until_none_is_left(dvc.pid)
+
+
+def test_ctrl_c_ends_dvc_and_a_stage_that_would_go_on_for_long(repository: Repository) -> None:
+    repository.set_params(ENDLESS)
+    with Path("output").open("w+") as output, repository.running("dvc", "repro", "train", output=output) as dvc:
+        wait_until_mapped(wait_for_stage(dvc.pid, "train"), "libtorch_cpu")
+        os.killpg(dvc.pid, signal.SIGINT)
+        wait_until_none_is_left(dvc.pid)
+    assert "Traceback" not in Path("output").read_text()
+    repository.run("git", "checkout", "params.yaml")
+    repository.run("dvc", "repro")
+
+
+def test_a_second_repro_beside_the_first_is_told_who_is_busy(repository: Repository) -> None:
+    repository.set_params(ENDLESS)
+    with repository.running("dvc", "repro", "train") as first:
+        stage = wait_for_stage(first.pid, "train")
+        second = repository.try_run("dvc", "repro", "train")
+        assert second.status != 0
+        assert "busy" in second.output
+        assert first.poll() is None
+        assert stage in processes_of(first.pid)
+
+
+def processes_of(session: int) -> dict[int, bytes]:
+    """Return process → command line of all that run in a session, without zombies."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, its_session = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:4]
+            if int(its_session) == session and state not in "ZX":
+                found[int(folder.name)] = (folder / "cmdline").read_bytes()
+        except OSError:  # ended meanwhile
+            continue
+    return found
+
+
+def wait_for_child(dvc: int, word: bytes) -> int:
+    """Return the process with `word` in its command line that `dvc` has started, at the first sight of it."""
+    for _ in moments():
+        for pid, command in processes_of(dvc).items():
+            if pid != dvc and word in command:
+                return pid
+    raise AssertionError(f"no process with {word!r} has appeared")
+
+
+def wait_for_stage(dvc: int, stage: str) -> int:
+    """Return the process of a stage script that `dvc` has started, once it runs Python."""
+    return wait_for_child(dvc, b"\0".join([b"python", f"stages/{stage}.py".encode()]))
+
+
+def wait_until_mapped(pid: int, file: str) -> None:
+    """Return once the process has come so far that this file is in its memory."""
+    for _ in moments():
+        if file in Path(f"/proc/{pid}/maps").read_text():
+            return
+    raise AssertionError(f"{pid} has not mapped {file}")
+
+
+def wait_until_none_is_left(session: int) -> None:
+    """Return once all processes of a session have ended."""
+    for _ in moments():
+        if not (left := processes_of(session)):
+            return
+    raise AssertionError(f"{left} are still running")
+
+
+def moments() -> Iterator[None]:
+    """Yield now and again, for as long as something may take on a busy machine."""
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        yield
+        time.sleep(0.002)

@@ -1,0 +1,48 @@
+"""The spread over calibration draws with real dvc: on demand alone, and each draw and size cached."""
+
+import json
+import re
+
+import pytest
+from pipeline.imports import imported_modules
+from pipeline.repository import ROOT, Repository
+from ruamel.yaml import YAML
+
+STAGES = YAML(typ="safe").load(ROOT / "spread" / "dvc.yaml")["stages"]
+
+
+def ran(repository: Repository) -> list[str]:
+    output = repository.run("dvc", "repro", "spread/dvc.yaml").output
+    return re.findall(r"^Running stage 'spread/dvc\.yaml:([\w@-]+)'", output, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_every_draw_and_size_runs_once_on_demand_and_only_what_is_new_runs_again(repository: Repository) -> None:
+    repository.set_params({"calib_spread": {"seeds": [0, 1], "batches": [1, 2]}})
+    assert repository.run("dvc", "repro").ran == []
+    draws = ["spread_draw@0", "spread_draw@1"]
+    scores = ["spread_score@0-1", "spread_score@0-2", "spread_score@1-1", "spread_score@1-2"]
+
+    assert sorted(ran(repository)) == ["calib_spread", *draws, *scores]
+    summary = json.loads(repository.read("metrics/calib_spread.json"))
+    assert list(summary) == ["8", "16"]
+    assert all(0 <= row["min"] <= row["mean"] <= row["max"] <= 1 for row in summary.values())
+    assert ran(repository) == []
+
+    repository.set_params({"convert": {"head": "int8"}})
+    assert sorted(name for name in ran(repository) if name != "calib_spread") == scores
+
+    repository.set_params({"calib_spread": {"batches": [1, 2, 3]}})
+    assert sorted(ran(repository)) == ["calib_spread", *draws, "spread_score@0-3", "spread_score@1-3"]
+
+    repository.set_params({"calib_spread": {"seeds": [0, 1, 2]}})
+    new = ["spread_draw@2", "spread_score@2-1", "spread_score@2-2", "spread_score@2-3"]
+    assert sorted(ran(repository)) == ["calib_spread", *new]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_script_and_the_modules_that_it_imports(stage: str) -> None:
+    script = ROOT / "stages" / f"{stage}.py"
+    imported = {script, *imported_modules(script, ROOT / "src")}
+    listed = {ROOT / dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+    assert listed == imported
