@@ -6,21 +6,24 @@ from ptqflow.stage import run
 
 DATASET_DIR = Path("data/dataset")
 FP32_DIR = Path("models/fp32")
+PREDICTIONS_DIR = Path("data/predictions")
 INT8_DIRS = {"int8_uncalibrated": Path("models/int8_uncalibrated"), "int8": Path("models/int8")}
 
 
 def main() -> None:
-    """Write metrics/evaluate.json and, in metrics/plots, a confusion matrix and per-class figures of each network."""
+    """Write metrics/evaluate.json, data/predictions and, in metrics/plots, confusion and per-class figures of each."""
     from ptqflow.artifacts import PLOTS_DIR, write_csv, write_metrics
     from ptqflow.comparison import EvaluateParams, compare, confusion_rows, per_class_rows
     from ptqflow.data.dataset import open_dataset
     from ptqflow.evaluation import compute_logits
     from ptqflow.models.fp32 import load_fp32, weights_file
     from ptqflow.params import read_params
+    from ptqflow.predictions import PredictionsCard, predict, save_predictions
     from ptqflow.quantization.artifact import load_int8, state_file
 
     params = read_params("evaluate", EvaluateParams)
-    test = open_dataset(DATASET_DIR).test
+    dataset = open_dataset(DATASET_DIR)
+    test = dataset.test
     fp32, card = load_fp32(FP32_DIR)
     networks = {"fp32": fp32, **{name: load_int8(directory).module for name, directory in INT8_DIRS.items()}}
     files = {"fp32": weights_file(FP32_DIR), **{name: state_file(directory) for name, directory in INT8_DIRS.items()}}
@@ -32,7 +35,10 @@ def main() -> None:
     for name in networks:
         write_csv(PLOTS_DIR / f"confusion_{name}.csv", confusion_rows(logits[name], test.labels, card.classes))
         write_csv(PLOTS_DIR / f"per_class_{name}.csv", per_class_rows(logits[name], test.labels, card.classes))
-    write_metrics("evaluate", compare(logits, sizes, test.labels))
+    predictions = {name: predict(values.numpy()) for name, values in logits.items()}
+    predictions_card = PredictionsCard(classes=card.classes, test_sha256=dataset.card.sha256["test"])
+    save_predictions(PREDICTIONS_DIR, predictions, test.labels, predictions_card)
+    write_metrics("evaluate", compare(logits, sizes, test.labels, card.classes))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix
 from torch import Tensor
 
 from ptqflow.comparison import EvaluateParams, agreement, compare, confusion_rows, per_class_rows, sqnr_db
+from ptqflow.confidence import expected_calibration_error
 from ptqflow.errors import ParamsError
 from ptqflow.evaluation import evaluate
 from ptqflow.params import read_params
@@ -36,22 +39,81 @@ def logits(labels: NDArray[np.int64]) -> dict[str, Tensor]:
 
 
 def test_every_network_gets_its_figures_and_its_size(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
-    figures = compare(logits, {"fp32": 44_776_123, "int8_uncalibrated": 11_312_499, "int8": 11_312_500}, labels)
+    sizes = {"fp32": 44_776_123, "int8_uncalibrated": 11_312_499, "int8": 11_312_500}
 
-    assert list(figures) == ["fp32", "int8_uncalibrated", "int8", "drop", "agreement", "sqnr_db"]
+    figures = compare(logits, sizes, labels, CLASSES)
+
+    assert list(figures) == [
+        "fp32",
+        "int8_uncalibrated",
+        "int8",
+        "drop",
+        "agreement",
+        "sqnr_db",
+        "kl",
+        "paired",
+        "classes",
+    ]
     for name, size in (("fp32", 44.776), ("int8_uncalibrated", 11.312), ("int8", 11.312)):
-        assert figures[name] == evaluate(logits[name], labels).as_metrics() | {"size_mb": size}
+        confidence = softmax(logits[name].numpy(), axis=1).max(axis=1)
+        right = logits[name].argmax(dim=1).numpy() == labels
+        assert figures[name] == evaluate(logits[name], labels).as_metrics() | {
+            "ece": round(expected_calibration_error(confidence, right), 6),
+            "confidence": round(confidence.mean(), 6),
+            "size_mb": size,
+        }
 
 
 def test_drop_and_agreement_compare_int8_with_fp32(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
-    figures = compare(logits, dict.fromkeys(logits, 0), labels)
+    figures = compare(logits, dict.fromkeys(logits, 0), labels, CLASSES)
 
     fp32, int8 = (logits[name].argmax(dim=1).numpy() for name in ("fp32", "int8"))
     drop = accuracy_score(labels, fp32) - accuracy_score(labels, int8)
-    assert figures["drop"] == {"top1": round(drop, 6)}
+    assert figures["drop"]["top1"] == round(drop, 6)
+    assert figures["drop"]["low"] < drop < figures["drop"]["high"]
     assert drop != 0
     assert figures["agreement"] == round(accuracy_score(fp32, int8), 6)
     assert agreement(logits["fp32"], logits["fp32"]) == 1
+
+
+def test_int8_and_fp32_are_paired_image_by_image_and_class_by_class(
+    logits: dict[str, Tensor], labels: NDArray[np.int64]
+) -> None:
+    figures = compare(logits, dict.fromkeys(logits, 0), labels, CLASSES)
+
+    fp32, int8 = (logits[name].argmax(dim=1).numpy() == labels for name in ("fp32", "int8"))
+    assert figures["paired"]["only_fp32_right"] == (fp32 & ~int8).sum()
+    assert figures["paired"]["only_int8_right"] == (int8 & ~fp32).sum()
+    assert sum(figures["paired"][name] for name in ("both_right", "both_wrong")) == (fp32 == int8).sum()
+    assert figures["paired"]["p"] == pytest.approx(
+        binomtest((fp32 & ~int8).sum(), (fp32 != int8).sum()).pvalue, rel=1e-5
+    )
+    assert list(figures["classes"]) == list(CLASSES)
+    assert figures["classes"]["eel"] == {"images": 0}
+    assert sum(of_class["images"] for of_class in figures["classes"].values()) == COUNT
+    cat = figures["classes"]["cat"]
+    assert cat["drop"] == round(fp32[labels == 2].mean() - int8[labels == 2].mean(), 6)
+    assert cat["only_fp32_right"] == (fp32 & ~int8)[labels == 2].sum()
+    assert cat["p_holm"] >= binomtest((fp32 & ~int8)[labels == 2].sum(), (fp32 != int8)[labels == 2].sum()).pvalue
+
+
+def test_networks_that_predict_the_same_have_p_1_and_no_drop(
+    logits: dict[str, Tensor], labels: NDArray[np.int64]
+) -> None:
+    figures = compare(logits | {"int8": logits["fp32"]}, dict.fromkeys(logits, 0), labels, CLASSES)
+
+    assert figures["paired"]["p"] == 1
+    assert figures["drop"] == {"top1": 0, "low": 0, "high": 0}
+    assert figures["kl"] == 0
+
+
+def test_all_wrong_is_a_result_too(labels: NDArray[np.int64]) -> None:
+    wrong = torch.from_numpy(np.eye(len(CLASSES))[(labels + 1) % len(CLASSES)])
+    names = ("fp32", "int8_uncalibrated", "int8")
+    figures = compare(dict.fromkeys(names, wrong), dict.fromkeys(names, 0), labels, CLASSES)
+
+    assert figures["int8"]["top1"] == 0
+    assert figures["paired"]["both_wrong"] == COUNT
 
 
 def test_sqnr_is_ten_times_the_logarithm_of_signal_over_noise_power() -> None:
@@ -65,7 +127,7 @@ def test_equal_logits_have_no_ratio_to_report(logits: dict[str, Tensor], labels:
     same = logits | {"int8": logits["fp32"]}
 
     assert sqnr_db(logits["fp32"], logits["fp32"]) is None
-    assert "sqnr_db" not in compare(same, dict.fromkeys(logits, 0), labels)
+    assert "sqnr_db" not in compare(same, dict.fromkeys(logits, 0), labels, CLASSES)
 
 
 def test_confusion_rows_equal_scikit_learns_matrix(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:

@@ -7,9 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import PositiveInt
+from scipy.special import softmax
 from torch import Tensor
 
+from ptqflow.confidence import expected_calibration_error, mean_kl
 from ptqflow.evaluation import DIGITS, evaluate, predictions
+from ptqflow.paired import Pairs, count_pairs, drop_interval, holm_by_class, mcnemar, pairs_by_class
 from ptqflow.params import Params
 
 
@@ -20,25 +23,79 @@ class EvaluateParams(Params):
     """Images at a time; the figures do not depend on it."""
 
 
-def compare(logits: Mapping[str, Tensor], sizes: Mapping[str, int], labels: NDArray[np.int64]) -> dict[str, Any]:
+def compare(
+    logits: Mapping[str, Tensor], sizes: Mapping[str, int], labels: NDArray[np.int64], classes: Sequence[str]
+) -> dict[str, Any]:
     """Put the networks side by side: figures and size of each, and what INT8 costs against FP32.
 
     Args:
         logits: (N, classes) of `fp32`, `int8_uncalibrated` and `int8`.
         sizes: bytes of each network's file.
         labels: (N,).
+        classes: their names.
     """
-    evaluations = {name: evaluate(values, labels) for name, values in logits.items()}
-    figures: dict[str, Any] = {
-        name: {**evaluation.as_metrics(), "size_mb": round(sizes[name] / 1e6, 3)}
-        for name, evaluation in evaluations.items()
+    fp32, int8 = logits["fp32"], logits["int8"]
+    right = {name: predictions(values) == labels for name, values in logits.items()}
+    pairs = count_pairs(right["fp32"], right["int8"])
+    ratio = sqnr_db(int8, fp32)
+    return {
+        **{name: _figures(values, labels, sizes[name]) for name, values in logits.items()},
+        "drop": _drop(pairs, "top1"),
+        "agreement": agreement(int8, fp32),
+        **({} if ratio is None else {"sqnr_db": ratio}),
+        "kl": round(mean_kl(fp32.numpy(), int8.numpy()), DIGITS),
+        "paired": {
+            "both_right": pairs.both_right,
+            **_counts(pairs),
+            "both_wrong": pairs.both_wrong,
+            "p": _p(mcnemar(pairs)),
+        },
+        "classes": _classes(pairs_by_class(labels, right["fp32"], right["int8"], classes)),
     }
-    drop = evaluations["fp32"].top1 - evaluations["int8"].top1
-    return figures | {
-        "drop": {"top1": round(drop, DIGITS)},
-        "agreement": agreement(logits["int8"], logits["fp32"]),
-        **({"sqnr_db": ratio} if (ratio := sqnr_db(logits["int8"], logits["fp32"])) is not None else {}),
+
+
+def _figures(logits: Tensor, labels: NDArray[np.int64], size: int) -> dict[str, float]:
+    confidence = softmax(logits.numpy(), axis=1).max(axis=1)
+    return {
+        **evaluate(logits, labels).as_metrics(),
+        "ece": round(expected_calibration_error(confidence, predictions(logits) == labels), DIGITS),
+        "confidence": round(float(confidence.mean()), DIGITS),
+        "size_mb": round(size / 1e6, 3),
     }
+
+
+def _drop(pairs: Pairs, name: str) -> dict[str, float]:
+    interval = drop_interval(pairs)
+    return {
+        name: round(pairs.drop, DIGITS),
+        "low": round(interval.low, DIGITS),
+        "high": round(interval.high, DIGITS),
+    }
+
+
+def _counts(pairs: Pairs) -> dict[str, int]:
+    return {"only_fp32_right": pairs.only_reference_right, "only_int8_right": pairs.only_candidate_right}
+
+
+def _classes(pairs: Mapping[str, Pairs]) -> dict[str, dict[str, float]]:
+    """Return the figures of each class; of one without an image, that it has none."""
+    p_values = holm_by_class(pairs)
+    return {
+        name: {
+            "images": of_class.images,
+            **_drop(of_class, "drop"),
+            **_counts(of_class),
+            "p_holm": _p(p_values[name]),
+        }
+        if of_class.images
+        else {"images": 0}
+        for name, of_class in pairs.items()
+    }
+
+
+def _p(value: float) -> float:
+    """Return a p-value with six significant digits: rounded to decimals, a small one would be zero."""
+    return float(f"{value:.6g}")
 
 
 def agreement(logits: Tensor, reference: Tensor) -> float:
