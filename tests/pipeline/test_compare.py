@@ -1,0 +1,64 @@
+"""Two revisions image by image, with real git and real dvc."""
+
+import json
+import shutil
+
+import numpy as np
+from pipeline.repository import Repository
+
+
+def test_two_revisions_are_compared_image_by_image(repository: Repository) -> None:
+    before = repository.read("metrics/evaluate.json")
+    repository.run("dvc", "exp", "run", "-S", "convert.activation.method=moving_average", "-S", "convert.head=int8")
+    repository.commit("another method")
+
+    told = json.loads(repository.run("ptqflow", "compare", "HEAD~1", "HEAD", "--json").output)
+
+    old, new = json.loads(before), json.loads(repository.read("metrics/evaluate.json"))
+    assert told["top1"] == [round(told["top1"][0], 16), round(told["top1"][1], 16)]
+    assert np.allclose(told["top1"], [old["int8"]["top1"], new["int8"]["top1"]], atol=1e-6)
+    pairs = told["paired"]
+    assert pairs["both_right"] + pairs["only_a_right"] == round(old["int8"]["top1"] * told["images"])
+    assert pairs["both_right"] + pairs["only_b_right"] == round(new["int8"]["top1"] * told["images"])
+    assert all(image["a"] != image["b"] for image in told["changed"])
+    assert len(told["changed"]) >= pairs["only_a_right"] + pairs["only_b_right"]
+
+    text = repository.run("ptqflow", "compare", "HEAD~1", "HEAD").output
+    assert f"INT8 top-1 on {told['images']} test images" in text
+    assert "A is HEAD~1, B is HEAD" in text
+
+
+def test_a_revision_equals_itself(repository: Repository) -> None:
+    output = repository.run("ptqflow", "compare", "HEAD", "main").output
+    assert "There is no drop." in output
+    assert "No prediction changed." in output
+
+
+def test_what_cannot_be_compared_is_one_line(repository: Repository) -> None:
+    repository.run("dvc", "exp", "run", "-S", "data.seed=1")
+    repository.commit("other images")
+
+    for revisions, words in (
+        (("HEAD~1", "HEAD"), "HEAD~1 and HEAD were evaluated on different test images"),
+        (("HEAD", "nowhere"), "there is no git revision nowhere"),
+    ):
+        result = repository.try_run("ptqflow", "compare", *revisions)
+        assert result.status == 1
+        assert [line for line in result.output.splitlines() if line.startswith("ptqflow: ") and words in line]
+        assert "Traceback" not in result.output
+
+    shutil.rmtree(repository.path / ".dvc/cache")
+    result = repository.try_run("ptqflow", "compare", "HEAD", "HEAD")
+    assert result.status == 1
+    assert "HEAD has no data/predictions in DVC's cache or remote" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_clone_compares_by_way_of_the_remote(repository: Repository) -> None:
+    repository.run("dvc", "remote", "add", "-d", "store", str(repository.path.parent / "store"))
+    repository.commit("a remote")
+    repository.run("dvc", "push", "-q")
+    clone = repository.path.parent / "another clone"
+    repository.run("git", "clone", "-q", str(repository.path), str(clone))
+
+    assert "There is no drop." in Repository(clone).run("ptqflow", "compare", "HEAD", "HEAD").output
