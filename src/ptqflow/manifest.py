@@ -1,5 +1,6 @@
 """What an exported model is: model.json beside its files, read without torch."""
 
+import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -9,6 +10,7 @@ from ptqflow.artifacts import Card, read_card, sha256_file
 from ptqflow.errors import ArtifactError
 
 MANIFEST_FILE = "model.json"
+FORMAT_VERSION: Final = 1
 INT8_ONNX = "int8.onnx"
 FP32_ONNX = "fp32.onnx"
 INT8_TORCHSCRIPT = "int8.torchscript.pt"
@@ -107,9 +109,23 @@ def read_manifest(directory: Path) -> Manifest:
     """Read the manifest of an exported model.
 
     Raises:
-        ArtifactError: it is missing, or not what this version writes.
+        ArtifactError: it is missing, of a newer format, or not what this version writes.
     """
-    return read_card(directory / MANIFEST_FILE, Manifest)
+    path = directory / MANIFEST_FILE
+    if (found := _format_version(path)) is not None and found > FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} is of format {found}, and this ptqflow reads up to {FORMAT_VERSION}: install a newer ptqflow"
+        )
+    return read_card(path, Manifest)
+
+
+def _format_version(path: Path) -> int | None:
+    """Return the format that a manifest says it has, None where it says none."""
+    try:
+        version = json.loads(path.read_bytes())["format_version"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return version if isinstance(version, int) else None
 
 
 def check_file(directory: Path, manifest: Manifest, name: str) -> Path:
@@ -121,6 +137,11 @@ def check_file(directory: Path, manifest: Manifest, name: str) -> Path:
     path = directory / name
     if name not in manifest.files:
         raise ArtifactError(f"{directory} has no {name}, only {', '.join(sorted(manifest.files))}")
-    if not path.is_file() or sha256_file(path) != manifest.files[name].sha256:
-        raise ArtifactError(f"{path} is missing or not the file that `export` wrote; run `dvc repro`")
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing; run `dvc repro`, or copy the whole of the directory again")
+    if sha256_file(path) != manifest.files[name].sha256:
+        raise ArtifactError(
+            f"{path} has changed: its hash is not the one in {MANIFEST_FILE}; run `dvc repro`, or copy the whole of "
+            "the directory again"
+        )
     return path
