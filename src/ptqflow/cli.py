@@ -6,6 +6,7 @@ what it needs when it is called. Results go to stdout, one line about each mista
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command that the command line names; exit with 0, 1 after an error, 2 for wrong usage."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of torch's own, of what it means to remove
     # As of any command: Ctrl-C ends it at once, and so does the end of what it writes to, such as `head`.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "SIGPIPE"):
@@ -58,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_predict(commands)
     _add_inspect(commands)
+    _add_verify(commands)
     return parser
 
 
@@ -156,6 +159,39 @@ def _inspect(options: argparse.Namespace) -> int:
     for message in wrong.values():
         complain(message)
     return 1 if wrong else 0
+
+
+def _add_verify(commands: "Commands") -> None:
+    parser = _add_command(
+        commands,
+        _verify,
+        "check that a model computes on this machine what it was exported to compute",
+        """\
+example:
+  ptqflow verify models/export
+
+Checks the hashes of all files, then runs generated images through every runtime that is installed and through the INT8
+graph in float arithmetic, which needs nothing of the CPU. A runtime passes if its logits are nearer to those than INT8
+is to FP32. One that does not is one line on stderr, and the exit status is 1.
+
+SQNR is the power of the logits over that of the difference. ONNX Runtime is needed.""",
+    )
+    _add_model(parser)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from ptqflow.inference.verification import Check, verify
+    from ptqflow.manifest import read_manifest
+
+    manifest = read_manifest(options.model)
+    failed = False
+    for result in verify(options.model, manifest):
+        if isinstance(result, Check) and not result.passed:
+            failed = True
+            complain(f"{result.as_text()}; take another runtime")
+        else:
+            print(result.as_text() if isinstance(result, Check) else result, flush=True)
+    return 1 if failed else 0
 
 
 class _Version(argparse.Action):

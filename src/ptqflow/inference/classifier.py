@@ -39,24 +39,13 @@ class Classifier:
         """Names of the columns of the probabilities."""
         return self.manifest.classes
 
-    @property
-    def batch_size(self) -> int:
-        """How many images go through the network at a time: it bounds the memory and changes no result."""
-        return max(1, min(_MOST_IMAGES, _MOST_PIXELS // self.manifest.image_size**2))
-
     def __call__(self, images: Picture | Sequence[Picture]) -> NDArray[np.float32]:
         """Return the probabilities (N, classes) of images as `ptqflow.load` describes them.
 
         Raises:
             DataError: they are none of these, or there are 0.
         """
-        pixels = to_pixels(images, self.manifest.image_size)
-        batches = (pixels[start : start + self.batch_size] for start in range(0, len(pixels), self.batch_size))
-        return np.concatenate([softmax(self.logits(batch)) for batch in batches])
-
-    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Run images (N, image_size, image_size, 3) through the network at once."""
-        return self.network(normalize(pixels, self.manifest.input.mean, self.manifest.input.std))
+        return softmax(compute_logits(self.network, self.manifest, to_pixels(images, self.manifest.image_size)))
 
 
 def load_classifier(directory: str | PathLike[str], runtime: Runtime | None = None) -> Classifier:
@@ -65,6 +54,18 @@ def load_classifier(directory: str | PathLike[str], runtime: Runtime | None = No
     manifest = read_manifest(directory)
     runtime = runtime or choose_runtime(manifest)
     return Classifier(manifest, runtime, open_network(directory, manifest, runtime))
+
+
+def batch_size(image_size: int) -> int:
+    """Return how many images are worked on at a time, so that memory is bounded; no result depends on it."""
+    return max(1, min(_MOST_IMAGES, _MOST_PIXELS // image_size**2))
+
+
+def compute_logits(network: "Network", manifest: Manifest, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Run images (N, size, size, 3), of the model's size and N > 0, through a network: logits (N, classes)."""
+    step, card = batch_size(manifest.image_size), manifest.input
+    batches = (pixels[start : start + step] for start in range(0, len(pixels), step))
+    return np.concatenate([network(normalize(batch, card.mean, card.std)) for batch in batches])
 
 
 def to_pixels(images: Picture | Sequence[Picture], size: int) -> NDArray[np.uint8]:

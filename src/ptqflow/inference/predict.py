@@ -14,7 +14,7 @@ from PIL import Image
 from ptqflow.artifacts import naming
 from ptqflow.data.images import UnreadableImageError, decode_image
 from ptqflow.errors import DataError, describe_os_error
-from ptqflow.inference.classifier import Classifier
+from ptqflow.inference.classifier import Classifier, batch_size
 
 Complain = Callable[[str], None]
 """Takes one line about one file; the others go on."""
@@ -52,8 +52,9 @@ def predict(classifier: Classifier, paths: Iterable[Path], k: int, complain: Com
         complain: called for each file or folder without an answer, with why.
     """
     files = (file for path in paths for file in _files(path, complain))
-    decoded = _decode(files, classifier.manifest.image_size, complain)
-    while batch := list(islice(decoded, classifier.batch_size)):
+    size = classifier.manifest.image_size
+    decoded = _decode(files, size, complain)
+    while batch := list(islice(decoded, batch_size(size))):
         probabilities = classifier(np.stack([pixels for _, pixels in batch]))
         for (file, _), row in zip(batch, probabilities, strict=True):
             if np.isfinite(row).all():

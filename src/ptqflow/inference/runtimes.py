@@ -1,5 +1,6 @@
 """The libraries that run an exported model."""
 
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,7 +92,9 @@ def open_torchscript(path: Path, engine: str) -> "Network":
     import torch
 
     torch.backends.quantized.engine = engine
-    module: Any = torch.jit.load(path, map_location="cpu").eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole
+        module: Any = torch.jit.load(path, map_location="cpu").eval()
 
     def run(images: "NDArray[np.float32]") -> "NDArray[np.float32]":
         with torch.inference_mode():
