@@ -11,7 +11,9 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.ao.nn.intrinsic import quantized as nniq
 from torch.fx import GraphModule, Node
@@ -208,9 +210,62 @@ class _Roundings(fx.Interpreter):
         return result
 
 
-def step_name(node: Node) -> str:
-    """Return the path of the module that a node calls, or what torch.fx calls the function."""
-    return str(node.target) if node.op == "call_module" else node.name
+class _Outputs(_Roundings):
+    """Runs an INT8 network and keeps the values that its codes stand for."""
+
+    def __init__(self, converted: GraphModule) -> None:
+        super().__init__(converted)
+        self.values: dict[Node, Tensor] = {}
+
+    def run_node(self, n: Node) -> Any:
+        result = super().run_node(n)
+        if n in self.roundings:
+            self.values[n] = result.dequantize()  # a copy: a fused addition writes over its summand
+        return result
+
+
+def step_names(converted: GraphModule) -> dict[Node, str]:
+    """Name each step by the path of the module that it calls, or else, and where that runs again, as torch.fx does."""
+    names: dict[Node, str] = {}
+    taken: set[str] = set()
+    for node in converted.graph.nodes:
+        path = str(node.target)
+        names[node] = path if node.op == "call_module" and path not in taken else node.name
+        taken.add(names[node])
+    return names
+
+
+def gives_back(node: Node, converted: GraphModule) -> bool:
+    """Tell whether a step gives the values that it takes."""
+    if node.op == "call_module":
+        return isinstance(converted.get_submodule(str(node.target)), nn.Dropout | nn.Identity)
+    return node.target in ("dequantize", "contiguous") or str(node.target) == "quantized.dropout"
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """The values that a step of an INT8 network gave as codes."""
+
+    rounding: Rounding
+    values: NDArray[np.float32]
+
+
+def step_roundings(converted: GraphModule, image_size: int) -> dict[str, Rounding]:
+    """Return the codes that each step of an INT8 network gives, if it gives any."""
+    seen, names = _run_on_zeros(converted, image_size), step_names(converted)
+    return {names[node]: rounding for node, rounding in seen.roundings.items()}
+
+
+def step_outputs(converted: GraphModule, images: Tensor) -> dict[str, StepOutput]:
+    """Run an INT8 network on float32 images (N, 3, H, W) and return what its steps give, in their order."""
+    seen, names = _Outputs(converted), step_names(converted)
+    with torch.inference_mode():
+        seen.run(images)
+    return {
+        names[node]: StepOutput(seen.roundings[node], values.numpy())
+        for node, values in seen.values.items()
+        if not gives_back(node, converted)
+    }
 
 
 def build_twin(converted: GraphModule, image_size: int) -> GraphModule:
@@ -223,16 +278,20 @@ def build_twin(converted: GraphModule, image_size: int) -> GraphModule:
     Raises:
         ModelError: a step has no twin; the error names it.
     """
-    seen = _Roundings(converted)
-    with torch.inference_mode():
-        seen.run(torch.zeros(2, 3, image_size, image_size))
-    builder = _Builder(converted, seen)
+    builder = _Builder(converted, _run_on_zeros(converted, image_size))
     for node in converted.graph.nodes:
         builder.add(node)
     twin = GraphModule(builder.modules, builder.graph).eval()
     twin.graph.eliminate_dead_code()
     twin.recompile()
     return twin
+
+
+def _run_on_zeros(converted: GraphModule, image_size: int) -> _Roundings:
+    seen = _Roundings(converted)
+    with torch.inference_mode():
+        seen.run(torch.zeros(2, 3, image_size, image_size))
+    return seen
 
 
 class _Builder:
@@ -243,25 +302,18 @@ class _Builder:
         self.graph = fx.Graph()
         self.modules: dict[str, Any] = {}
         self.twins: dict[Node, Node] = {}
-        self.names: set[str] = set()
+        self.names = step_names(converted)
 
     def add(self, node: Node) -> None:
         """Add the twin of the next step, and a rounding behind it where it gives codes."""
-        if self._gives_back(node):
+        if gives_back(node, self.converted):
             self.twins[node] = self.twins[node.all_input_nodes[0]]
             return
-        name = step_name(node) if step_name(node) not in self.names else node.name  # of a layer that runs twice
-        self.names.add(name)
+        name = self.names[node]
         twin = self._call(node, name)
         if rounding := self.seen.roundings.get(node):
             twin = self.graph.call_function(round_to_codes, (twin, *rounding, name))
         self.twins[node] = twin
-
-    def _gives_back(self, node: Node) -> bool:
-        """Tell whether a step gives the values that it takes."""
-        if node.op == "call_module":
-            return isinstance(self.converted.get_submodule(str(node.target)), nn.Dropout | nn.Identity)
-        return node.target in ("dequantize", "contiguous") or str(node.target) == "quantized.dropout"
 
     def _call(self, node: Node, name: str) -> Node:
         if node.target is torch.quantize_per_tensor:
