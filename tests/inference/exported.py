@@ -1,6 +1,6 @@
 """A miniature INT8 network in the files of an exported model."""
 
-import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +8,15 @@ import miniature
 import numpy as np
 import torch
 from quantization.fresh_process import collect, convert_params
-from torch import Tensor, nn
 
 from ptqflow.artifacts import sha256_file, write_bytes, write_card
+from ptqflow.export.files import ExportParams, Networks, write_files
+from ptqflow.export.torchscript import to_torchscript
 from ptqflow.manifest import (
     FP32_ONNX,
-    INPUT,
     INT8_ONNX,
     INT8_TORCHSCRIPT,
     MANIFEST_FILE,
-    OUTPUT,
     CalibrationCard,
     FileCard,
     InputCard,
@@ -26,6 +25,7 @@ from ptqflow.manifest import (
     Needs,
 )
 from ptqflow.preprocessing import to_input
+from ptqflow.quantization.artifact import Int8Card, Int8Model
 from ptqflow.quantization.prepare import without_torch_warnings
 from ptqflow.quantization.quantize import quantize
 
@@ -40,14 +40,9 @@ def write_export(directory: Path) -> Path:
     model = miniature.residual(len(card.classes)).eval()
     inputs = to_input(torch.from_numpy(train.images), card.mean, card.std)
     quantized = quantize(model, card, convert_params(engine=ENGINE), collect(model, list(inputs.split(8))), train)
-    files = {
-        INT8_ONNX: to_onnx(quantized.converted, inputs[:2]),
-        FP32_ONNX: to_onnx(model, inputs[:2]),
-        INT8_TORCHSCRIPT: to_torchscript(quantized.converted, inputs[:2]),
-    }
-    for name, data in files.items():
-        write_bytes(directory / name, data)
-    write_card(directory / MANIFEST_FILE, manifest(directory, list(files)))
+    int8 = Int8Model(quantized.converted, Int8Card(scheme=quantized.scheme, calibrated=True, model=card))
+    write_files(directory, Networks(model, int8), ExportParams(onnx=True, min_agreement=0.9, batch_size=8))
+    write_card(directory / MANIFEST_FILE, manifest(directory, [INT8_TORCHSCRIPT, INT8_ONNX, FP32_ONNX]))
     return directory
 
 
@@ -80,41 +75,25 @@ def manifest(directory: Path, files: list[str]) -> Manifest:
     )
 
 
-def to_onnx(model: nn.Module, example: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    with without_torch_warnings():
-        torch.onnx.export(
-            model,
-            (example,),
-            buffer,
-            dynamo=False,
-            opset_version=17,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
-        )
-    return buffer.getvalue()
-
-
-def to_torchscript(model: nn.Module, example: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    with without_torch_warnings(), torch.inference_mode():
-        torch.jit.save(torch.jit.freeze(torch.jit.trace(model, example, check_trace=False)), buffer)
-    return buffer.getvalue()
-
-
 def change_manifest(directory: Path, **changes: Any) -> None:
     """Change the manifest of an exported model; what it says need not be valid then."""
-    import json
-
     path = directory / MANIFEST_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def replace_torchscript(directory: Path) -> None:
+    """Put another network into the TorchScript file, as kernels that compute something else would."""
+    torch.manual_seed(1)
+    write_bytes(directory / INT8_TORCHSCRIPT, to_torchscript(miniature.residual(6), miniature.SIZE))
+    files = [file.name for file in directory.iterdir() if file.name != MANIFEST_FILE]
+    write_card(directory / MANIFEST_FILE, manifest(directory, files))
 
 
 def reference_probabilities(pixels: np.ndarray, directory: Path) -> np.ndarray:
     """Return what torch makes of images of the model's size: its preprocessing, its TorchScript file, its softmax."""
     torch.backends.quantized.engine = ENGINE
-    module = torch.jit.load(directory / INT8_TORCHSCRIPT)
+    with without_torch_warnings():
+        module = torch.jit.load(directory / INT8_TORCHSCRIPT)
     with torch.inference_mode():
         logits = module(to_input(torch.from_numpy(pixels), miniature.MEAN, miniature.STD))
     return logits.double().softmax(dim=1).float().numpy()

@@ -115,7 +115,7 @@ def _find_obstacle_of_torch(manifest: "Manifest") -> str | None:
 
     engine = next((engine for engine in available_engines() if engine == manifest.engine), None)
     if engine is None:
-        return f"it needs the engine {manifest.engine}, and torch here has {', '.join(available_engines())}"
+        return f"it needs the engine {manifest.engine}, and torch has {', '.join(available_engines())}"
     if manifest.needs.vnni and lacks_vnni(engine):
         return f"on {engine} it needs a CPU with VNNI, and this one has none"
     return None

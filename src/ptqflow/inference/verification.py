@@ -22,6 +22,7 @@ from ptqflow.inference.runtimes import RUNTIMES, find_obstacle, open_network, op
 from ptqflow.manifest import FP32_ONNX, INT8_ONNX, Manifest, check_file
 
 IMAGES = 64
+_ENOUGH_DB = 40.0  # 1 % of the logits: more is not asked where quantization cost nearly nothing
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Check:
     sqnr_db: float
     """Power of the logits over that of the difference; infinite where there is none."""
     least_db: float
-    """The same of float arithmetic against FP32: what quantization costs."""
+    """What is asked: the same of float arithmetic against FP32, which is what quantization costs, but 40 at most."""
 
     @property
     def passed(self) -> bool:
@@ -45,8 +46,8 @@ class Check:
         """Return one line for a person."""
         return (
             f"{self.runtime}: {'passed' if self.passed else 'FAILED'}, predicts what float arithmetic does for "
-            f"{100 * self.agreement:.2f} % of the images, SQNR {self.sqnr_db:.1f} dB (INT8 against FP32: "
-            f"{self.least_db:.1f} dB)"
+            f"{100 * self.agreement:.2f} % of the images, SQNR {self.sqnr_db:.1f} dB (at least "
+            f"{self.least_db:.1f} dB is asked)"
         )
 
 
@@ -70,7 +71,7 @@ def verify(directory: Path, manifest: Manifest) -> Iterator[Check | str]:
         compute_logits(open_onnxruntime(paths[name], optimize=False), manifest, images)
         for name in (FP32_ONNX, INT8_ONNX)
     )
-    least_db = sqnr_db(expected, fp32)
+    least_db = min(sqnr_db(expected, fp32), _ENOUGH_DB)
     for runtime in RUNTIMES:
         if reason := find_obstacle(runtime, manifest):
             yield f"{runtime}: not run, {reason}"
