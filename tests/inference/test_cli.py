@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from data.samples import png, random_pixels, write_folder
 from data.test_images import bomb
-from inference.exported import change_manifest
+from inference.exported import change_manifest, replace_torchscript
 
 import ptqflow
 from ptqflow import cli
@@ -95,10 +94,8 @@ def test_names_that_no_locale_can_print_are_escaped(whole: Path, tmp_path: Path)
     assert len(out.splitlines()) == 2
     assert len(err.splitlines()) == 1
     out, _ = start("predict", whole, folder, "--runtime", "onnxruntime", "--json").communicate()
-    assert [Path(json.loads(line)["image"]) for line in out.splitlines()] == [
-        folder / "käfer.png",
-        folder / os.fsdecode(b"\xff.png"),
-    ]
+    found = {os.fsencode(Path(json.loads(line)["image"]).name) for line in out.splitlines()}
+    assert found == {"käfer.png".encode(), b"\xff.png"}
 
 
 def test_the_end_of_a_reader_such_as_head_ends_the_command_without_a_word(whole: Path, tmp_path: Path) -> None:
@@ -134,11 +131,7 @@ def test_verify_checks_every_runtime_and_exits_with_1_after_a_failure(
     lines = capsys.readouterr().out.splitlines()
     assert {line.split(":")[0] for line in lines} == {"openvino", "onnxruntime", "torchscript"}
 
-    shutil.copy(
-        export / "fp32.onnx", export / "int8.onnx"
-    )  # so that torch's INT8 is far from it, beside no error at all
-    content = json.loads((export / "model.json").read_text())
-    change_manifest(export, files=content["files"] | {"int8.onnx": content["files"]["fp32.onnx"]})
+    replace_torchscript(export)
     assert cli.run(["verify", str(export)]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("ptqflow: torchscript: FAILED")
