@@ -23,3 +23,9 @@ class ArtifactError(PtqflowError):
 
 class EngineError(PtqflowError):
     """The quantized engine is not available here, or is not the one that a model was converted for."""
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return what the operating system says, and of which file."""
+    where = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{where}"

@@ -1,0 +1,111 @@
+"""An exported model as a function from images to probabilities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ptqflow.data.images import UnreadableImageError, fit_arrays, fit_image
+from ptqflow.errors import DataError
+from ptqflow.inference.normalization import normalize
+from ptqflow.inference.runtimes import Runtime, choose_runtime, open_network
+from ptqflow.manifest import Manifest, read_manifest
+
+if TYPE_CHECKING:
+    from ptqflow.inference.runtimes import Network
+
+Picture = Image.Image | NDArray[np.uint8]
+"""A PIL image, or an array (H, W, 3) of RGB."""
+
+_MOST_IMAGES = 64
+_MOST_PIXELS = 4_000_000  # 48 MB of float32 input, and the more of activations
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What `ptqflow.load` returns; its docstring tells shapes and types."""
+
+    manifest: Manifest
+    runtime: Runtime
+    network: "Network"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the columns of the probabilities."""
+        return self.manifest.classes
+
+    def __call__(self, images: Picture | Sequence[Picture]) -> NDArray[np.float32]:
+        """Return the probabilities (N, classes) of images as `ptqflow.load` describes them.
+
+        Raises:
+            DataError: they are none of these, or there are 0.
+        """
+        return softmax(compute_logits(self.network, self.manifest, to_pixels(images, self.manifest.image_size)))
+
+
+def load_classifier(directory: str | PathLike[str], runtime: Runtime | None = None) -> Classifier:
+    """Load what the stage `export` wrote; `ptqflow.load` is this function with the documentation."""
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    runtime = runtime or choose_runtime(manifest)
+    return Classifier(manifest, runtime, open_network(directory, manifest, runtime))
+
+
+def batch_size(image_size: int) -> int:
+    """Return how many images are worked on at a time, so that memory is bounded; no result depends on it."""
+    return max(1, min(_MOST_IMAGES, _MOST_PIXELS // image_size**2))
+
+
+def compute_logits(network: "Network", manifest: Manifest, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Run images (N, size, size, 3), of the model's size and N > 0, through a network: logits (N, classes)."""
+    step, card = batch_size(manifest.image_size), manifest.input
+    batches = (pixels[start : start + step] for start in range(0, len(pixels), step))
+    return np.concatenate([network(normalize(batch, card.mean, card.std)) for batch in batches])
+
+
+def to_pixels(images: Picture | Sequence[Picture], size: int) -> NDArray[np.uint8]:
+    """Bring images of any kind that a classifier takes to (N, size, size, 3).
+
+    Raises:
+        DataError: they are of another kind, or there are 0.
+    """
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        pixels = fit_arrays(_checked(images, "the array"), size) if len(images) else images
+    else:
+        given = [images] if isinstance(images, Image.Image | np.ndarray) else list(images)
+        fitted = [_fit(image, size, f"image {i}") for i, image in enumerate(given)]
+        pixels = np.stack(fitted) if fitted else np.empty(0, np.uint8)
+    if not len(pixels):
+        raise DataError("a batch of 0 images: give 1 or more")
+    return pixels
+
+
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Return the probabilities of logits (N, classes), computed in float64; NaN where a logit is not finite."""
+    with np.errstate(invalid="ignore"):
+        powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+        probabilities: NDArray[Any] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities.astype(np.float32)
+
+
+def _fit(image: Any, size: int, name: str) -> NDArray[np.uint8]:
+    if not isinstance(image, Image.Image):
+        return fit_image(Image.fromarray(_checked(image, name)), size)
+    try:
+        return fit_image(ImageOps.exif_transpose(image), size)
+    except UnreadableImageError as error:
+        raise DataError(f"{name}: {error}") from None
+
+
+def _checked(images: Any, name: str) -> NDArray[np.uint8]:
+    found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else f"a {type(images).__name__}"
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[-1:] != (3,) or 0 in images.shape:
+        raise DataError(
+            f"{name} is {found}: give uint8 RGB arrays (N, H, W, 3) or (H, W, 3), PIL images, or a list of either"
+        )
+    return images

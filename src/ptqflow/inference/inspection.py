@@ -1,0 +1,79 @@
+"""What an exported model is, for a person."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ptqflow.errors import ArtifactError
+from ptqflow.manifest import Manifest, check_file
+
+
+def find_changed_files(directory: Path, manifest: Manifest) -> dict[str, str]:
+    """Return the files that are missing or not the ones that were exported, and what is wrong with each."""
+    wrong = {}
+    for name in manifest.files:
+        try:
+            check_file(directory, manifest, name)
+        except ArtifactError as error:
+            wrong[name] = str(error)
+    return wrong
+
+
+def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
+    """Yield lines: what the model is and takes, its figures, its files, and its layers as a table.
+
+    Args:
+        manifest: what it says.
+        wrong: names of files whose hash is not the one in the manifest.
+    """
+    size, wrong = manifest.image_size, set(wrong)
+    numbers = {"mean": manifest.input.mean, "std": manifest.input.std}
+    rows = {
+        "model": f"{manifest.architecture}, stem {manifest.stem}, {len(manifest.classes)} classes",
+        "classes": ", ".join(manifest.classes),
+        "input": f"{manifest.input.name}, {manifest.input.dtype} (N, 3, {size}, {size}), {manifest.input.color}, "
+        "(pixel / 255 - mean) / std",
+        **{name: " ".join(f"{value:.6g}" for value in values) for name, values in numbers.items()},
+        "output": f"{manifest.output.name}, float32 (N, {len(manifest.classes)})",
+        "calibrated": f"on {manifest.calibration.images} images",
+        "torch": f"{manifest.torch_version}, engine {manifest.engine}"
+        + (", needs a CPU with VNNI" if manifest.needs.vnni else ""),
+        "format": f"{manifest.format_version}, written by ptqflow {manifest.ptqflow_version}",
+        **_figures(manifest),
+    }
+    yield from _aligned([[name, text] for name, text in rows.items()])
+    yield ""
+    files = [
+        [name, f"{file.bytes / 1e6:.3f} MB", "CHANGED OR MISSING" if name in wrong else "as exported", file.sha256]
+        for name, file in manifest.files.items()
+    ]
+    yield from _aligned([["file", "size", "state", "sha256"], *files])
+    yield ""
+    layers = [
+        [
+            layer.name,
+            layer.operation,
+            layer.precision,
+            "" if layer.scale is None else f"{layer.scale:.6g}",
+            "" if layer.zero_point is None else str(layer.zero_point),
+        ]
+        for layer in manifest.layers
+    ]
+    yield from _aligned([["layer", "operation", "precision", "scale", "zero point"], *layers])
+
+
+def _figures(manifest: Manifest) -> dict[str, str]:
+    """Return what the test images said, as far as the manifest has it."""
+    metrics = manifest.metrics
+    accuracy = ", ".join(
+        f"{title} {100 * metrics[name]['top1']:.2f} %"
+        for name, title in (("fp32", "FP32"), ("int8", "INT8"))
+        if "top1" in metrics.get(name, {})
+    )
+    agreement = f", agreement {100 * metrics['agreement']:.2f} %" if "agreement" in metrics else ""
+    return {"top-1": f"{accuracy}{agreement}"} if accuracy else {}
+
+
+def _aligned(rows: list[list[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

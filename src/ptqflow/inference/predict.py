@@ -1,0 +1,115 @@
+"""Image files and folders through a classifier."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ptqflow.artifacts import naming
+from ptqflow.data.images import UnreadableImageError, decode_image
+from ptqflow.errors import DataError, describe_os_error
+from ptqflow.inference.classifier import Classifier, batch_size
+
+Complain = Callable[[str], None]
+"""Takes one line about one file; the others go on."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one image, the first of equal ones first."""
+
+    image: Path
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    def as_text(self) -> str:
+        """Return one line for a person."""
+        pairs = zip(self.classes, self.probabilities, strict=True)
+        return f"{self.image}: " + ", ".join(f"{name} {100 * probability:.2f} %" for name, probability in pairs)
+
+    def as_json(self) -> dict[str, object]:
+        """Return the same with probabilities as fractions, rounded to 6 decimals."""
+        pairs = zip(self.classes, self.probabilities, strict=True)
+        return {
+            "image": str(self.image),
+            "top": [{"class": name, "probability": round(probability, 6)} for name, probability in pairs],
+        }
+
+
+def predict(classifier: Classifier, paths: Iterable[Path], k: int, complain: Complain) -> Iterator[Prediction]:
+    """Classify files and the images in folders, in bounded memory and in their order.
+
+    Args:
+        classifier: what `ptqflow.load` gives.
+        paths: files, and folders as `find_images` looks into them.
+        k: how many classes of each, at most.
+        complain: called for each file or folder without an answer, with why.
+    """
+    files = (file for path in paths for file in _files(path, complain))
+    size = classifier.manifest.image_size
+    decoded = _decode(files, size, complain)
+    while batch := list(islice(decoded, batch_size(size))):
+        probabilities = classifier(np.stack([pixels for _, pixels in batch]))
+        for (file, _), row in zip(batch, probabilities, strict=True):
+            if np.isfinite(row).all():
+                best = np.argsort(-row, kind="stable")[:k]
+                yield Prediction(file, tuple(classifier.classes[i] for i in best), tuple(row[best].tolist()))
+            else:
+                complain(f"{file}: the model's output is not finite")
+
+
+def find_images(folder: Path, complain: Complain) -> list[Path]:
+    """Return the files below a folder that bear the suffix of an image format, sorted, without hidden ones.
+
+    Args:
+        folder: links to folders in it are not followed.
+        complain: called for each folder in it that cannot be read.
+
+    Raises:
+        DataError: there are none.
+    """
+    Image.init()
+    suffixes = Image.registered_extensions()
+    found = []
+    for root, folders, names in os.walk(folder, onerror=lambda error: complain(describe_os_error(error))):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+    images = sorted(file for file in found if file.suffix.lower() in suffixes)
+    if not images:
+        others = f" among its {len(found)} files" if found else ""
+        raise DataError(f"{folder} holds no images{others}; name a file itself where its suffix is another")
+    return images
+
+
+def _files(path: Path, complain: Complain) -> list[Path]:
+    try:
+        return find_images(path, complain) if path.is_dir() else [path]
+    except DataError as error:
+        complain(str(error))
+        return []
+
+
+def _decode(files: Iterable[Path], size: int, complain: Complain) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
+    for file in files:
+        try:
+            with naming(file), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's, of oddities in images that it reads all the same
+                pixels = decode_image(_read(file), size)
+        except UnreadableImageError as error:
+            complain(f"{file}: not an image that can be read: {error}")
+        except OSError as error:
+            complain(describe_os_error(error))
+        else:
+            yield file, pixels
+
+
+def _read(file: Path) -> bytes:
+    if file.exists() and not file.is_file():  # reading a device may never end
+        raise UnreadableImageError("neither a file nor a folder")
+    return file.read_bytes()

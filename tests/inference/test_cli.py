@@ -1,0 +1,211 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data.samples import png, random_pixels, write_folder
+from data.test_images import bomb
+from inference.exported import change_manifest, replace_torchscript
+
+import ptqflow
+from ptqflow import cli
+
+SOURCE = Path(ptqflow.__file__).parents[1]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "photos", {"b.png": png(0, (8, 8)), "a/c.png": png(1, (8, 8))})
+
+
+def start(*arguments: object, **options: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "ptqflow.cli", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(SOURCE), "PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def test_predict_prints_a_line_for_each_image_with_the_most_probable_classes(
+    whole: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["predict", str(whole), str(photos), "-k", "2", "--runtime", "onnxruntime"]) == 0
+
+    output = capsys.readouterr()
+    classifier = ptqflow.load(whole, "onnxruntime")
+    expected = []
+    for name, seed in (("a/c.png", 1), ("b.png", 0)):
+        [row] = classifier(random_pixels(8, 8, 3, seed=seed))
+        first, second = np.argsort(row)[::-1][:2]
+        names = classifier.classes
+        expected.append(
+            f"{photos}/{name}: {names[first]} {100 * row[first]:.2f} %, {names[second]} {100 * row[second]:.2f} %"
+        )
+    assert output.out.splitlines() == expected
+    assert output.err == ""
+
+
+def test_predict_as_json_prints_an_object_a_line(whole: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["predict", str(whole), str(photos), "--json", "-k", "99"]) == 0
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["image"] for line in lines] == [f"{photos}/a/c.png", f"{photos}/b.png"]
+    for line in lines:
+        probabilities = [entry["probability"] for entry in line["top"]]
+        assert len(probabilities) == 6
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_answers_the_other_images_of_a_call_and_exits_with_1(
+    whole: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "bomb.png").write_bytes(bomb())
+    (photos / "text.png").write_bytes(b"no image")
+    (photos / "empty").mkdir()
+    given = [photos, photos / "empty", "absent.png"]
+
+    assert cli.run(["predict", str(whole), *map(str, given)]) == 1
+
+    output = capsys.readouterr()
+    assert len(output.out.splitlines()) == 2
+    told = output.err.splitlines()
+    assert len(told) == 4
+    assert all(line.startswith("ptqflow: ") for line in told)
+    for words, line in zip(
+        ("bomb.png", "text.png", "holds no images", "No such file .*: absent.png"), told, strict=True
+    ):
+        assert re.search(words, line)
+
+
+def test_names_that_no_locale_can_print_are_escaped(whole: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "photos", {"käfer.png": png(0), os.fsdecode(b"\xff.png"): png(1)})
+    (folder / os.fsdecode(b"\xfe.png")).write_bytes(b"no image")
+
+    out, err = start("predict", whole, folder, "--runtime", "onnxruntime").communicate()
+    assert len(out.splitlines()) == 2
+    assert len(err.splitlines()) == 1
+    out, _ = start("predict", whole, folder, "--runtime", "onnxruntime", "--json").communicate()
+    found = {os.fsencode(Path(json.loads(line)["image"]).name) for line in out.splitlines()}
+    assert found == {"käfer.png".encode(), b"\xff.png"}
+
+
+def test_the_end_of_a_reader_such_as_head_ends_the_command_without_a_word(whole: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "photos", {f"{i}.png": png(i) for i in range(200)})
+
+    process = start("predict", whole, folder, "--runtime", "onnxruntime")
+    assert process.stdout
+    assert process.stderr
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() in (0, -signal.SIGPIPE)
+
+
+def test_inspect_prints_the_manifest_and_names_a_changed_file(export: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["inspect", str(export)]) == 0
+    assert "conv1" in capsys.readouterr().out
+    (export / "int8.torchscript.pt").write_bytes(b"changed")
+
+    assert cli.run(["inspect", str(export), "--json"]) == 1
+
+    output = capsys.readouterr()
+    assert json.loads(output.out) == json.loads((export / "model.json").read_text())
+    [line] = output.err.splitlines()
+    assert line.startswith(f"ptqflow: {export}/int8.torchscript.pt has changed")
+
+
+def test_verify_checks_every_runtime_and_exits_with_1_after_a_failure(
+    export: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["verify", str(export)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split(":")[0] for line in lines} == {"openvino", "onnxruntime", "torchscript"}
+
+    replace_torchscript(export)
+    assert cli.run(["verify", str(export)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("ptqflow: torchscript: FAILED")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format_version": 2}, "is of format 2, and this ptqflow reads up to 1: install a newer ptqflow"),
+        ({"format_version": 0}, "format_version"),
+        ({"layers": "none"}, "layers"),
+        ({"surprise": 1}, "surprise"),
+        ({"files": {}}, "no runtime can run the model here|there is nothing to compare with"),
+    ],
+)
+@pytest.mark.parametrize("command", ["predict", "verify"])
+def test_a_manifest_of_another_format_or_without_files_is_one_line(
+    export: Path, photos: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], words: str, command: str
+) -> None:
+    change_manifest(export, **changes)
+    assert cli.run([command, str(export), *([str(photos)] if command == "predict" else [])]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.search(words, line)
+
+
+@pytest.mark.parametrize("command", [["predict", "no/model", "a.png"], ["inspect", "no/model"], ["verify", "no/model"]])
+def test_a_model_that_is_not_there_is_one_line(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(command) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("ptqflow: no/model/model.json is missing")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "COMMAND"),
+        (["quantize"], "invalid choice: 'quantize'"),
+        (["predict", "model"], "IMAGE"),
+        (["predict", "model", "a.png", "-k", "0"], "'0' is not a whole number of 1 or more"),
+        (["predict", "model", "a.png", "-k", "x"], "'x' is not a whole number of 1 or more"),
+        (["predict", "model", "a.png", "--runtime", "tensorrt"], "openvino"),
+    ],
+)
+def test_wrong_usage_is_told_and_exits_with_2(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.run(arguments)
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["predict", "inspect", "verify"])
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.run([command, "--help"])
+    assert caught.value.code == 0
+    assert f"  ptqflow {command} models/export" in capsys.readouterr().out
+
+
+def test_help_and_version_are_told_before_anything_large_is_imported() -> None:
+    program = """
+import sys
+from ptqflow import cli
+for arguments in (["--help"], ["--version"], ["predict", "--help"]):
+    try:
+        cli.run(arguments)
+    except SystemExit as end:
+        assert end.code == 0
+print({"numpy", "torch", "pydantic", "PIL"} & set(sys.modules))
+"""
+    output = subprocess.check_output(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(SOURCE)}, text=True
+    )
+    assert "ptqflow 0.1.0" in output
+    assert all(command in output for command in ("predict", "inspect", "verify"))
+    assert output.splitlines()[-1] == "set()"

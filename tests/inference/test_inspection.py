@@ -1,0 +1,44 @@
+from pathlib import Path
+
+from inference.exported import change_manifest
+
+from ptqflow.inference.inspection import describe, find_changed_files
+from ptqflow.manifest import read_manifest
+
+
+def test_every_layer_is_a_row_with_precision_scale_and_zero_point(whole: Path) -> None:
+    lines = list(describe(read_manifest(whole), []))
+
+    table = lines[lines.index("layer  operation   precision  scale      zero point") :]
+    assert [line.split() for line in table[1:]] == [
+        ["conv1", "ConvReLU2d", "int8", "0.0123457", "7"],
+        ["fc", "Linear", "fp32"],
+    ]
+
+
+def test_what_a_model_takes_and_what_it_is_worth_is_told(whole: Path) -> None:
+    text = "\n".join(describe(read_manifest(whole), []))
+
+    assert "ant, bee, cat, dog, eel, fly" in text
+    assert "images, float32 (N, 3, 8, 8), RGB, (pixel / 255 - mean) / std" in text
+    assert "mean        0.5 0.4 0.3" in text
+    assert "engine onednn, needs a CPU with VNNI" in text
+    assert "FP32 90.00 %, INT8 85.00 %, agreement 95.00 %" in text
+
+
+def test_files_that_are_missing_or_changed_are_marked(export: Path) -> None:
+    (export / "fp32.onnx").unlink()
+    (export / "int8.onnx").write_bytes(b"changed")
+    manifest = read_manifest(export)
+
+    wrong = find_changed_files(export, manifest)
+    assert wrong.keys() == {"fp32.onnx", "int8.onnx"}
+    assert "is missing" in wrong["fp32.onnx"]
+    assert "has changed" in wrong["int8.onnx"]
+    marked = [line.split()[0] for line in describe(manifest, wrong) if "CHANGED OR MISSING" in line]
+    assert set(marked) == wrong.keys()
+
+
+def test_a_manifest_without_figures_and_layers_is_described(export: Path) -> None:
+    change_manifest(export, metrics={}, layers=[], files={})
+    assert "top-1" not in "\n".join(describe(read_manifest(export), []))

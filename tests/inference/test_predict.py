@@ -1,0 +1,94 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data.samples import encode, png, random_pixels, write_folder
+from data.test_images import bomb
+from PIL import Image
+
+import ptqflow
+from ptqflow.data.images import decode_image
+from ptqflow.errors import DataError
+from ptqflow.inference.classifier import Classifier
+from ptqflow.inference.predict import find_images, predict
+
+
+@pytest.fixture
+def classifier(whole: Path) -> Classifier:
+    return ptqflow.load(whole, "onnxruntime")
+
+
+def test_images_are_found_in_folders_in_folders_by_their_suffix_sorted_without_hidden_ones(tmp_path: Path) -> None:
+    names = ["b.PNG", "a/z.jpeg", "a/b/c.webp", "notes.txt", ".hidden.png", ".thumbs/x.png", "empty/", "no_suffix"]
+    folder = write_folder(tmp_path / "photos", dict.fromkeys(names, b""))
+    (folder / "loop").symlink_to(folder, target_is_directory=True)
+
+    found = find_images(folder, pytest.fail)
+    assert [str(file.relative_to(folder)) for file in found] == ["a/b/c.webp", "a/z.jpeg", "b.PNG"]
+
+
+@pytest.mark.parametrize(("files", "words"), [({}, "holds no images;"), ({"a.txt": b""}, "among its 1 files")])
+def test_a_folder_without_images_is_an_error(tmp_path: Path, files: dict[str, bytes], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        find_images(write_folder(tmp_path / "photos", files), pytest.fail)
+
+
+def test_every_kind_of_image_is_answered_in_order_and_every_other_file_told(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    images = {
+        "rgb.png": png(0),
+        "grey.png": encode(Image.fromarray(random_pixels(9, 9))),
+        "rgba.png": encode(Image.fromarray(random_pixels(9, 9, 4))),
+        "16 bit.png": encode(Image.fromarray(random_pixels(9, 9).astype(np.uint16) * 257)),
+        "photo.jpg": encode(Image.fromarray(random_pixels(50, 40, 3)), "JPEG"),
+    }
+    others = {
+        "text.png": b"no image",
+        "cut.png": png(0)[:100],
+        "empty.png": b"",
+        "bomb.png": bomb(),
+    }
+    folder = write_folder(tmp_path / "photos", images | others)
+    os.mkfifo(folder / "pipe.png")
+    told: list[str] = []
+
+    paths = [folder, tmp_path / "absent.png", folder / "grey.png", folder / "empty"]
+    (folder / "empty").mkdir()
+    predictions = list(predict(classifier, paths, 2, told.append))
+
+    answered = [*sorted(images), "grey.png"]
+    assert [prediction.image.name for prediction in predictions] == answered
+    expected = classifier(np.stack([decode_image(images[name], 8) for name in answered]))
+    for prediction, row in zip(predictions, expected, strict=True):
+        best = np.argsort(row)[::-1][:2]
+        assert prediction.classes == tuple(classifier.classes[i] for i in best)
+        assert prediction.probabilities == tuple(row[best])
+    assert [line.split(": ")[0].removeprefix(f"{folder}/") for line in told] == [
+        *sorted([*others, "pipe.png"]),
+        "No such file or directory",
+        f"{folder}/empty holds no images; name a file itself where its suffix is another".removeprefix(f"{folder}/"),
+    ]
+    assert "exceeds limit" in next(line for line in told if "bomb" in line)
+
+
+def test_more_images_than_a_batch_holds_are_answered(classifier: Classifier, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "photos", {f"{i:03}.png": png(i, (8, 8)) for i in range(150)})
+
+    rows = [p.probabilities for p in predict(classifier, [folder], 1, pytest.fail)]
+    expected = classifier(np.stack([random_pixels(8, 8, 3, seed=i) for i in range(150)])).max(axis=1)
+    assert [row[0] for row in rows] == expected.tolist()
+
+
+def test_an_output_that_is_not_finite_is_told_and_the_others_are_answered(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "photos", {"a.png": png(0), "b.png": png(1)})
+    broken = Classifier(classifier.manifest, "onnxruntime", lambda x: classifier.network(x) / np.array([[0], [1]]))
+    told: list[str] = []
+
+    with np.errstate(divide="ignore"):
+        predictions = list(predict(broken, [folder], 1, told.append))
+    assert [prediction.image.name for prediction in predictions] == ["b.png"]
+    assert told == [f"{folder}/a.png: the model's output is not finite"]

@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+from inference.exported import change_manifest
+from torch import cpu
+
+import ptqflow
+from ptqflow.errors import EngineError
+from ptqflow.inference.runtimes import RUNTIMES, choose_runtime, find_obstacle
+from ptqflow.manifest import read_manifest
+
+
+def test_the_first_runtime_without_an_obstacle_is_chosen(whole: Path) -> None:
+    manifest = read_manifest(whole)
+    usable = [runtime for runtime in RUNTIMES if find_obstacle(runtime, manifest) is None]
+
+    assert {"onnxruntime", "torchscript"} <= set(usable)
+    assert choose_runtime(manifest) == ptqflow.load(whole).runtime == usable[0]
+
+
+def test_a_model_without_onnx_files_runs_in_torch(export: Path) -> None:
+    manifest = read_manifest(export)
+    files = {"int8.torchscript.pt": manifest.files["int8.torchscript.pt"].model_dump()}
+    change_manifest(export, files=files)
+
+    assert ptqflow.load(export).runtime == "torchscript"
+    with pytest.raises(EngineError, match=r"onnxruntime cannot run the model here: int8\.onnx was not exported"):
+        ptqflow.load(export, "onnxruntime")
+
+
+def test_an_engine_that_torch_lacks_here_is_named_with_those_it_has(export: Path) -> None:
+    change_manifest(export, engine="tpu")
+
+    with pytest.raises(EngineError, match=r"torchscript cannot run .* it needs the engine tpu, and torch has .*x86"):
+        ptqflow.load(export, "torchscript")
+    assert ptqflow.load(export).runtime != "torchscript"
+
+
+def test_a_cpu_without_vnni_is_told_where_the_kernels_need_it(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_is_vnni_supported", lambda: False)
+
+    with pytest.raises(EngineError, match="on onednn it needs a CPU with VNNI, and this one has none"):
+        ptqflow.load(export, "torchscript")
+    change_manifest(export, needs={"vnni": False})
+    assert ptqflow.load(export, "torchscript").runtime == "torchscript"
+
+
+def test_where_no_runtime_can_run_a_model_each_says_why(export: Path) -> None:
+    change_manifest(export, files={})
+
+    with pytest.raises(EngineError, match=r"no runtime can .*onnxruntime: int8\.onnx was not exported; torchscript: "):
+        ptqflow.load(export)
