@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_inspect(commands)
     _add_verify(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -192,6 +193,33 @@ def _verify(options: argparse.Namespace) -> int:
         else:
             print(result.as_text() if isinstance(result, Check) else result, flush=True)
     return 1 if failed else 0
+
+
+def _add_compare(commands: "Commands") -> None:
+    parser = _add_command(
+        commands,
+        _compare,
+        "compare the INT8 models of two git revisions, image by image",
+        """\
+examples:
+  ptqflow compare HEAD~1 HEAD
+  ptqflow compare main my-branch --json
+
+Run it in the repository. What the models predicted for the test images comes from DVC's cache or remote. Prints the
+paired test, and the classes and the images about which the models differ.
+
+--json prints all of it, with every image that changed.""",
+    )
+    parser.add_argument("revisions", metavar="REVISION", nargs=2, help="a commit, branch, tag or experiment")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from ptqflow.revisions import compare_revisions
+
+    comparison = compare_revisions(*options.revisions)
+    print(json.dumps(comparison.as_json(), indent=2) if options.json else comparison.as_text())
+    return 0
 
 
 class _Version(argparse.Action):
