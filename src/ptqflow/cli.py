@@ -99,7 +99,7 @@ An image may be of any format, mode and size that Pillow reads. In folders, and 
 suffix of an image format is taken, hidden ones left out. What cannot be read is one line on stderr, the others are
 answered, and the exit status is 1.
 
---json prints one object a line: {"image": …, "top": [{"class": …, "probability": …}, …]}""",
+--json prints one object a line: {"image": ..., "top": [{"class": ..., "probability": ...}, ...]}""",
     )
     _add_model(parser)
     parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="an image, or a folder with images")
