@@ -28,7 +28,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def untouched_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported miniature model that tests leave as it is."""
     from inference.exported import write_export  # imports torch, which most tests do without
 
@@ -36,6 +36,6 @@ def untouched_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def export(untouched_export: Path, tmp_path: Path) -> Path:
+def export(pristine: Path, tmp_path: Path) -> Path:
     """A copy to change."""
-    return shutil.copytree(untouched_export, tmp_path / "export")
+    return shutil.copytree(pristine, tmp_path / "export")

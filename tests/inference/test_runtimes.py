@@ -10,12 +10,12 @@ from ptqflow.inference.runtimes import RUNTIMES, choose_runtime, find_obstacle
 from ptqflow.manifest import read_manifest
 
 
-def test_the_first_runtime_without_an_obstacle_is_chosen(untouched_export: Path) -> None:
-    card = read_manifest(untouched_export)
+def test_the_first_runtime_without_an_obstacle_is_chosen(pristine: Path) -> None:
+    card = read_manifest(pristine)
     usable = [runtime for runtime in RUNTIMES if find_obstacle(runtime, card) is None]
 
     assert {"onnxruntime", "torchscript"} <= set(usable)
-    assert choose_runtime(card) == ptqflow.load(untouched_export).runtime == usable[0]
+    assert choose_runtime(card) == ptqflow.load(pristine).runtime == usable[0]
 
 
 def test_a_model_without_onnx_files_runs_in_torch(export: Path) -> None:

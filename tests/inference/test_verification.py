@@ -38,8 +38,8 @@ def dataset(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return directory
 
 
-def test_every_runtime_of_this_machine_is_nearer_to_the_graph_than_int8_is_to_fp32(untouched_export: Path) -> None:
-    found = findings(untouched_export)
+def test_every_runtime_of_this_machine_is_nearer_to_the_graph_than_int8_is_to_fp32(pristine: Path) -> None:
+    found = findings(pristine)
 
     assert list(found) == ["openvino", "onnxruntime", "torchscript"]
     for runtime in ("onnxruntime", "torchscript"):
@@ -47,8 +47,8 @@ def test_every_runtime_of_this_machine_is_nearer_to_the_graph_than_int8_is_to_fp
         assert "100.00% of 64 generated images" in found[runtime].text
 
 
-def test_float_arithmetic_is_not_what_the_kernels_do_but_near(untouched_export: Path) -> None:
-    compare = compare_on_generated_images(untouched_export, read_manifest(untouched_export))
+def test_float_arithmetic_is_not_what_the_kernels_do_but_near(pristine: Path) -> None:
+    compare = compare_on_generated_images(pristine, read_manifest(pristine))
 
     decibels = float(compare("torchscript").text.partition("SQNR ")[2].partition(" ")[0])
     assert 45 < decibels < 100

@@ -42,15 +42,13 @@ def run(*command: object, status: int = 0) -> "subprocess.CompletedProcess[str]"
 
 
 @pytest.mark.slow
-def test_a_model_is_used_where_torch_is_not_installed(
-    environment: Path, untouched_export: Path, tmp_path: Path
-) -> None:
+def test_a_model_is_used_where_torch_is_not_installed(environment: Path, pristine: Path, tmp_path: Path) -> None:
     assert "No module named 'torch'" in run(environment / "python", "-c", "import torch", status=1).stderr
     photos = write_folder(tmp_path / "photos", {"a.png": png(0, (8, 8)), "b.png": b"no image"})
 
-    predicted = run(environment / "ptqflow", "predict", untouched_export, photos, "--json", "-k", "6", status=1)
+    predicted = run(environment / "ptqflow", "predict", pristine, photos, "--json", "-k", "6", status=1)
     [line] = predicted.stdout.splitlines()
-    here = ptqflow.load(untouched_export, "onnxruntime")
+    here = ptqflow.load(pristine, "onnxruntime")
     expected = dict(zip(here.classes, here(random_pixels(8, 8, 3))[0], strict=True))
     found = {entry["class"]: entry["probability"] for entry in json.loads(line)["top"]}
     assert found == pytest.approx(expected, abs=1e-5)
@@ -59,12 +57,28 @@ def test_a_model_is_used_where_torch_is_not_installed(
         == f"ptqflow: {photos}/b.png: not an image that can be read: the format is none that Pillow knows\n"
     )
 
-    program = f"import numpy, ptqflow; print(ptqflow.load({str(untouched_export)!r})(numpy.zeros((2, 9, 9, 3), numpy.uint8)).shape)"
+    program = (
+        f"import numpy, ptqflow; print(ptqflow.load({str(pristine)!r})(numpy.zeros((2, 9, 9, 3), numpy.uint8)).shape)"
+    )
     assert run(environment / "python", "-c", program).stdout == "(2, 6)\n"
 
-    assert "conv1" in run(environment / "ptqflow", "inspect", untouched_export).stdout
-    verified = run(environment / "ptqflow", "verify", untouched_export).stdout
+    assert "conv1" in run(environment / "ptqflow", "inspect", pristine).stdout
+    verified = run(environment / "ptqflow", "verify", pristine).stdout
     assert "onnxruntime: passed" in verified
     assert "torchscript: not run: the package torch is not installed" in verified
-    asked = run(environment / "ptqflow", "predict", untouched_export, photos, "--runtime", "torchscript", status=1)
+    asked = run(environment / "ptqflow", "predict", pristine, photos, "--runtime", "torchscript", status=1)
+    assert asked.stderr.startswith("ptqflow: torchscript cannot run the model here: the package torch is not installed")
+    [complaint] = predicted.stderr.splitlines()
+    assert complaint.startswith(f"ptqflow: {photos}/b.png: not an image that can be read")
+
+    program = (
+        "import sys, numpy, ptqflow; print(ptqflow.load(sys.argv[1])(numpy.zeros((2, 9, 9, 3), numpy.uint8)).shape)"
+    )
+    assert run(environment / "python", "-c", program, pristine).stdout == "(2, 6)\n"
+
+    assert "conv1" in run(environment / "ptqflow", "inspect", pristine).stdout
+    verified = run(environment / "ptqflow", "verify", pristine).stdout
+    assert "onnxruntime: passed" in verified
+    assert "torchscript: not run: the package torch is not installed" in verified
+    asked = run(environment / "ptqflow", "predict", pristine, photos, "--runtime", "torchscript", status=1)
     assert asked.stderr.startswith("ptqflow: torchscript cannot run the model here: the package torch is not installed")
