@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,3 +25,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a file system needs root")
     yield disk
     subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported miniature model that tests leave as it is."""
+    from inference.exported import write_export  # imports torch, which most tests do without
+
+    return write_export(tmp_path_factory.mktemp("models") / "export")
+
+
+@pytest.fixture
+def export(pristine: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return shutil.copytree(pristine, tmp_path / "export")

@@ -100,7 +100,7 @@ An image may be of any format, mode and size that Pillow reads. In folders, and 
 suffix of an image format is taken, hidden ones left out. What cannot be read is one line on stderr, the others are
 answered, and the exit status is 1.
 
---json prints one object a line: {"image": …, "top": [{"class": …, "probability": …}, …]}""",
+--json prints one object a line: {"image": ..., "top": [{"class": ..., "probability": ...}, ...]}""",
     )
     _add_model(parser)
     parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="an image, or a folder with images")
@@ -168,30 +168,41 @@ def _add_verify(commands: "Commands") -> None:
         _verify,
         "check that a model computes on this machine what it was exported to compute",
         """\
-example:
+examples:
   ptqflow verify models/export
+  ptqflow verify models/export --data data/dataset
 
 Checks the hashes of all files, then runs generated images through every runtime that is installed and through the INT8
-graph in float arithmetic, which needs nothing of the CPU. A runtime passes if its logits are nearer to those than INT8
-is to FP32, or within 1 % (40 dB). One that does not is one line on stderr, and the exit status is 1.
+graph in float arithmetic, which needs ONNX Runtime and nothing of the CPU. A runtime passes if its logits are nearer to
+those than INT8 is to FP32, or within 1 % (40 dB); SQNR is the power of the logits over that of the difference.
 
-SQNR is the power of the logits over that of the difference. ONNX Runtime is needed.""",
+With --data, the gate of the stage `export` is run again: each runtime must predict what torch predicts for the test
+images, and no significantly other share of them right.
+
+A runtime that fails is one line on stderr, and the exit status is 1.""",
     )
     _add_model(parser)
+    parser.add_argument("--data", metavar="DATASET", type=Path, help="what `fetch` wrote, such as data/dataset")
+    parser.add_argument(
+        "--min-agreement",
+        metavar="SHARE",
+        type=_share,
+        default=0.995,
+        help="with --data: share of the test images for which a runtime must predict what torch does (0.995)",
+    )
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from ptqflow.inference.verification import Check, verify
+    from ptqflow.inference.verification import verify
     from ptqflow.manifest import read_manifest
 
-    manifest = read_manifest(options.model)
     failed = False
-    for result in verify(options.model, manifest):
-        if isinstance(result, Check) and not result.passed:
+    for finding in verify(options.model, read_manifest(options.model), options.data, options.min_agreement):
+        if finding.passed is False:
             failed = True
-            complain(f"{result.as_text()}; take another runtime")
+            complain(str(finding))
         else:
-            print(result.as_text() if isinstance(result, Check) else result, flush=True)
+            print(finding, flush=True)
     return 1 if failed else 0
 
 
@@ -236,6 +247,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0, up to 1")
+    return share
 
 
 def _write_any_name(*streams: TextIO) -> None:

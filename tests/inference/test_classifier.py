@@ -21,20 +21,20 @@ PIXELS = miniature.images(100, seed=5)
 
 
 @pytest.mark.parametrize(("runtime", "away"), [("torchscript", 0), ("onnxruntime", 0.02)])
-def test_probabilities_are_those_of_torch(whole: Path, runtime: str, away: float) -> None:
-    classifier = ptqflow.load(whole, runtime)  # type: ignore[arg-type]
+def test_probabilities_are_those_of_torch(pristine: Path, runtime: str, away: float) -> None:
+    classifier = ptqflow.load(pristine, runtime)  # type: ignore[arg-type]
 
     probabilities = classifier(PIXELS)
 
     assert (probabilities.shape, probabilities.dtype) == ((100, 6), np.float32)
     assert classifier.classes == miniature.CLASSES
     assert classifier.runtime == runtime
-    assert np.abs(probabilities - reference_probabilities(PIXELS, whole)).max() <= away
+    assert np.abs(probabilities - reference_probabilities(PIXELS, pristine)).max() <= away
     assert np.abs(probabilities.sum(axis=1) - 1).max() < 1e-6
 
 
-def test_results_do_not_depend_on_how_many_images_are_given_at_once(whole: Path) -> None:
-    classifier = ptqflow.load(whole, "onnxruntime")
+def test_results_do_not_depend_on_how_many_images_are_given_at_once(pristine: Path) -> None:
+    classifier = ptqflow.load(pristine, "onnxruntime")
     assert np.array_equal(classifier(PIXELS), np.concatenate([classifier(image) for image in PIXELS]))
 
 
@@ -43,8 +43,8 @@ def test_large_images_go_through_in_smaller_batches(size: int, most: int) -> Non
     assert batch_size(size) == most
 
 
-def test_images_may_be_arrays_pil_images_or_lists_of_both_of_any_size(whole: Path) -> None:
-    classifier = ptqflow.load(str(whole), "onnxruntime")
+def test_images_may_be_arrays_pil_images_or_lists_of_both_of_any_size(pristine: Path) -> None:
+    classifier = ptqflow.load(str(pristine), "onnxruntime")
     large = random_pixels(20, 30, 3)
     grey = Image.fromarray(random_pixels(9, 7))
     fitted = np.stack([decode_image(encode(image), 8) for image in (Image.fromarray(large), grey)])
@@ -57,11 +57,11 @@ def test_images_may_be_arrays_pil_images_or_lists_of_both_of_any_size(whole: Pat
     assert np.array_equal(classifier(grey), expected[1:])
 
 
-def test_a_rotated_photo_is_turned_as_one_in_a_file_is(whole: Path, tmp_path: Path) -> None:
+def test_a_rotated_photo_is_turned_as_one_in_a_file_is(pristine: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(random_pixels(8, 8, 3)).save(tmp_path / "rotated.png", exif=exif)
-    classifier = ptqflow.load(whole, "onnxruntime")
+    classifier = ptqflow.load(pristine, "onnxruntime")
 
     turned = decode_image((tmp_path / "rotated.png").read_bytes(), 8)
     assert np.array_equal(classifier(Image.open(tmp_path / "rotated.png")), classifier(turned))
@@ -80,8 +80,8 @@ def test_a_rotated_photo_is_turned_as_one_in_a_file_is(whole: Path, tmp_path: Pa
         pytest.param([Image.new("F", (8, 8))], "image 0: its values are floats", id="PIL image of floats"),
     ],
 )
-def test_what_is_no_image_is_one_line_that_says_which_and_what_to_give(whole: Path, images, words: str) -> None:  # type: ignore[no-untyped-def]
-    classifier = ptqflow.load(whole, "onnxruntime")
+def test_what_is_no_image_is_one_line_that_says_which_and_what_to_give(pristine: Path, images, words: str) -> None:  # type: ignore[no-untyped-def]
+    classifier = ptqflow.load(pristine, "onnxruntime")
     with pytest.raises(DataError, match=words) as caught:
         classifier(images)
     assert "\n" not in str(caught.value)
@@ -115,10 +115,10 @@ def test_importing_the_package_imports_none_of_what_it_needs_later() -> None:
     assert run_fresh(program) == "set()\n"
 
 
-def test_onnx_runtime_needs_no_torch_even_where_it_is_installed(whole: Path) -> None:
+def test_onnx_runtime_needs_no_torch_even_where_it_is_installed(pristine: Path) -> None:
     program = (
         "import sys, numpy, ptqflow; "
         "ptqflow.load(sys.argv[1], 'onnxruntime')(numpy.zeros((1, 8, 8, 3), numpy.uint8)); "
         "print('torch' in sys.modules)"
     )
-    assert run_fresh(program, whole) == "False\n"
+    assert run_fresh(program, pristine) == "False\n"

@@ -6,8 +6,8 @@ from ptqflow.inference.inspection import describe, find_changed_files
 from ptqflow.manifest import read_manifest
 
 
-def test_every_layer_is_a_row_with_precision_scale_and_zero_point(whole: Path) -> None:
-    lines = list(describe(read_manifest(whole), []))
+def test_every_layer_is_a_row_with_precision_scale_and_zero_point(pristine: Path) -> None:
+    lines = list(describe(read_manifest(pristine), []))
 
     table = lines[lines.index("layer  operation   precision  scale      zero point") :]
     assert [line.split() for line in table[1:]] == [
@@ -16,8 +16,8 @@ def test_every_layer_is_a_row_with_precision_scale_and_zero_point(whole: Path) -
     ]
 
 
-def test_what_a_model_takes_and_what_it_is_worth_is_told(whole: Path) -> None:
-    text = "\n".join(describe(read_manifest(whole), []))
+def test_what_a_model_takes_and_what_it_is_worth_is_told(pristine: Path) -> None:
+    text = "\n".join(describe(read_manifest(pristine), []))
 
     assert "ant, bee, cat, dog, eel, fly" in text
     assert "images, float32 (N, 3, 8, 8), RGB, (pixel / 255 - mean) / std" in text

@@ -15,8 +15,8 @@ from ptqflow.inference.predict import find_images, predict
 
 
 @pytest.fixture
-def classifier(whole: Path) -> Classifier:
-    return ptqflow.load(whole, "onnxruntime")
+def classifier(pristine: Path) -> Classifier:
+    return ptqflow.load(pristine, "onnxruntime")
 
 
 def test_images_are_found_in_folders_in_folders_by_their_suffix_sorted_without_hidden_ones(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from inference.exported import change_manifest
+from inference.exported import change_manifest, manifest
 from torch import cpu
 
 import ptqflow
@@ -10,18 +10,16 @@ from ptqflow.inference.runtimes import RUNTIMES, choose_runtime, find_obstacle
 from ptqflow.manifest import read_manifest
 
 
-def test_the_first_runtime_without_an_obstacle_is_chosen(whole: Path) -> None:
-    manifest = read_manifest(whole)
-    usable = [runtime for runtime in RUNTIMES if find_obstacle(runtime, manifest) is None]
+def test_the_first_runtime_without_an_obstacle_is_chosen(pristine: Path) -> None:
+    card = read_manifest(pristine)
+    usable = [runtime for runtime in RUNTIMES if find_obstacle(runtime, card) is None]
 
     assert {"onnxruntime", "torchscript"} <= set(usable)
-    assert choose_runtime(manifest) == ptqflow.load(whole).runtime == usable[0]
+    assert choose_runtime(card) == ptqflow.load(pristine).runtime == usable[0]
 
 
 def test_a_model_without_onnx_files_runs_in_torch(export: Path) -> None:
-    manifest = read_manifest(export)
-    files = {"int8.torchscript.pt": manifest.files["int8.torchscript.pt"].model_dump()}
-    change_manifest(export, files=files)
+    change_manifest(export, files=manifest(export, ["int8.torchscript.pt"]).model_dump()["files"])
 
     assert ptqflow.load(export).runtime == "torchscript"
     with pytest.raises(EngineError, match=r"onnxruntime cannot run the model here: int8\.onnx was not exported"):
@@ -50,3 +48,13 @@ def test_where_no_runtime_can_run_a_model_each_says_why(export: Path) -> None:
 
     with pytest.raises(EngineError, match=r"no runtime can .*onnxruntime: int8\.onnx was not exported; torchscript: "):
         ptqflow.load(export)
+
+
+@pytest.mark.parametrize(("runtime", "name"), [("onnxruntime", "int8.onnx"), ("torchscript", "int8.torchscript.pt")])
+def test_what_a_runtime_says_of_a_file_that_it_cannot_load_is_one_line(export: Path, runtime: str, name: str) -> None:
+    (export / name).write_bytes(b"neither")
+    change_manifest(export, files=manifest(export, [name]).model_dump()["files"])
+
+    with pytest.raises(EngineError, match=f"{runtime} cannot load .*{name}: ") as caught:
+        ptqflow.load(export, runtime)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)

@@ -7,7 +7,7 @@ PACKAGE = "ptqflow"
 
 
 def imported_modules(script: Path, source: Path) -> set[Path]:
-    """Return the files below `source` that running `script` may import, without packages' empty __init__.py."""
+    """Return the files below `source` that running `script` may import, without __init__.py, which runs nothing."""
     found: set[Path] = set()
     waiting = [script]
     while waiting:

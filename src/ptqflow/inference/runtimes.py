@@ -21,7 +21,7 @@ RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 """The one that answers first comes first: docs/use.md has the measurements."""
 
 _PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torchscript": "torch"}
-_ANYWHERE = "`pip install onnxruntime` gets a runtime that needs nothing of the CPU"
+_ANYWHERE = "`pip install --upgrade onnxruntime` gets a runtime that needs nothing of the CPU"
 
 
 def choose_runtime(manifest: "Manifest") -> Runtime:
@@ -60,9 +60,12 @@ def open_network(directory: Path, manifest: "Manifest", runtime: Runtime) -> "Ne
     if reason := find_obstacle(runtime, manifest):
         raise EngineError(f"{runtime} cannot run the model here: {reason}; {_ANYWHERE}")
     path = check_file(directory, manifest, _file(runtime))
-    if runtime == "torchscript":
-        return open_torchscript(path, manifest.engine)
-    return open_openvino(path) if runtime == "openvino" else open_onnxruntime(path)
+    try:
+        if runtime == "torchscript":
+            return open_torchscript(path, manifest.engine)
+        return open_openvino(path) if runtime == "openvino" else open_onnxruntime(path)
+    except Exception as error:  # each runtime raises its own, and any where it is too old or its installation is broken
+        raise EngineError(f"{runtime} cannot load {path}: {' '.join(str(error).split())}; {_ANYWHERE}") from None
 
 
 def open_onnxruntime(path: Path, optimize: bool = True) -> "Network":

@@ -35,12 +35,12 @@ def start(*arguments: object, **options: object) -> "subprocess.Popen[str]":
 
 
 def test_predict_prints_a_line_for_each_image_with_the_most_probable_classes(
-    whole: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+    pristine: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["predict", str(whole), str(photos), "-k", "2", "--runtime", "onnxruntime"]) == 0
+    assert cli.run(["predict", str(pristine), str(photos), "-k", "2", "--runtime", "onnxruntime"]) == 0
 
     output = capsys.readouterr()
-    classifier = ptqflow.load(whole, "onnxruntime")
+    classifier = ptqflow.load(pristine, "onnxruntime")
     expected = []
     for name, seed in (("a/c.png", 1), ("b.png", 0)):
         [row] = classifier(random_pixels(8, 8, 3, seed=seed))
@@ -53,8 +53,10 @@ def test_predict_prints_a_line_for_each_image_with_the_most_probable_classes(
     assert output.err == ""
 
 
-def test_predict_as_json_prints_an_object_a_line(whole: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["predict", str(whole), str(photos), "--json", "-k", "99"]) == 0
+def test_predict_as_json_prints_an_object_a_line(
+    pristine: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["predict", str(pristine), str(photos), "--json", "-k", "99"]) == 0
 
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["image"] for line in lines] == [f"{photos}/a/c.png", f"{photos}/b.png"]
@@ -66,14 +68,14 @@ def test_predict_as_json_prints_an_object_a_line(whole: Path, photos: Path, caps
 
 
 def test_predict_answers_the_other_images_of_a_call_and_exits_with_1(
-    whole: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+    pristine: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "bomb.png").write_bytes(bomb())
     (photos / "text.png").write_bytes(b"no image")
     (photos / "empty").mkdir()
     given = [photos, photos / "empty", "absent.png"]
 
-    assert cli.run(["predict", str(whole), *map(str, given)]) == 1
+    assert cli.run(["predict", str(pristine), *map(str, given)]) == 1
 
     output = capsys.readouterr()
     assert len(output.out.splitlines()) == 2
@@ -86,22 +88,22 @@ def test_predict_answers_the_other_images_of_a_call_and_exits_with_1(
         assert re.search(words, line)
 
 
-def test_names_that_no_locale_can_print_are_escaped(whole: Path, tmp_path: Path) -> None:
+def test_names_that_no_locale_can_print_are_escaped(pristine: Path, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "photos", {"käfer.png": png(0), os.fsdecode(b"\xff.png"): png(1)})
     (folder / os.fsdecode(b"\xfe.png")).write_bytes(b"no image")
 
-    out, err = start("predict", whole, folder, "--runtime", "onnxruntime").communicate()
+    out, err = start("predict", pristine, folder, "--runtime", "onnxruntime").communicate()
     assert len(out.splitlines()) == 2
     assert len(err.splitlines()) == 1
-    out, _ = start("predict", whole, folder, "--runtime", "onnxruntime", "--json").communicate()
+    out, _ = start("predict", pristine, folder, "--runtime", "onnxruntime", "--json").communicate()
     found = {os.fsencode(Path(json.loads(line)["image"]).name) for line in out.splitlines()}
     assert found == {"käfer.png".encode(), b"\xff.png"}
 
 
-def test_the_end_of_a_reader_such_as_head_ends_the_command_without_a_word(whole: Path, tmp_path: Path) -> None:
+def test_the_end_of_a_reader_such_as_head_ends_the_command_without_a_word(pristine: Path, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "photos", {f"{i}.png": png(i) for i in range(200)})
 
-    process = start("predict", whole, folder, "--runtime", "onnxruntime")
+    process = start("predict", pristine, folder, "--runtime", "onnxruntime")
     assert process.stdout
     assert process.stderr
     process.stdout.readline()
