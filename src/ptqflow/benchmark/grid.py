@@ -78,17 +78,20 @@ def benchmark(params: BenchmarkParams, eager: Files, export_dir: Path, manifest:
     threads = pinned_threads(params.threads)
     left_out = {runtime: f"{LIBRARIES[runtime]} is not installed" for runtime in RUNTIMES if not is_installed(runtime)}
     machine = describe_machine(threads)
-    cells: dict[str, Any] = {}
-    sizes: dict[str, Any] = {}
+    cells: dict[str, dict[str, Any]] = {}
     with TemporaryDirectory() as scratch:
-        for runtime in (runtime for runtime in RUNTIMES if runtime not in left_out):
-            files = _files(runtime, eager, export_dir, manifest, Path(scratch))
-            sizes[runtime] = files.sizes
+        files = {
+            runtime: _files(runtime, eager, export_dir, manifest, Path(scratch))
+            for runtime in RUNTIMES
+            if runtime not in left_out
+        }
+        for runtime, of_runtime in files.items():
             cells[runtime] = {}
             for batch in params.batch_sizes:
-                figures, versions = _time_pair(runtime, files, batch, threads, manifest, params)
+                figures, versions = _time_pair(runtime, of_runtime, batch, threads, manifest, params)
                 cells[runtime][f"batch_{batch}"] = figures
                 machine |= versions
+        sizes = {runtime: of_runtime.sizes for runtime, of_runtime in files.items()}
     digest = sha256_file(export_dir / INT8_ONNX)
     return Benchmark({"machine": machine, "model_sha256": digest, "cells": cells, "files": sizes}, left_out)
 

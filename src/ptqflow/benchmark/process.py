@@ -87,6 +87,12 @@ class Cell:
     def _end(self) -> str:
         status = self._process.wait()
         self._errors.seek(0)
-        lines = self._errors.read().strip().splitlines()
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else "has ended"
-        return f"{self.name}: {lines[-1] if lines else f'its process {how}'}"
+        return f"{self.name}: {_last_message(self._errors.read()) or f'its process {how}'}"
+
+
+def _last_message(errors: str) -> str:
+    """Return the message at the end in one line: what follows a traceback's indented lines, else the last line."""
+    lines = errors.strip().splitlines()
+    indented = [number for number, line in enumerate(lines) if line.startswith("  ")]
+    return " ".join(" ".join(lines[indented[-1] + 1 :] if indented else lines[-1:]).split())
