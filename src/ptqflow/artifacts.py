@@ -70,6 +70,20 @@ def write_metrics(stage: str, values: Mapping[str, Any]) -> None:
     write_json(METRICS_DIR / f"{stage}.json", values)
 
 
+def read_metrics(stage: str) -> dict[str, Any]:
+    """Read metrics/<stage>.json back.
+
+    Raises:
+        ArtifactError: it is missing.
+    """
+    path = METRICS_DIR / f"{stage}.json"
+    try:
+        values: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing: run `dvc repro`") from None
+    return values
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows with the keys of the first one as header; None is an empty cell."""
     buffer = io.StringIO()

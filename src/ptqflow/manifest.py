@@ -8,6 +8,9 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from ptqflow.artifacts import Card, read_card, sha256_file
 from ptqflow.errors import ArtifactError
 
+VERSION = "0.1.0"
+"""Of ptqflow, as pyproject.toml has it."""
+
 MANIFEST_FILE = "model.json"
 INT8_ONNX = "int8.onnx"
 FP32_ONNX = "fp32.onnx"

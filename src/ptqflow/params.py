@@ -5,6 +5,7 @@ stage, and a new calibration key would train the network again.
 """
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +50,18 @@ def read_params(section: str, model: type[P], path: Path = PARAMS_FILE) -> P:
     except ValidationError as error:
         problems = "; ".join(_describe(section, model, details) for details in error.errors())
         raise ParamsError(f"{path}: {problems}") from None
+
+
+def read_sections(names: Iterable[str], path: Path = PARAMS_FILE) -> dict[str, dict[str, Any]]:
+    """Read sections as they stand, for a record of what a run was made with; their stages validate them.
+
+    Raises:
+        ParamsError: the file or a section is missing.
+    """
+    values = _load(path)
+    if missing := [name for name in names if not isinstance(values.get(name), dict)]:
+        raise ParamsError(f"{path}: section '{missing[0]}' is missing")
+    return {name: values[name] for name in names}
 
 
 def _load(path: Path) -> dict[str, Any]:

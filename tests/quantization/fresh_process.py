@@ -76,7 +76,8 @@ def convert_params(**changes: Any) -> ConvertParams:
         "activation": activation | changes.pop("activation", {}),
         "weight": weight | changes.pop("weight", {}),
     }
-    whole = {"engine": ENGINES[0], "head": "fp32", "keep_fp32": [], "overrides": {}, "bias_correction": False}
+    whole = {"engine": ENGINES[0], "head": "fp32", "keep_fp32": [], "overrides": {}}
+    whole |= {"fuse_additions": True, "bias_correction": False}
     return ConvertParams.model_validate(whole | parts | changes)
 
 

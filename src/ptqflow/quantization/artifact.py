@@ -20,7 +20,7 @@ from ptqflow.quantization.prepare import Scheme, prepare, without_torch_warnings
 class Int8Card(Card):
     """What a converted model is, beside its state."""
 
-    format_version: Literal[2] = 2
+    format_version: Literal[3] = 3
     scheme: Scheme
     """The engine that its weights are packed for, and what else settles its graph."""
     calibrated: bool

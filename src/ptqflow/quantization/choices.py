@@ -53,6 +53,8 @@ class ConvertParams(Params):
     """Names or patterns of modules that stay FP32."""
     overrides: dict[str, Method]
     """Method for the tensors whose names match a pattern; the first one that matches counts."""
+    fuse_additions: bool
+    """On `onednn`: whether a residual is added to the sums of a convolution before they are rounded."""
     bias_correction: bool
     """Whether the shift that quantization causes in the mean output of each layer is taken out of its bias."""
 
@@ -78,6 +80,7 @@ def settle_scheme(model: nn.Module, params: ConvertParams) -> Scheme:
         per_channel=params.weight.per_channel,
         mse_weights=params.weight.method == "mse",
         fp32=fp32,
+        fuse_additions=params.fuse_additions,
     )
 
 

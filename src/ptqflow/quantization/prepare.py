@@ -43,6 +43,8 @@ class Scheme(Card):
     """Whether the scales of weights have the least squared error, else the largest weight sets them."""
     fp32: tuple[str, ...]
     """Modules that stay FP32, with all that is in them."""
+    fuse_additions: bool
+    """Whether an addition behind a convolution becomes part of it where the engine can do that."""
 
     @property
     def largest_code(self) -> int:
@@ -53,20 +55,26 @@ class Scheme(Card):
 # What torch 2.13 computes wrongly with INT8: PReLU with slopes below 1, transposed convolutions on some engines.
 _MISCOMPUTED = (nn.PReLU, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
-EVERYTHING = Scheme(engine="x86", reduce_range=False, per_channel=True, mse_weights=False, fp32=())
+EVERYTHING = Scheme(
+    engine="x86", reduce_range=False, per_channel=True, mse_weights=False, fp32=(), fuse_additions=False
+)
 """Observes every tensor that any scheme quantizes."""
 
 
 def prepare(model: nn.Module, image_size: int, scheme: Scheme) -> GraphModule:
     """Fuse conv-bn-relu and insert a `StatisticsObserver` for each tensor to be quantized, in a copy of the model.
 
-    For `onednn`, an addition behind a convolution is fused into it too, where its kernel can do that.
+    For `onednn`, an addition behind a convolution is fused into it too, where that is asked for and its kernel can.
 
     Raises:
         ModelError: the network cannot be traced, because what it computes depends on its input, or torch would change
             what it computes.
     """
-    if scheme.engine == "onednn" and (prepared := _prepare_fusing_additions(model, image_size, scheme)):
+    if (
+        scheme.engine == "onednn"
+        and scheme.fuse_additions
+        and (prepared := _prepare_fusing_additions(model, image_size, scheme))
+    ):
         return prepared
     prepared = _prepare(model, image_size, scheme, get_native_backend_config())
     _refuse_miscomputed(model, prepared)

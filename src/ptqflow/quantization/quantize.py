@@ -8,6 +8,7 @@ from torch.fx import GraphModule
 from ptqflow.data.dataset import Split
 from ptqflow.models.fp32 import ModelCard
 from ptqflow.quantization.bias_correction import correct_biases
+from ptqflow.quantization.biases import round_biases
 from ptqflow.quantization.calibration import input_batches
 from ptqflow.quantization.choices import ConvertParams, set_ranges, settle_scheme
 from ptqflow.quantization.convert import convert
@@ -52,4 +53,6 @@ def quantize(
     if statistics and params.bias_correction:
         batches = input_batches(train, statistics.rows, card.mean, card.std)
         correct_biases(prepared, statistics.means, batches)
-    return Quantized(scheme, qparams, prepared, convert(prepared, scheme, card.image_size))
+    converted = convert(prepared, scheme, card.image_size)
+    round_biases(converted, card.image_size)
+    return Quantized(scheme, qparams, prepared, converted)

@@ -1,0 +1,85 @@
+"""The manifest of an exported model."""
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ptqflow.artifacts import sha256_file
+from ptqflow.data.dataset import DatasetCard
+from ptqflow.export.files import Networks
+from ptqflow.manifest import VERSION, CalibrationCard, FileCard, InputCard, LayerCard, Manifest, Needs
+from ptqflow.models.fp32 import ModelCard
+from ptqflow.params import read_sections
+from ptqflow.quantization.calibration import Draw
+from ptqflow.quantization.layers import list_layers
+from ptqflow.quantization.statistics import Statistics
+from ptqflow.quantization.twin import step_roundings
+
+_SECTIONS = ("data", "model", "train", "calib", "convert")
+_PLACES = {"data": "path", "model": "weights"}  # of files on one machine; the hashes tell what was in them
+
+
+def describe(
+    directory: Path, networks: Networks, dataset: DatasetCard, statistics: Statistics, metrics: Mapping[str, Any]
+) -> Manifest:
+    """Describe the files of a directory, the networks that they hold and what those were made from."""
+    card, scheme = networks.card, networks.int8.card.scheme
+    rows = statistics.rows
+    return Manifest(
+        ptqflow_version=VERSION,
+        architecture=card.name,
+        stem=card.stem,
+        classes=card.classes,
+        image_size=card.image_size,
+        input=InputCard(mean=card.mean, std=card.std),
+        engine=scheme.engine,
+        needs=Needs(vnni=scheme.engine != "qnnpack" and not scheme.reduce_range),
+        torch_version=torch.__version__.partition("+")[0],
+        params=_params(),
+        dataset_sha256=dict(dataset.sha256),
+        code_sha256=_hash_code(card),
+        calibration=CalibrationCard(images=rows.size, indices_sha256=Draw(rows, 0).sha256),
+        layers=_layers(networks),
+        files={
+            file.name: FileCard(sha256=sha256_file(file), bytes=file.stat().st_size)
+            for file in sorted(directory.iterdir())
+        },
+        metrics={name: figure for name, figure in metrics.items() if name != "classes"},
+    )
+
+
+def _params() -> dict[str, dict[str, Any]]:
+    sections = read_sections(_SECTIONS)
+    return {
+        name: {key: value for key, value in values.items() if key != _PLACES.get(name)}
+        for name, values in sections.items()
+    }
+
+
+def _layers(networks: Networks) -> tuple[LayerCard, ...]:
+    roundings = step_roundings(networks.int8.module, networks.card.image_size)
+    layers = list_layers(networks.fp32, networks.int8.module, networks.int8.card.scheme.fp32)
+    return tuple(
+        LayerCard(
+            name=layer.name,
+            operation=layer.operation,
+            precision=layer.precision,
+            scale=rounding.scale if rounding else None,
+            zero_point=rounding.zero_point if rounding else None,
+        )
+        for layer in layers
+        for rounding in [roundings.get(layer.name)]
+    )
+
+
+def _hash_code(card: ModelCard) -> str:
+    """Hash the modules of ptqflow that this process has loaded, which are those that its stage depends on."""
+    digest = hashlib.sha256((card.code_sha256 or "").encode())
+    for name, module in sorted(sys.modules.items()):
+        if name.partition(".")[0] == "ptqflow" and module.__file__:
+            digest.update(name.encode() + b"\0" + Path(module.__file__).read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,108 @@
+"""Write the exported files and hold them against the networks that they were made from."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+from torch import nn
+
+from ptqflow.artifacts import write_bytes
+from ptqflow.data.dataset import Split
+from ptqflow.errors import ModelError
+from ptqflow.evaluation import compute_logits
+from ptqflow.export.gate import EXAMPLES, Gate, first_divergence
+from ptqflow.export.onnx import to_onnx
+from ptqflow.export.torchscript import to_torchscript
+from ptqflow.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, InputCard
+from ptqflow.models.fp32 import ModelCard
+from ptqflow.params import Params
+from ptqflow.preprocessing import to_input
+from ptqflow.quantization.artifact import Int8Model
+from ptqflow.quantization.twin import build_twin, step_outputs
+
+
+class ExportParams(Params):
+    """Which files are written, and how they are checked."""
+
+    onnx: bool
+    """False: only TorchScript, for a network with an operation that ONNX does not know."""
+    min_agreement: Annotated[float, Field(gt=0, le=1)]
+    """Share of the test images for which a file must predict what torch does."""
+    batch_size: PositiveInt
+    """Images at a time; the figures do not depend on it."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What is exported."""
+
+    fp32: nn.Module
+    int8: Int8Model
+
+    @property
+    def card(self) -> ModelCard:
+        """What both are."""
+        return self.int8.card.model
+
+
+def write_files(directory: Path, networks: Networks, params: ExportParams) -> None:
+    """Write the INT8 network as TorchScript and ONNX and the FP32 one as ONNX.
+
+    Raises:
+        ModelError: ONNX does not know an operation; the error names it and its layer.
+    """
+    card, module = networks.card, networks.int8.module
+    write_bytes(directory / INT8_TORCHSCRIPT, to_torchscript(module, card.image_size))
+    if params.onnx:
+        twin = build_twin(module, card.image_size)
+        write_bytes(directory / INT8_ONNX, to_onnx(twin, card.image_size, _metadata(card, "int8")))
+        write_bytes(directory / FP32_ONNX, to_onnx(networks.fp32, card.image_size, _metadata(card, "fp32")))
+
+
+def check_files(gate: Gate, networks: Networks, test: Split, params: ExportParams) -> dict[str, Any]:
+    """Run each file in a fresh process and compare it with its network.
+
+    Returns:
+        What metrics/export.json holds: figures by file.
+
+    Raises:
+        ModelError: a file does not run or predicts something else; the error names the layer that differs first.
+    """
+    card = networks.card
+    int8 = compute_logits(networks.int8.module, test, card.mean, card.std, params.batch_size, "int8")
+    figures = {INT8_TORCHSCRIPT: gate.require_equal("torch", INT8_TORCHSCRIPT, int8)}
+    if params.onnx:
+        fp32 = compute_logits(networks.fp32, test, card.mean, card.std, params.batch_size, "fp32")
+        try:
+            figures[INT8_ONNX] = gate.require_agreement("onnxruntime", INT8_ONNX, int8)
+        except ModelError as error:
+            raise ModelError(f"{error}; {_where(gate, networks, test)}") from None
+        figures[FP32_ONNX] = gate.require_agreement("onnxruntime", FP32_ONNX, fp32)
+    for name, found in figures.items():
+        found["size_mb"] = round((gate.directory / name).stat().st_size / 1e6, 3)
+    return figures
+
+
+def _where(gate: Gate, networks: Networks, test: Split) -> str:
+    card, count = networks.card, min(EXAMPLES, len(test))
+    images = to_input(torch.from_numpy(np.array(test.images[:count])), card.mean, card.std)
+    expected = step_outputs(networks.int8.module, images)
+    layer = first_divergence(expected, gate.replay("onnxruntime", INT8_ONNX, count, "steps"))
+    return f"the first layer that differs is {layer}" if layer else "no single layer stands out"
+
+
+def _metadata(card: ModelCard, precision: str) -> dict[str, str]:
+    """Describe what a network takes and gives inside its file."""
+    described = InputCard(mean=card.mean, std=card.std).model_dump(mode="json")
+    return {
+        "architecture": card.name,
+        "precision": precision,
+        "classes": json.dumps(card.classes, ensure_ascii=False),
+        "image_size": str(card.image_size),
+        "input": json.dumps(described),
+        "preprocessing": "RGB, short side scaled to image_size, cropped in the middle, (pixel / 255 - mean) / std",
+    }

@@ -1,0 +1,111 @@
+"""Networks as ONNX."""
+
+import io
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import torch
+from onnx import GraphProto, NodeProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.onnx.errors import OnnxExporterError
+
+from ptqflow.errors import ModelError
+from ptqflow.export.cleaning import clean
+from ptqflow.manifest import INPUT, OUTPUT
+from ptqflow.quantization.prepare import without_torch_warnings
+from ptqflow.quantization.twin import EXPAND, ROUND
+
+OPSET = 17
+_IR_VERSION = 8  # of the same time as the opset
+
+
+def to_onnx(model: nn.Module, image_size: int, metadata: Mapping[str, str]) -> bytes:
+    """Write a network, FP32 or the twin of an INT8 one, that takes any number of images; equal bytes each time.
+
+    Raises:
+        ModelError: ONNX does not know an operation; the error names it.
+    """
+    exported = onnx.load_from_string(_trace(model, image_size))
+    _write_roundings(exported.graph)
+    onnx_model = helper.make_model(
+        exported.graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
+    )
+    clean(onnx_model)
+    onnx_model.graph.name = "classifier"
+    onnx_model.producer_name = "ptqflow"
+    helper.set_model_props(onnx_model, dict(metadata))
+    onnx.checker.check_model(onnx_model, full_check=True)
+    serialized: bytes = onnx_model.SerializeToString(deterministic=True)
+    return serialized
+
+
+def _trace(model: nn.Module, image_size: int) -> bytes:
+    example, buffer = torch.zeros(2, 3, image_size, image_size), io.BytesIO()
+    try:
+        with without_torch_warnings(), torch.inference_mode():
+            torch.onnx.export(
+                model,
+                (example,),
+                buffer,  # type: ignore[arg-type]  # torch takes it, as its own code says
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+                custom_opsets={ROUND.partition(":")[0]: 1},
+            )
+    except (OnnxExporterError, RuntimeError) as error:
+        found = re.search(r"aten::\w+", str(error))
+        where = f"{_find_layer(model, example, found[0])} ({found[0]})" if found else type(model).__name__
+        raise ModelError(
+            f"{where} cannot be written as ONNX ({' '.join(str(error).split())[:200]}); "
+            "write it with other operations, or set export.onnx=false"
+        ) from None
+    return buffer.getvalue()
+
+
+def _find_layer(model: nn.Module, example: Tensor, operation: str) -> str:
+    """Return the path of the first module that runs an operation."""
+    with without_torch_warnings(), torch.inference_mode():
+        graph = torch.jit.trace(model, example, check_trace=False).inlined_graph
+    scopes = [node.scopeName() for node in graph.findAllNodes(operation)]
+    return next((scope.rpartition("__module.")[2] for scope in scopes if scope), type(model).__name__)
+
+
+def _write_roundings(graph: GraphProto) -> None:
+    """Write the operators of a twin as those of ONNX."""
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        if node.op_type == ROUND.rpartition(":")[2]:
+            nodes += _round(graph, node)
+        elif node.op_type == EXPAND.rpartition(":")[2]:
+            nodes.append(_expand(graph, node))
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _round(graph: GraphProto, node: NodeProto) -> list[NodeProto]:
+    options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    name = options["name"].decode()
+    scale, zero_point, codes = f"{name}.output_scale", f"{name}.output_zero_point", f"{name}.codes"
+    graph.initializer.append(numpy_helper.from_array(np.array(options["scale"], np.float32), scale))
+    graph.initializer.append(numpy_helper.from_array(np.array(options["zero_point"], np.uint8), zero_point))
+    return [
+        helper.make_node("QuantizeLinear", [node.input[0], scale, zero_point], [codes], f"{name}.quantize"),
+        helper.make_node("DequantizeLinear", [codes, scale, zero_point], list(node.output), f"{name}.dequantize"),
+    ]
+
+
+def _expand(graph: GraphProto, node: NodeProto) -> NodeProto:
+    codes, scale = node.input
+    return helper.make_node(
+        "DequantizeLinear",
+        [codes, scale],
+        list(node.output),
+        f"{codes}.dequantize",
+        axis=helper.get_node_attr_value(node, "axis"),
+    )

@@ -1,0 +1,21 @@
+"""An INT8 network as TorchScript."""
+
+import io
+
+import torch
+from torch import nn
+
+from ptqflow.quantization.prepare import without_torch_warnings
+
+
+def to_torchscript(model: nn.Module, image_size: int) -> bytes:
+    """Trace and freeze a network that takes any number of images; equal bytes each time.
+
+    The archive has a data.pkl, as every TorchScript file: it is in TorchScript's restricted format, which names no
+    Python code, and torch.jit.load runs none.
+    """
+    buffer = io.BytesIO()
+    with without_torch_warnings(), torch.inference_mode():
+        traced = torch.jit.trace(model.eval(), torch.zeros(2, 3, image_size, image_size), check_trace=False)
+        torch.jit.save(torch.jit.freeze(traced), buffer)
+    return buffer.getvalue()
