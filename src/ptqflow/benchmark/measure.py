@@ -1,5 +1,6 @@
 """Timing several networks in turns, so that what else the machine does falls on all of them alike."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -9,6 +10,8 @@ import numpy as np
 
 from ptqflow.benchmark.process import Cell
 
+# The threads of a runtime go on spinning for a while after a run, on the cores that the next process needs.
+PAUSE_SECONDS = 0.005
 MS_DIGITS = 4
 RATIO_DIGITS = 3
 
@@ -70,6 +73,7 @@ def time_in_turns(cells: Mapping[str, Cell], rounds: int, seconds: float) -> dic
     timed: dict[str, list[tuple[float, ...]]] = {name: [] for name in cells}
     for turn in range(rounds):
         for name in list(cells)[:: 1 if turn % 2 == 0 else -1]:
+            time.sleep(PAUSE_SECONDS)
             timed[name].append(tuple(cells[name].round(1000 * seconds / rounds)))
     return {name: Timing(**loaded[name], rounds=tuple(timed[name])) for name in cells}
 
