@@ -54,6 +54,17 @@ def test_every_installed_runtime_has_both_networks_at_every_batch_size(models: P
     assert all(name in table for name in installed)
 
 
+@pytest.mark.slow
+def test_without_onnx_files_only_torch_is_timed(models: Path, eager: Files) -> None:
+    whole = read_manifest(models / "export")
+    script = {"int8.torchscript.pt": whole.files["int8.torchscript.pt"]}
+    manifest = whole.model_copy(update={"files": script})
+    result = benchmark(params(batch_sizes=[1]), eager, models / "export", manifest)
+    assert list(result.metrics["cells"]) == ["torch_eager", "torchscript"]
+    assert result.left_out["onnxruntime"] == "int8.onnx was not exported"
+    assert result.metrics["model_sha256"] == script["int8.torchscript.pt"].sha256
+
+
 def test_a_changed_file_is_named(models: Path, eager: Files) -> None:
     shutil.copytree(models / "export", "export")
     Path("export/fp32.onnx").write_bytes(b"another")

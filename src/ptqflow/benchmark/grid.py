@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, Strict
 
-from ptqflow.artifacts import sha256_file
 from ptqflow.benchmark import script
 from ptqflow.benchmark.cause import explain_loss
 from ptqflow.benchmark.machine import describe_machine, pinned_threads
@@ -76,7 +75,7 @@ def benchmark(params: BenchmarkParams, eager: Files, export_dir: Path, manifest:
         BenchmarkError: a network could not be timed, or there are fewer cores than threads.
     """
     threads = pinned_threads(params.threads)
-    left_out = {runtime: f"{LIBRARIES[runtime]} is not installed" for runtime in RUNTIMES if not is_installed(runtime)}
+    left_out = {runtime: reason for runtime in RUNTIMES if (reason := _reason_to_leave_out(runtime, manifest))}
     machine = describe_machine(threads)
     cells: dict[str, dict[str, Any]] = {}
     with TemporaryDirectory() as scratch:
@@ -92,8 +91,8 @@ def benchmark(params: BenchmarkParams, eager: Files, export_dir: Path, manifest:
                 cells[runtime][f"batch_{batch}"] = figures
                 machine |= versions
         sizes = {runtime: of_runtime.sizes for runtime, of_runtime in files.items()}
-    digest = sha256_file(export_dir / INT8_ONNX)
-    return Benchmark({"machine": machine, "model_sha256": digest, "cells": cells, "files": sizes}, left_out)
+    model = manifest.files[INT8_ONNX if INT8_ONNX in manifest.files else INT8_TORCHSCRIPT]
+    return Benchmark({"machine": machine, "model_sha256": model.sha256, "cells": cells, "files": sizes}, left_out)
 
 
 def format_table(metrics: dict[str, Any]) -> str:
@@ -113,6 +112,14 @@ def format_table(metrics: dict[str, Any]) -> str:
             if "note" in cell:
                 lines.append(f"{'':14}{cell['note']}")
     return "\n".join(lines)
+
+
+def _reason_to_leave_out(runtime: Runtime, manifest: Manifest) -> str | None:
+    if not is_installed(runtime):
+        return f"{LIBRARIES[runtime]} is not installed"
+    if LIBRARIES[runtime] != "torch" and INT8_ONNX not in manifest.files:
+        return f"{INT8_ONNX} was not exported"
+    return None
 
 
 def _files(runtime: Runtime, eager: Files, export_dir: Path, manifest: Manifest, scratch: Path) -> Files:
