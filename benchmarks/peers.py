@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime
 import openvino
 import torch
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
@@ -136,29 +136,49 @@ def make_models(manifest: Manifest, images: np.ndarray, folder: Path) -> dict[st
 
 
 def quantize_with_onnxruntime(fp32: Path, images: np.ndarray, method: CalibrationMethod, path: Path) -> Model:
-    """Pre-processed as its manual advises; QDQ, 8-bit weights with a scale for each channel, 8-bit activations."""
+    """Prepared as its manual advises; QDQ, signed weights with a scale for each channel, unsigned activations.
+
+    With signed activations, its default, x86 takes more than twice as long.
+    """
     started = time.perf_counter()
     prepared = path.with_suffix(".prepared.onnx")
     with redirect_stdout(sys.stderr):
         quant_pre_process(fp32, prepared)
-        quantize_static(prepared, path, Reader(images), QuantFormat.QDQ, per_channel=True, calibrate_method=method)
+        quantize_static(
+            prepared,
+            path,
+            Reader(images),
+            QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=method,
+        )
     return Model("onnxruntime", path, "none", time.perf_counter() - started)
 
 
 def quantize_with_nncf(fp32: Path, images: np.ndarray, path: Path) -> Model:
-    """Everything as by default, fast bias correction included, on all the images."""
+    """Everything as by default, fast bias correction included.
+
+    In batches: with images one by one it means over narrower ranges, and the SQNR is half as many decibels.
+    """
     started = time.perf_counter()
     model = openvino.Core().read_model(fp32)
-    quantized = nncf.quantize(model, nncf.Dataset(np.split(images, len(images))), subset_size=len(images))
+    batches = in_batches(images)
+    quantized = nncf.quantize(model, nncf.Dataset(batches), subset_size=len(batches))
     openvino.save_model(quantized, path, compress_to_fp16=False)
     return Model("openvino", path, "none", time.perf_counter() - started)
 
 
+def in_batches(images: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(images, max(1, len(images) // 32))
+
+
 class Reader(CalibrationDataReader):
-    """Calibration images in batches of 32."""
+    """Calibration images as ONNX Runtime's quantizer reads them."""
 
     def __init__(self, images: np.ndarray) -> None:
-        self._batches: Iterator[np.ndarray] = iter(np.array_split(images, max(1, len(images) // 32)))
+        self._batches: Iterator[np.ndarray] = iter(in_batches(images))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next input, None after the last."""
