@@ -159,6 +159,6 @@ def _time_pair(
         gain = speedup(timings["int8"], timings["fp32"])
         figures: dict[str, Any] = {name: timing.as_metrics(batch) for name, timing in timings.items()}
         figures["speedup"] = gain.as_metrics()
-        if gain.median < 1:
+        if figures["speedup"]["median"] < 1:
             figures["note"] = explain_loss(manifest.layers, live["int8"].profile())
         return figures, live["int8"].versions
