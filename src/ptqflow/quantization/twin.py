@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from ptqflow.errors import ModelError
 from ptqflow.quantization.biases import sum_scale
 
-ROUND, EXPAND = "ptqflow::Round", "ptqflow::Expand"
-"""In a traced graph: QuantizeLinear with DequantizeLinear behind it, and DequantizeLinear of weights."""
+DOMAIN = "ptqflow"
+"""Of the operators Round, that is QuantizeLinear and DequantizeLinear, and Expand, DequantizeLinear of weights."""
 
 
 class Rounding(NamedTuple):
@@ -42,7 +42,7 @@ class _Round(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, x: Any, scale: float, zero_point: int, name: str) -> Any:
-        node = g.op(ROUND, x, scale_f=scale, zero_point_i=zero_point, name_s=name)
+        node = g.op(f"{DOMAIN}::Round", x, scale_f=scale, zero_point_i=zero_point, name_s=name)
         return node.setType(x.type())
 
 
@@ -58,7 +58,7 @@ class _Expand(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, codes: Any, scale: Any, axis: int) -> Any:
-        node = g.op(EXPAND, codes, scale, axis_i=axis)
+        node = g.op(f"{DOMAIN}::Expand", codes, scale, axis_i=axis)
         return node.setType(codes.type().with_dtype(torch.float32))
 
 
