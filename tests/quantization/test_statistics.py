@@ -118,6 +118,7 @@ def params(engine: Engine) -> ConvertParams:
         head="int8",
         keep_fp32=(),
         overrides={},
+        fuse_additions=True,
         bias_correction=False,
     )
 
