@@ -13,6 +13,10 @@ class DataError(PtqflowError):
     """The images cannot be read, or are not what the pipeline can work with."""
 
 
+class BenchmarkError(PtqflowError):
+    """A model could not be timed."""
+
+
 class ModelError(PtqflowError):
     """The network cannot be built, or the weights do not belong to it."""
 

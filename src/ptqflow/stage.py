@@ -23,7 +23,7 @@ def run(name: str, main: Callable[[], None]) -> None:
     - Threads of OpenMP that wait go to sleep soon, unless OMP_WAIT_POLICY or GOMP_SPINCOUNT says otherwise.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _die_with_parent(name)
+    die_with_parent(name)
     _let_waiting_threads_sleep()
     try:
         main()
@@ -33,7 +33,8 @@ def run(name: str, main: Callable[[], None]) -> None:
         sys.exit(_line(name, _describe(error)))
 
 
-def _die_with_parent(name: str) -> None:
+def die_with_parent(name: str) -> None:
+    """Have the kernel kill this process when its parent ends (Linux only); exit where it has ended already."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,0 +1,282 @@
+"""Our INT8 files beside those of NNCF and of ONNX Runtime's quantizer: fidelity, latency in turns, size.
+
+All are made from the same FP32 network with the same calibration images, and scored on all test images. Run it in a
+repository whose pipeline has run, from its root, in an environment with `.[pipeline,peers]`:
+`PYTHONPATH=src python benchmarks/peers.py`.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import nncf
+import numpy as np
+import onnxruntime
+import openvino
+import torch
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import Tensor
+
+from ptqflow.benchmark.machine import describe_machine
+from ptqflow.benchmark.measure import Speedup, Timing, speedup, time_in_turns
+from ptqflow.benchmark.process import Cell
+from ptqflow.benchmark.runtimes import Runtime, Task
+from ptqflow.comparison import agreement, sqnr_db
+from ptqflow.data.dataset import Split, open_dataset
+from ptqflow.evaluation import compute_logits, evaluate
+from ptqflow.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, read_manifest
+from ptqflow.models.fp32 import load_fp32, weights_file
+from ptqflow.preprocessing import to_input
+from ptqflow.quantization.artifact import load_int8, state_file
+from ptqflow.quantization.statistics import load_statistics
+
+FP32_DIR, INT8_DIR, EXPORT_DIR = Path("models/fp32"), Path("models/int8"), Path("models/export")
+LOGITS_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Model:
+    """A file in a runtime."""
+
+    runtime: Runtime
+    path: Path
+    engine: str | None = None
+    seconds: float | None = None
+    """It took to quantize, reading and writing included."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a speed must reach."""
+
+    text: str
+    model: str
+    references: tuple[str, ...]
+    """The fastest of them counts."""
+    ratio: float
+
+
+FP32 = "FP32, torch eager"
+SCRIPT = "ptqflow, TorchScript"
+OURS_ORT, OURS_OV = "ptqflow, ONNX Runtime", "ptqflow, OpenVINO"
+NNCF = "NNCF, OpenVINO"
+ORT = {
+    method: f"ONNX Runtime's quantizer, {method.name}"
+    for method in (CalibrationMethod.MinMax, CalibrationMethod.Percentile)
+}
+TARGETS = (
+    Target("in OpenVINO no slower than NNCF's model, within 5 %", OURS_OV, (NNCF,), 0.95),
+    Target("in ONNX Runtime no slower than its own quantizer's model, within 5 %", OURS_ORT, tuple(ORT.values()), 0.95),
+    Target(
+        "TorchScript is the fastest that needs torch alone",
+        SCRIPT,
+        ("ptqflow, torch eager", "FP32, TorchScript", FP32),
+        1.0,
+    ),
+    Target("INT8 (TorchScript) at least 4 times as fast as FP32 in torch eager", SCRIPT, (FP32,), 4.0),
+    Target("INT8 (OpenVINO) at least 4 times as fast as FP32 in torch eager", OURS_OV, (FP32,), 4.0),
+)
+
+
+def main() -> None:
+    """Print a table in Markdown and, for each target, whether it is reached."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 256])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of timed runs of each model at each batch size")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    nncf.set_log_level(logging.ERROR)
+    torch.set_num_threads(arguments.threads)
+
+    manifest = read_manifest(EXPORT_DIR)
+    dataset = open_dataset(Path("data/dataset"))
+    _, card = load_fp32(FP32_DIR)
+    rows = load_statistics(Path("models/statistics"), card.name).rows.ravel()
+    images = to_input(torch.from_numpy(dataset.train.images[rows]), card.mean, card.std).numpy()
+    with TemporaryDirectory() as scratch:
+        models = make_models(manifest, images, Path(scratch))
+        logits = {name: logits_of(model, dataset.test, manifest) for name, model in models.items()}
+        timings = {batch: time_models(models, batch, manifest.image_size, arguments) for batch in arguments.batch_sizes}
+        print(describe(manifest, images, dataset.test, arguments))
+        print(table(models, logits, dataset.test, timings))
+        for target in TARGETS:
+            print(verdict(target, timings))
+
+
+def make_models(manifest: Manifest, images: np.ndarray, folder: Path) -> dict[str, Model]:
+    """Return our files and, made now in `folder`, those of the peers."""
+    fp32 = EXPORT_DIR / FP32_ONNX
+    script = folder / "fp32.torchscript.pt"
+    network, _ = load_fp32(FP32_DIR)
+    with torch.inference_mode():
+        torch.jit.freeze(torch.jit.trace(network, torch.from_numpy(images[:2]))).save(script)
+    models = {
+        FP32: Model("torch_eager", weights_file(FP32_DIR)),
+        "FP32, TorchScript": Model("torchscript", script),
+        "FP32, ONNX Runtime": Model("onnxruntime", fp32),
+        "FP32, OpenVINO": Model("openvino", fp32),
+        "ptqflow, torch eager": Model("torch_eager", state_file(INT8_DIR), manifest.engine),
+        SCRIPT: Model("torchscript", EXPORT_DIR / INT8_TORCHSCRIPT, manifest.engine),
+        OURS_ORT: Model("onnxruntime", EXPORT_DIR / INT8_ONNX, manifest.engine),
+        OURS_OV: Model("openvino", EXPORT_DIR / INT8_ONNX, manifest.engine),
+    }
+    for method, name in ORT.items():
+        models[name] = quantize_with_onnxruntime(fp32, images, method, folder / f"{method.name}.onnx")
+    models[NNCF] = quantize_with_nncf(fp32, images, folder / "nncf.xml")
+    return models
+
+
+def quantize_with_onnxruntime(fp32: Path, images: np.ndarray, method: CalibrationMethod, path: Path) -> Model:
+    """Prepared as its manual advises; QDQ, signed weights with a scale for each channel, unsigned activations.
+
+    With signed activations, its default, x86 takes more than twice as long.
+    """
+    started = time.perf_counter()
+    prepared = path.with_suffix(".prepared.onnx")
+    with redirect_stdout(sys.stderr):
+        quant_pre_process(fp32, prepared)
+        quantize_static(
+            prepared,
+            path,
+            Reader(images),
+            QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=method,
+        )
+    return Model("onnxruntime", path, "none", time.perf_counter() - started)
+
+
+def quantize_with_nncf(fp32: Path, images: np.ndarray, path: Path) -> Model:
+    """Everything as by default, fast bias correction included.
+
+    In batches: with images one by one it means over narrower ranges, and the SQNR is half as many decibels.
+    """
+    started = time.perf_counter()
+    model = openvino.Core().read_model(fp32)
+    batches = in_batches(images)
+    quantized = nncf.quantize(model, nncf.Dataset(batches), subset_size=len(batches))
+    openvino.save_model(quantized, path, compress_to_fp16=False)
+    return Model("openvino", path, "none", time.perf_counter() - started)
+
+
+def in_batches(images: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(images, max(1, len(images) // 32))
+
+
+class Reader(CalibrationDataReader):
+    """Calibration images as ONNX Runtime's quantizer reads them."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self._batches: Iterator[np.ndarray] = iter(in_batches(images))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next input, None after the last."""
+        batch = next(self._batches, None)
+        return None if batch is None else {"images": batch}
+
+
+def logits_of(model: Model, split: Split, manifest: Manifest) -> Tensor:
+    """Run all images through a model in its runtime; return float64 (N, classes)."""
+    mean, std = manifest.input.mean, manifest.input.std
+    if model.runtime == "torch_eager":
+        network = load_fp32(FP32_DIR)[0] if model.engine is None else load_int8(INT8_DIR).module
+        return compute_logits(network, split, mean, std, LOGITS_BATCH, "test")
+    if model.runtime == "torchscript":
+        return compute_logits(torch.jit.load(model.path), split, mean, std, LOGITS_BATCH, "test")
+    run = runner(model)
+    parts = []
+    for start in range(0, len(split), LOGITS_BATCH):
+        pixels = torch.from_numpy(np.array(split.images[start : start + LOGITS_BATCH]))
+        parts.append(torch.from_numpy(np.array(run(to_input(pixels, mean, std).numpy()))).double())
+    return torch.cat(parts)
+
+
+def runner(model: Model) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what maps a batch to logits in ONNX Runtime or OpenVINO."""
+    if model.runtime == "onnxruntime":
+        session = onnxruntime.InferenceSession(model.path, providers=["CPUExecutionProvider"])
+        return lambda batch: session.run(None, {"images": batch})[0]
+    compiled = openvino.Core().compile_model(model.path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda batch: compiled([batch])[0]
+
+
+def time_models(
+    models: Mapping[str, Model], batch: int, image_size: int, arguments: argparse.Namespace
+) -> dict[str, Timing]:
+    """Time all in turns, each in a process of its own."""
+    with ExitStack() as stack:
+        cells = {}
+        for name, model in models.items():
+            task = Task(model.runtime, str(model.path), batch, image_size, arguments.threads, model.engine)
+            cells[name] = stack.enter_context(Cell(f"{name}, batch {batch}", task))
+        return time_in_turns(cells, arguments.rounds, arguments.seconds)
+
+
+def describe(manifest: Manifest, images: np.ndarray, test: Split, arguments: argparse.Namespace) -> str:
+    machine = describe_machine(arguments.threads)
+    return (
+        f"{manifest.architecture}, {len(images)} calibration images, {len(test)} test images of "
+        f"{manifest.image_size}x{manifest.image_size}; {machine['cpu']} ({' '.join(machine['instructions'])}), "
+        f"{arguments.threads} threads, {arguments.rounds} rounds; torch {torch.__version__}, ONNX Runtime "
+        f"{onnxruntime.__version__}, OpenVINO {openvino.__version__.split('-')[0]}, NNCF {nncf.__version__}\n"
+    )
+
+
+def table(
+    models: Mapping[str, Model], logits: Mapping[str, Tensor], test: Split, timings: Mapping[int, Mapping[str, Timing]]
+) -> str:
+    """One row a model: figures against FP32 in torch; speeds with the 5th and 95th percentile of the rounds."""
+    heads = [f"batch {batch} ms | times as fast as FP32 eager" for batch in timings]
+    lines = [
+        f"| model | top-1 % | agreement % | SQNR dB | s to quantize | {' | '.join(heads)} | MB |",
+        f"|---|{'---|' * (5 + 2 * len(heads))}",
+    ]
+    for name, model in models.items():
+        ratio = sqnr_db(logits[name], logits[FP32])
+        cells = [
+            f"{100 * evaluate(logits[name], test.labels).top1:.2f}",
+            f"{100 * agreement(logits[name], logits[FP32]):.2f}",
+            "" if ratio is None or ratio > 100 else f"{ratio:.1f}",
+            "" if model.seconds is None else f"{model.seconds:.1f}",
+        ]
+        for batch, of_batch in timings.items():
+            gain = speedup(of_batch[name], of_batch[FP32])
+            cells += [f"{of_batch[name].as_metrics(batch)['median_ms']:.2f}", with_spread(gain)]
+        lines.append(f"| {name} | {' | '.join(cells)} | {size_mb(model):.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def verdict(target: Target, timings: Mapping[int, Mapping[str, Timing]]) -> str:
+    """Say for each batch size whether a target is reached, against the fastest reference."""
+    parts = []
+    for batch, of_batch in timings.items():
+        gains: list[Speedup] = [speedup(of_batch[target.model], of_batch[name]) for name in target.references]
+        least = min(gains, key=lambda gain: gain.median)
+        met = "met" if least.median >= target.ratio else "MISSED"
+        parts.append(f"batch {batch}: {met}, {with_spread(least)} times as fast")
+    return f"- {target.text}: {'; '.join(parts)}"
+
+
+def with_spread(gain: Speedup) -> str:
+    return f"{gain.median:.2f} ({gain.low:.2f} to {gain.high:.2f})"
+
+
+def size_mb(model: Model) -> float:
+    """MB (10^6 bytes); OpenVINO's own format has its weights in a file beside."""
+    files: list[Any] = [model.path, *([model.path.with_suffix(".bin")] if model.path.suffix == ".xml" else [])]
+    return float(sum(file.stat().st_size for file in files) / 1e6)
+
+
+if __name__ == "__main__":
+    main()

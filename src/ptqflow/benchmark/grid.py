@@ -1,0 +1,164 @@
+"""FP32 and INT8 in every runtime at every batch size."""
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, Strict
+
+from ptqflow.benchmark import script
+from ptqflow.benchmark.cause import explain_loss
+from ptqflow.benchmark.machine import describe_machine, pinned_threads
+from ptqflow.benchmark.measure import speedup, time_in_turns
+from ptqflow.benchmark.process import Cell
+from ptqflow.benchmark.runtimes import LIBRARIES, RUNTIMES, Runtime, Task, is_installed
+from ptqflow.errors import ArtifactError, BenchmarkError
+from ptqflow.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, check_file
+from ptqflow.params import Params
+
+
+def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("holds a number twice")
+    return values
+
+
+class BenchmarkParams(Params):
+    """What is timed, and for how long."""
+
+    batch_sizes: Annotated[tuple[PositiveInt, ...], Strict(False), Field(min_length=1), AfterValidator(_distinct)]
+    """Images at a time."""
+    threads: PositiveInt | None
+    """Of every runtime; None takes all cores."""
+    rounds: Annotated[int, Field(ge=3)]
+    """Turns that FP32 and INT8 take at each batch size."""
+    seconds: PositiveFloat
+    """Of timed runs of each network at each batch size; it takes longer where a run is longer than a round."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """The two networks as one runtime reads them."""
+
+    fp32: Path
+    int8: Path
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """MB (10^6 bytes) of each."""
+        return {"fp32_mb": self.fp32.stat().st_size / 1e6, "int8_mb": self.int8.stat().st_size / 1e6}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What was timed, as metrics/benchmark.json has it, and by runtime why it was not."""
+
+    metrics: dict[str, Any]
+    left_out: dict[Runtime, str]
+
+
+def benchmark(params: BenchmarkParams, eager: Files, export_dir: Path, manifest: Manifest) -> Benchmark:
+    """Time FP32 and INT8 in every runtime that is installed.
+
+    Args:
+        params: what is timed.
+        eager: the weights in the folders of `train` and `convert`.
+        export_dir: what `export` wrote.
+        manifest: of `export_dir`.
+
+    Raises:
+        ArtifactError: a file is missing or not the one that was exported.
+        BenchmarkError: a network could not be timed, or there are fewer cores than threads.
+    """
+    threads = pinned_threads(params.threads)
+    left_out = {runtime: reason for runtime in RUNTIMES if (reason := _reason_to_leave_out(runtime, manifest))}
+    machine = describe_machine(threads)
+    cells: dict[str, dict[str, Any]] = {}
+    with TemporaryDirectory() as scratch:
+        files = {
+            runtime: _files(runtime, eager, export_dir, manifest, Path(scratch))
+            for runtime in RUNTIMES
+            if runtime not in left_out
+        }
+        for runtime, of_runtime in files.items():
+            cells[runtime] = {}
+            for batch in params.batch_sizes:
+                figures, versions = _time_pair(runtime, of_runtime, batch, threads, manifest, params)
+                cells[runtime][f"batch_{batch}"] = figures
+                machine |= versions
+        sizes = {runtime: of_runtime.sizes for runtime, of_runtime in files.items()}
+    model = manifest.files[INT8_ONNX if INT8_ONNX in manifest.files else INT8_TORCHSCRIPT]
+    return Benchmark({"machine": machine, "model_sha256": model.sha256, "cells": cells, "files": sizes}, left_out)
+
+
+def format_table(metrics: dict[str, Any]) -> str:
+    """Return latency and speed-up of every cell as text."""
+    machine = metrics["machine"]
+    lines = [
+        f"{machine['cpu']}, {machine['threads']} threads, {' '.join(machine['instructions'])}",
+        f"{'':14}{'batch':>6}{'FP32 ms':>10}{'INT8 ms':>10}   INT8 is so many times as fast",
+    ]
+    for runtime, batches in metrics["cells"].items():
+        for name, cell in batches.items():
+            gain = cell["speedup"]
+            lines.append(
+                f"{runtime:14}{name.removeprefix('batch_'):>6}{cell['fp32']['median_ms']:10.2f}"
+                f"{cell['int8']['median_ms']:10.2f}{gain['median']:7.2f} ({gain['low']:.2f} to {gain['high']:.2f})"
+            )
+            if "note" in cell:
+                lines.append(f"{'':14}{cell['note']}")
+    return "\n".join(lines)
+
+
+def _reason_to_leave_out(runtime: Runtime, manifest: Manifest) -> str | None:
+    if not is_installed(runtime):
+        return f"{LIBRARIES[runtime]} is not installed"
+    if LIBRARIES[runtime] != "torch" and INT8_ONNX not in manifest.files:
+        return f"{INT8_ONNX} was not exported"
+    return None
+
+
+def _files(runtime: Runtime, eager: Files, export_dir: Path, manifest: Manifest, scratch: Path) -> Files:
+    if runtime == "torch_eager":
+        for file in (eager.fp32, eager.int8):
+            if not file.is_file():
+                raise ArtifactError(f"{file} is missing: run `dvc repro`")
+        return eager
+    if runtime == "torchscript":
+        fp32 = scratch / "fp32.torchscript.pt"
+        _write_script(eager.fp32.parent, fp32)
+        return Files(fp32, check_file(export_dir, manifest, INT8_TORCHSCRIPT))
+    return Files(check_file(export_dir, manifest, FP32_ONNX), check_file(export_dir, manifest, INT8_ONNX))
+
+
+def _write_script(fp32_dir: Path, file: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", script.__name__, str(fp32_dir), str(file)]
+    ended = subprocess.run(command, text=True, capture_output=True, check=False)
+    if ended.returncode:
+        raise BenchmarkError((ended.stderr.strip().splitlines() or [f"{script.__name__} has failed"])[-1])
+
+
+def _time_pair(
+    runtime: Runtime, files: Files, batch: int, threads: int, manifest: Manifest, params: BenchmarkParams
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the cell of one runtime and batch size, and the versions to record."""
+    size = manifest.image_size
+    tasks = {
+        "fp32": Task(runtime, str(files.fp32), batch, size, threads),
+        "int8": Task(runtime, str(files.int8), batch, size, threads, manifest.engine),
+    }
+    with ExitStack() as stack:
+        live = {
+            name: stack.enter_context(Cell(f"{runtime}, {name}, batch {batch}", task)) for name, task in tasks.items()
+        }
+        timings = time_in_turns(live, params.rounds, params.seconds)
+        gain = speedup(timings["int8"], timings["fp32"])
+        figures: dict[str, Any] = {name: timing.as_metrics(batch) for name, timing in timings.items()}
+        figures["speedup"] = gain.as_metrics()
+        if figures["speedup"]["median"] < 1:
+            figures["note"] = explain_loss(manifest.layers, live["int8"].profile())
+        return figures, live["int8"].versions

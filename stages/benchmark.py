@@ -1,0 +1,28 @@
+"""Time FP32 and INT8 in every runtime that is installed."""
+
+from pathlib import Path
+
+from ptqflow.stage import run
+
+EXPORT_DIR = Path("models/export")
+FP32_WEIGHTS = Path("models/fp32/weights.safetensors")
+INT8_STATE = Path("models/int8/state.pt")
+
+
+def main() -> None:
+    """Write metrics/benchmark.json."""
+    from ptqflow.artifacts import write_metrics
+    from ptqflow.benchmark.grid import BenchmarkParams, Files, benchmark, format_table
+    from ptqflow.manifest import read_manifest
+    from ptqflow.params import read_params
+
+    params = read_params("benchmark", BenchmarkParams)
+    result = benchmark(params, Files(FP32_WEIGHTS, INT8_STATE), EXPORT_DIR, read_manifest(EXPORT_DIR))
+    write_metrics("benchmark", result.metrics)
+    print(format_table(result.metrics))
+    for runtime, reason in result.left_out.items():
+        print(f"{runtime} is left out: {reason}")
+
+
+if __name__ == "__main__":
+    run("benchmark", main)

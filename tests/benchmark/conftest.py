@@ -1,0 +1,99 @@
+"""The miniature network in every form that the benchmark reads."""
+
+import hashlib
+import warnings
+from pathlib import Path
+
+import miniature
+import pytest
+import torch
+from quantization.fresh_process import ENGINES, collect, convert_params
+from tiny_onnx import write_onnx
+
+from ptqflow.artifacts import write_card
+from ptqflow.benchmark.grid import Files
+from ptqflow.manifest import (
+    FP32_ONNX,
+    INT8_ONNX,
+    INT8_TORCHSCRIPT,
+    MANIFEST_FILE,
+    CalibrationCard,
+    FileCard,
+    InputCard,
+    LayerCard,
+    Manifest,
+    Needs,
+)
+from ptqflow.models.fp32 import load_fp32, save_fp32, weights_file
+from ptqflow.preprocessing import to_input
+from ptqflow.quantization.artifact import Int8Card, save_int8, state_file
+from ptqflow.quantization.layers import list_layers
+from ptqflow.quantization.quantize import quantize
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _modules_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes find the library and the miniature network."""
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT / 'tests'}")
+
+
+def file_card(path: Path) -> FileCard:
+    data = path.read_bytes()
+    return FileCard(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """models/ as the stages before leave it; both ONNX files hold the same network, which is all that timing needs."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    save_fp32(folder / "fp32", miniature.residual(len(miniature.CLASSES)), miniature.card())
+    model, card = load_fp32(folder / "fp32")
+    train = miniature.split(16)
+    inputs = to_input(torch.from_numpy(train.images), miniature.MEAN, miniature.STD)
+    engine = torch.backends.quantized.engine
+    quantized = quantize(model, card, convert_params(), collect(model, list(inputs.split(8))), train)
+    layers = list_layers(model, quantized.converted, quantized.scheme.fp32)
+    int8_card = Int8Card(scheme=quantized.scheme, calibrated=True, model=card)
+    save_int8(folder / "int8", quantized.prepared, quantized.converted, layers, int8_card)
+
+    export = folder / "export"
+    export.mkdir()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        torch.jit.freeze(torch.jit.trace(quantized.converted, inputs[:2])).save(export / INT8_TORCHSCRIPT)
+    torch.backends.quantized.engine = engine
+    write_onnx(export / FP32_ONNX)
+    write_onnx(export / INT8_ONNX)
+    manifest = Manifest(
+        ptqflow_version="0.1.0",
+        architecture=card.name,
+        stem=card.stem,
+        classes=card.classes,
+        image_size=card.image_size,
+        input=InputCard(mean=card.mean, std=card.std),
+        engine=ENGINES[0],
+        needs=Needs(vnni=True),
+        torch_version=torch.__version__,
+        params={},
+        dataset_sha256={},
+        code_sha256="",
+        calibration=CalibrationCard(images=16, indices_sha256=""),
+        layers=tuple(
+            LayerCard(
+                name=layer.name, operation=layer.operation, precision=layer.precision, scale=None, zero_point=None
+            )
+            for layer in layers
+        ),
+        files={name: file_card(export / name) for name in (FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT)},
+        metrics={},
+    )
+    write_card(export / MANIFEST_FILE, manifest)
+    return folder
+
+
+@pytest.fixture
+def eager(models: Path) -> Files:
+    """The weights that torch_eager reads."""
+    return Files(weights_file(models / "fp32"), state_file(models / "int8"))

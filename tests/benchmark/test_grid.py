@@ -1,0 +1,109 @@
+"""All runtimes on the miniature network, in real processes. Nothing is asserted on time but that there is one."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from ptqflow.artifacts import sha256_file
+from ptqflow.benchmark.grid import BenchmarkParams, Files, benchmark, format_table
+from ptqflow.benchmark.runtimes import RUNTIMES
+from ptqflow.errors import ArtifactError, BenchmarkError, ParamsError
+from ptqflow.manifest import read_manifest
+from ptqflow.params import read_params
+
+ROOT = Path(__file__).parents[2]
+PARAMS = {"batch_sizes": [1, 2], "threads": 1, "rounds": 3, "seconds": 0.01}
+
+
+def params(**changes: object) -> BenchmarkParams:
+    return BenchmarkParams.model_validate(PARAMS | changes)
+
+
+def test_every_installed_runtime_has_both_networks_at_every_batch_size(models: Path, eager: Files) -> None:
+    manifest = read_manifest(models / "export")
+
+    result = benchmark(params(batch_sizes=[2]), eager, models / "export", manifest)
+
+    installed = [name for name in RUNTIMES if name != "openvino" or importlib.util.find_spec("openvino")]
+    assert list(result.metrics) == ["machine", "model_sha256", "cells", "files"]
+    assert list(result.metrics["cells"]) == list(result.metrics["files"]) == installed
+    assert list(result.left_out) == [name for name in RUNTIMES if name not in installed]
+    assert all(reason.endswith("is not installed") for reason in result.left_out.values())
+    machine = result.metrics["machine"]
+    assert machine["threads"] == 1
+    assert {"cpu", "cores", "instructions", "torch", "torch_capability", "onnxruntime"} <= set(machine)
+    assert result.metrics["model_sha256"] == sha256_file(models / "export" / "int8.onnx")
+    sizes = result.metrics["files"]
+    assert sizes["torch_eager"]["int8_mb"] * 1e6 == pytest.approx(eager.int8.stat().st_size)
+    assert sizes["torchscript"]["int8_mb"] * 1e6 == pytest.approx(manifest.files["int8.torchscript.pt"].bytes)
+    for batches in result.metrics["cells"].values():
+        cell = batches["batch_2"]
+        for variant in ("fp32", "int8"):
+            figures = cell[variant]
+            assert 0 < figures["median_ms"] <= figures["p95_ms"]
+            assert figures["images_per_s"] == pytest.approx(2000 / figures["median_ms"], rel=1e-2)
+            assert figures["load_s"] > 0
+            assert figures["first_ms"] > 0
+            assert figures["memory_mb"] > 10
+        assert 0 < cell["speedup"]["low"] <= cell["speedup"]["median"] <= cell["speedup"]["high"]
+        assert ("note" in cell) == (cell["speedup"]["median"] < 1)
+    table = format_table(result.metrics)
+    assert all(name in table for name in installed)
+
+
+@pytest.mark.slow
+def test_without_onnx_files_only_torch_is_timed(models: Path, eager: Files) -> None:
+    whole = read_manifest(models / "export")
+    script = {"int8.torchscript.pt": whole.files["int8.torchscript.pt"]}
+    manifest = whole.model_copy(update={"files": script})
+    result = benchmark(params(batch_sizes=[1]), eager, models / "export", manifest)
+    assert list(result.metrics["cells"]) == ["torch_eager", "torchscript"]
+    assert result.left_out["onnxruntime"] == "int8.onnx was not exported"
+    assert result.metrics["model_sha256"] == script["int8.torchscript.pt"].sha256
+
+
+def test_a_changed_file_is_named(models: Path, eager: Files) -> None:
+    shutil.copytree(models / "export", "export")
+    Path("export/fp32.onnx").write_bytes(b"another")
+    manifest = read_manifest(Path("export"))
+    scope = params(batch_sizes=[1])
+    with pytest.raises(ArtifactError, match=r"export/fp32\.onnx is missing or not the file that `export` wrote"):
+        benchmark(scope, eager, Path("export"), manifest)
+
+
+def test_missing_weights_are_named(models: Path, eager: Files) -> None:
+    manifest = read_manifest(models / "export")
+    with pytest.raises(ArtifactError, match="nowhere is missing: run `dvc repro`"):
+        benchmark(params(), Files(eager.fp32, Path("nowhere")), models / "export", manifest)
+
+
+def test_more_threads_than_cores_are_refused(models: Path, eager: Files) -> None:
+    manifest = read_manifest(models / "export")
+    with pytest.raises(BenchmarkError, match=r"benchmark\.threads is 100000, and there are \d+ cores"):
+        benchmark(params(threads=100_000), eager, models / "export", manifest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"treads": 2}, r"unknown key benchmark\.treads; did you mean threads\?"),
+        ({"batch_sizes": []}, r"benchmark\.batch_sizes is \[\]"),
+        ({"batch_sizes": [1, 1]}, r"benchmark\.batch_sizes is \[1, 1\]: holds a number twice"),
+        ({"batch_sizes": [0]}, r"benchmark\.batch_sizes\.0 is 0"),
+        ({"threads": 0}, r"benchmark\.threads is 0"),
+        ({"rounds": 2}, r"benchmark\.rounds is 2: input should be greater than or equal to 3"),
+        ({"seconds": 0.0}, r"benchmark\.seconds is 0\.0"),
+    ],
+)
+def test_a_bad_param_is_one_line_that_names_it(changes: dict[str, object], message: str) -> None:
+    YAML().dump({"benchmark": PARAMS | changes}, Path("params.yaml"))
+    with pytest.raises(ParamsError, match=message) as caught:
+        read_params("benchmark", BenchmarkParams)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_defaults_are_valid() -> None:
+    assert read_params("benchmark", BenchmarkParams, ROOT / "params.yaml").batch_sizes == (1, 32, 256)
