@@ -119,6 +119,7 @@ def params(engine: Engine) -> ConvertParams:
         keep_fp32=(),
         overrides={},
         bias_correction=False,
+        max_drop=None,
     )
 
 
