@@ -5,7 +5,6 @@ import math
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -155,7 +154,8 @@ def measure_sensitivity(
             batch = to_input(torch.from_numpy(val.images[chunk]), card.mean, card.std)
             right += _count_right(_finite(partial_passes.run_fp32(batch)), val.labels[chunk])
             references = {name: partial_passes.outputs(name) for name in tallies}
-            _add_network(converted, batch, references, tallies)
+            with without_torch_warnings():
+                _Int8Pass(converted, references, tallies).run(batch)
             bar.update()
             for name, tally in tallies.items():
                 outputs, logits = partial_passes.run_quantizing(name)
@@ -296,24 +296,21 @@ def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
-def _add_network(
-    converted: GraphModule, images: Tensor, references: Mapping[str, Sequence[Tensor]], tallies: Mapping[str, _Tally]
-) -> None:
-    """Run the INT8 network and compare the output of each module with FP32's."""
+class _Int8Pass(fx.Interpreter):
+    """Runs a converted network and compares the output of each module with FP32's."""
 
-    def add(name: str, left: Any, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        tallies[name].network.add(next(left), output.dequantize())
+    def __init__(
+        self, converted: GraphModule, references: Mapping[str, Sequence[Tensor]], tallies: Mapping[str, _Tally]
+    ) -> None:
+        super().__init__(converted)
+        self._left = {name: iter(values) for name, values in references.items()}
+        self._tallies = tallies
 
-    handles = [
-        converted.get_submodule(name).register_forward_hook(partial(add, name, iter(references[name])))
-        for name in references
-    ]
-    try:
-        with without_torch_warnings():
-            converted(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = super().call_module(target, args, kwargs)
+        if target in self._left:
+            self._tallies[target].network.add(next(self._left[target]), output.dequantize())
+        return output
 
 
 def _finite(logits: Tensor) -> Tensor:
