@@ -19,6 +19,7 @@ def main() -> None:
     from ptqflow.params import read_params
     from ptqflow.quantization.activations import chosen_metrics, histogram_rows
     from ptqflow.quantization.artifact import Int8Card, save_int8
+    from ptqflow.quantization.budget import Budget, describe_trial, meet_budget
     from ptqflow.quantization.choices import ConvertParams
     from ptqflow.quantization.layers import count_layers, describe_layers, list_layers
     from ptqflow.quantization.quantize import quantize
@@ -26,17 +27,23 @@ def main() -> None:
 
     params = read_params("convert", ConvertParams)
     model, card = load_fp32(FP32_DIR)
-    train = open_dataset(DATASET_DIR).train
+    dataset = open_dataset(DATASET_DIR)
     statistics = load_statistics(STATISTICS_DIR, card.name)
+    budget = Budget((), ())
+    if params.max_drop is not None:
+        budget = meet_budget(
+            model, card, params, statistics, dataset.train, dataset.val, lambda trial: print(describe_trial(trial))
+        )
     for directory, seen in ((UNCALIBRATED_DIR, None), (INT8_DIR, statistics)):
-        quantized = quantize(model, card, params, seen, train)
+        quantized = quantize(model, card, params, seen, dataset.train, budget.kept)
         layers = list_layers(model, quantized.converted, quantized.scheme.fp32)
         int8_card = Int8Card(scheme=quantized.scheme, calibrated=seen is not None, model=card)
         save_int8(directory, quantized.prepared, quantized.converted, layers, int8_card)
     print(describe_layers(layers))
     write_csv(PLOTS_DIR / "activations.csv", histogram_rows(statistics, quantized.qparams))
     tensors = chosen_metrics(statistics, quantized.qparams)
-    write_metrics("convert", {"layers": count_layers(layers), "tensors": tensors})
+    trail = {"budget": budget.as_metrics()} if budget.trail else {}
+    write_metrics("convert", {"layers": count_layers(layers), **trail, "tensors": tensors})
 
 
 if __name__ == "__main__":

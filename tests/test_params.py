@@ -16,6 +16,7 @@ from ptqflow.models.params import ModelParams
 from ptqflow.params import Params, read_params
 from ptqflow.quantization.calibration import CalibParams
 from ptqflow.quantization.choices import ConvertParams
+from ptqflow.quantization.sensitivity import SensitivityParams
 from ptqflow.train import TrainParams
 
 REPOSITORY_PARAMS = Path(__file__).parents[1] / "params.yaml"
@@ -85,6 +86,7 @@ def test_what_dvc_cannot_read_is_refused(text: str) -> None:
         ("train", TrainParams),
         ("calib", CalibParams),
         ("convert", ConvertParams),
+        ("sensitivity", SensitivityParams),
         ("evaluate", EvaluateParams),
     ],
 )

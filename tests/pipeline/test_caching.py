@@ -9,7 +9,10 @@ import numpy as np
 from PIL import Image
 from pipeline.repository import Repository
 
-ALL = ["inputs", "fetch", "train", "calib", "convert", "evaluate", "export"]
+FROM_CONVERT = {"convert", "evaluate", "sensitivity", "export", "report"}
+FROM_CALIB = {"calib", *FROM_CONVERT}
+FROM_TRAIN = {"train", *FROM_CALIB}
+ALL = {"inputs", "fetch", *FROM_TRAIN}
 
 
 def test_second_repro_runs_nothing(repository: Repository) -> None:
@@ -19,17 +22,12 @@ def test_second_repro_runs_nothing(repository: Repository) -> None:
 
 
 def test_calibration_params_rerun_calib_and_what_follows(repository: Repository) -> None:
-    assert repository.run("dvc", "exp", "run", "-S", "calib.batches=3").ran == [
-        "calib",
-        "convert",
-        "evaluate",
-        "export",
-    ]
+    assert set(repository.run("dvc", "exp", "run", "-S", "calib.batches=3").ran) == FROM_CALIB
     assert json.loads(repository.read("metrics/calib.json"))["images"] == 24
 
 
-def test_engine_reruns_convert_evaluate_and_export_alone(repository: Repository) -> None:
-    assert repository.run("dvc", "exp", "run", "-S", "convert.engine=qnnpack").ran == ["convert", "evaluate", "export"]
+def test_engine_reruns_convert_and_what_follows_alone(repository: Repository) -> None:
+    assert set(repository.run("dvc", "exp", "run", "-S", "convert.engine=qnnpack").ran) == FROM_CONVERT
 
 
 def test_going_back_to_old_params_runs_nothing(repository: Repository) -> None:
@@ -41,13 +39,7 @@ def test_going_back_to_old_params_runs_nothing(repository: Repository) -> None:
 
 
 def test_learning_rate_reruns_all_but_fetch(repository: Repository) -> None:
-    assert repository.run("dvc", "exp", "run", "-S", "train.lr=0.02").ran == [
-        "train",
-        "calib",
-        "convert",
-        "evaluate",
-        "export",
-    ]
+    assert set(repository.run("dvc", "exp", "run", "-S", "train.lr=0.02").ran) == FROM_TRAIN
 
 
 def test_edited_library_module_reruns_the_stages_that_import_it(repository: Repository) -> None:
@@ -64,7 +56,7 @@ def test_same_bytes_of_a_retrained_network_skip_what_follows(repository: Reposit
 
 def test_forced_repro_gives_the_same_lock_byte_for_byte(repository: Repository) -> None:
     first = repository.read("dvc.lock")
-    assert repository.run("dvc", "repro", "-f").ran == ALL
+    assert set(repository.run("dvc", "repro", "-f").ran) == ALL
     assert repository.read("dvc.lock") == first
 
 
@@ -96,7 +88,7 @@ def test_changed_bytes_at_data_path_rerun_from_fetch_and_the_same_bytes_elsewher
 ) -> None:
     archive = _image_archive(repository.path.parent / "images.tar", seed=0)
     repository.set_params({"data": {"name": "image_folder", "path": str(archive)}})
-    assert repository.run("dvc", "repro").ran == ALL
+    assert set(repository.run("dvc", "repro").ran) == ALL
 
     moved = archive.with_name("moved.tar")
     shutil.copy(archive, moved)
@@ -117,13 +109,13 @@ def test_changed_bytes_of_a_checkpoint_rerun_from_train(repository: Repository) 
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert repository.run("dvc", "repro").ran == ["inputs", "train", "calib", "convert", "evaluate", "export"]
+    assert set(repository.run("dvc", "repro").ran) == {"inputs", *FROM_TRAIN}
 
 
 def test_edited_code_of_the_users_network_reruns_from_train(repository: Repository) -> None:
     code = repository.path / "tiny.py"
     code.write_text(code.read_text().replace("nn.Conv2d(3, 8,", "nn.Conv2d(3, 8, padding=1, kernel_size="))
-    assert repository.run("dvc", "repro").ran == ["inputs", "train", "calib", "convert", "evaluate", "export"]
+    assert set(repository.run("dvc", "repro").ran) == {"inputs", *FROM_TRAIN}
 
 
 def test_relative_paths_hold_in_a_queued_experiment_too(repository: Repository) -> None:
@@ -131,7 +123,7 @@ def test_relative_paths_hold_in_a_queued_experiment_too(repository: Repository) 
     result = repository.run(
         "dvc", "exp", "run", "--temp", "-S", "data.name=image_folder", "-S", "data.path=data/mine.tar"
     )
-    assert result.ran == ALL
+    assert set(result.ran) == ALL
 
 
 def _image_archive(file: Path, seed: int) -> Path:

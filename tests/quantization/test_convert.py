@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from ptqflow.comparison import sqnr_db
 from ptqflow.errors import EngineError, ModelError
 from ptqflow.quantization.additions import fused_additions
-from ptqflow.quantization.biases import round_biases
 from ptqflow.quantization.choices import set_ranges
 from ptqflow.quantization.convert import convert
 from ptqflow.quantization.engine import Engine
@@ -135,13 +134,12 @@ def plain_torch(
         prepared.to(memory_format=torch.channels_last)
         for batch in batches:
             run(prepared, batch.contiguous(memory_format=torch.channels_last))
-        converted = convert_fx(prepared, backend_config=backend)
-        round_biases(converted, miniature.SIZE)
-        return converted
+        return convert_fx(prepared, backend_config=backend)
 
 
 def ours(model: nn.Module, statistics: Statistics | None, **changes: object) -> Quantized:
-    return quantize(model, miniature.card(), convert_params(**changes), statistics, miniature.split(40))
+    params = convert_params(**{"portable": False} | changes)
+    return quantize(model, miniature.card(), params, statistics, miniature.split(40))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -118,8 +118,9 @@ def params(engine: Engine) -> ConvertParams:
         head="int8",
         keep_fp32=(),
         overrides={},
-        fuse_additions=True,
+        portable=False,
         bias_correction=False,
+        max_drop=None,
     )
 
 

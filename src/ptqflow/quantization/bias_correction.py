@@ -4,8 +4,6 @@ Empirical bias correction: M. Nagel et al., Data-Free Quantization Through Weigh
 ICCV 2019.
 """
 
-import copy
-import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -15,14 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx, nn
-from torch.ao.quantization import FixedQParamsObserver
-from torch.fx import GraphModule, Node
+from torch import Tensor, nn
+from torch.fx import GraphModule
 
-from ptqflow.quantization.graph import layer_means, observer_nodes, weighted_modules
-from ptqflow.quantization.observer import StatisticsObserver
+from ptqflow.quantization.graph import layer_means, weighted_modules
+from ptqflow.quantization.simulation import Simulation, copy_to_simulate, round_weight
 
-_BINARY = (operator.add, operator.mul, torch.add, torch.mul)
 _PIXELS = 1 << 22  # of images at a time: all of them go through each layer together
 
 
@@ -41,50 +37,20 @@ def correct_biases(prepared: GraphModule, means: Mapping[str, NDArray[np.float32
     first = next(iterator := iter(batches))
     count = max(1, _PIXELS // (len(first) * first.shape[-2] * first.shape[-1]))
     images = [first, *islice(iterator, count - 1)]
-    simulated = copy.deepcopy(prepared)
-    for node in observer_nodes(simulated):
-        if _keeps_codes(node.all_input_nodes[0]):
-            setattr(simulated, str(node.target), nn.Identity())
+    simulated = copy_to_simulate(prepared)
     layers = weighted_modules(prepared)
     runs = Counter(str(node.target) for node in prepared.graph.nodes if node.op == "call_module")
     for name, layer in weighted_modules(simulated).items():
         qconfig = getattr(simulated.get_submodule(name), "qconfig", None)
-        if qconfig is not None:
-            layer.weight = nn.Parameter(_quantize_dequantize(layer.weight.detach(), qconfig.weight()), False)
+        round_weight(layer, qconfig)
         if runs[name] == 1 and (layer.bias is not None or qconfig is not None):
             target = torch.from_numpy(means[name][: len(images)].mean(axis=0))
             layer.register_forward_hook(partial(_correct, layers[name], target))
     with torch.inference_mode():
-        _Simulation(simulated).run(torch.cat(images))
-
-
-class _Simulation(fx.Interpreter):
-    """Runs a prepared network with its values rounded to those that have a code."""
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        module = self.fetch_attr(target)
-        if not isinstance(module, StatisticsObserver | FixedQParamsObserver):
-            return super().call_module(target, args, kwargs)
-        scale, zero_point = module.calculate_qparams()
-        return torch.fake_quantize_per_tensor_affine(
-            args[0], scale.item(), int(zero_point.item()), module.quant_min, module.quant_max
-        )
-
-
-def _keeps_codes(node: Node) -> bool:
-    """Tell whether a node adds or multiplies by a number, which changes scale and zero point and rounds nothing."""
-    return node.target in _BINARY and not all(isinstance(argument, Node) for argument in node.args)
+        Simulation(simulated).run(torch.cat(images))
 
 
 def _correct(layer: nn.Conv2d | nn.Linear, target: Tensor, simulated: nn.Module, _: Any, output: Tensor) -> Tensor:
     shift = target - layer_means(simulated, output)
     layer.bias = nn.Parameter(shift if layer.bias is None else layer.bias.detach() + shift, False)
     return output + (shift[:, None, None] if output.dim() == 4 else shift)
-
-
-def _quantize_dequantize(weight: Tensor, observer: Any) -> Tensor:
-    observer(weight)
-    scale, zero_point = observer.calculate_qparams()
-    if observer.qscheme == torch.per_channel_symmetric:
-        return torch.fake_quantize_per_channel_affine(weight, scale, zero_point.int(), 0, -128, 127)
-    return torch.fake_quantize_per_tensor_affine(weight, scale, zero_point.int(), -128, 127)

@@ -1,6 +1,7 @@
 """What `convert` chooses: what is quantized, and the range of each tensor."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from glob import escape
 from typing import Annotated, Literal
 
 from pydantic import Field, Strict
@@ -53,20 +54,28 @@ class ConvertParams(Params):
     """Names or patterns of modules that stay FP32."""
     overrides: dict[str, Method]
     """Method for the tensors whose names match a pattern; the first one that matches counts."""
-    fuse_additions: bool
-    """On `onednn`: whether a residual is added to the sums of a convolution before they are rounded."""
+    portable: bool
+    """Whether INT8 keeps to what other runtimes compute too: biases in steps of the sums, residuals added to codes."""
     bias_correction: bool
     """Whether the shift that quantization causes in the mean output of each layer is taken out of its bias."""
+    max_drop: Annotated[float, Field(ge=0, le=100)] | None
+    """Points of top-1 on val that INT8 may lose: the modules that harm most stay FP32 until it does; None: any."""
 
 
-def settle_scheme(model: nn.Module, params: ConvertParams) -> Scheme:
+def settle_scheme(model: nn.Module, params: ConvertParams, also_fp32: Sequence[str] = ()) -> Scheme:
     """Settle what the params leave to the network and to this CPU.
+
+    Args:
+        model: the FP32 network.
+        params: the `convert` section.
+        also_fp32: names of modules that stay FP32 besides those of the params.
 
     Raises:
         ParamsError: a pattern of `keep_fp32` matches nothing, or 8-bit activations were asked for where a kernel of the
             engine can overflow with them.
     """
-    fp32 = kept_modules(model, params.keep_fp32, params.head == "fp32")
+    patterns = (*params.keep_fp32, *map(escape, also_fp32))
+    fp32 = kept_modules(model, patterns, params.head == "fp32")
     reduce_range = params.activation.reduce_range
     layer = next((name for name in overflowing_layers(model, params.engine) if not is_kept(name, fp32)), None)
     if layer and reduce_range is False:
@@ -80,18 +89,33 @@ def settle_scheme(model: nn.Module, params: ConvertParams) -> Scheme:
         per_channel=params.weight.per_channel,
         mse_weights=params.weight.method == "mse",
         fp32=fp32,
-        fuse_additions=params.fuse_additions,
+        fuse_additions=not params.portable,
     )
 
 
 def set_ranges(
-    model: nn.Module, prepared: GraphModule, scheme: Scheme, statistics: Statistics, params: ConvertParams
+    model: nn.Module,
+    prepared: GraphModule,
+    scheme: Scheme,
+    statistics: Statistics,
+    params: ConvertParams,
+    *,
+    idle_overrides: bool = False,
 ) -> dict[str, QParams]:
     """Choose the range of every observed tensor and give it to its observer.
 
     Tensors that share an observer, such as those around a pooling, get the range of all their values together, but for
     one that goes only into a clamp such as ReLU6: what that cuts off needs no codes. A tensor that never had a value
     keeps scale 1.
+
+    Args:
+        model: the FP32 network.
+        prepared: it with observers.
+        scheme: that it was prepared with.
+        statistics: of the FP32 network.
+        params: the `convert` section.
+        idle_overrides: whether an override may match only what gets no range, because more stays FP32 than the params
+            say.
 
     Returns:
         Scale and zero point by the name of the tensor, of those whose values counted.
@@ -104,7 +128,8 @@ def set_ranges(
     refuse_parts(model, prepared, scheme.fp32)
     names_of = name_observed(model, prepared)
     together = _observed_together(prepared, names_of)
-    methods = _methods(statistics, params, {name for names in together.values() for name in names})
+    ranged = statistics.tensors.keys() if idle_overrides else {name for names in together.values() for name in names}
+    methods = _methods(statistics, params, ranged)
     codes = Codes(scheme.largest_code, params.activation.symmetric)
     clamped = {names_of[target] for target in only_clamped(prepared)}
     chosen: dict[str, QParams] = {}

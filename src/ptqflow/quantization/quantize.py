@@ -1,5 +1,6 @@
 """From an FP32 network and its statistics to an INT8 one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -30,7 +31,12 @@ class Quantized:
 
 
 def quantize(
-    model: nn.Module, card: ModelCard, params: ConvertParams, statistics: Statistics | None, train: Split
+    model: nn.Module,
+    card: ModelCard,
+    params: ConvertParams,
+    statistics: Statistics | None,
+    train: Split,
+    also_fp32: Sequence[str] = (),
 ) -> Quantized:
     """Quantize a network, which stays as it is.
 
@@ -40,6 +46,7 @@ def quantize(
         params: the `convert` section.
         statistics: what `calib` collected; without them every scale is 1, which makes the uncalibrated control.
         train: the split that the calibration images are from; read for bias correction alone.
+        also_fp32: names of modules that stay FP32 besides those of the params.
 
     Raises:
         ParamsError: the params do not fit the network.
@@ -47,12 +54,15 @@ def quantize(
         EngineError: this machine lacks the engine.
         ModelError: the network cannot be traced or converted, or does not run on this engine.
     """
-    scheme = settle_scheme(model, params)
+    scheme = settle_scheme(model, params, also_fp32)
     prepared = prepare(model, card.image_size, scheme)
-    qparams = set_ranges(model, prepared, scheme, statistics, params) if statistics else {}
+    qparams = {}
+    if statistics:
+        qparams = set_ranges(model, prepared, scheme, statistics, params, idle_overrides=bool(also_fp32))
     if statistics and params.bias_correction:
         batches = input_batches(train, statistics.rows, card.mean, card.std)
         correct_biases(prepared, statistics.means, batches)
     converted = convert(prepared, scheme, card.image_size)
-    round_biases(converted, card.image_size)
+    if params.portable:
+        round_biases(converted, card.image_size)
     return Quantized(scheme, qparams, prepared, converted)
