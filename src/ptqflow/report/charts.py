@@ -149,8 +149,9 @@ def drops(rows: Sequence[Mapping[str, Any]]) -> Spec:
     """Return a dot and an interval a class.
 
     Args:
-        rows: class, drop, low, high in points, and `sure` where it is beyond noise.
+        rows: class, drop, low, high in points, and whether it is `sure`, that is beyond noise.
     """
+    sure = {"condition": {"test": "datum.sure", "value": ORANGE}, "value": BLUE}
     return {
         **_bands(rows),
         "encoding": {"y": _names("class")},
@@ -164,10 +165,11 @@ def drops(rows: Sequence[Mapping[str, Any]]) -> Spec:
                 "encoding": {"x": _figure("low", "drop of top-1, points"), "x2": {"field": "high"}},
             },
             {
-                "mark": {"type": "point", "size": 60, "opacity": 1, "strokeWidth": 2, "stroke": BLUE},
+                "mark": {"type": "point", "size": 60, "opacity": 1},
                 "encoding": {
                     "x": {"field": "drop", "type": "quantitative"},
-                    "fill": {"condition": {"test": "datum.sure", "value": ORANGE}, "value": BLUE},
+                    "fill": sure,
+                    "stroke": sure,
                     "shape": {"condition": {"test": "datum.sure", "value": "diamond"}, "value": "circle"},
                 },
             },

@@ -40,6 +40,8 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    words: bool = False
+    """Whether the cells hold words, not figures."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,11 @@ def _run(results: Results) -> dict[str, Any]:
         *([f"export, {name}", file.sha256] for name, file in manifest.files.items()),
         ["code that made the export", manifest.code_sha256],
     ]
-    return {"run": run, "params": Table(["key", "value"], params), "hashes": Table(["of", "SHA-256"], hashes)}
+    return {
+        "run": run,
+        "params": Table(["key", "value"], params, words=True),
+        "hashes": Table(["of", "SHA-256"], hashes, words=True),
+    }
 
 
 def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
@@ -348,7 +354,7 @@ def _size_and_speed(results: Results) -> dict[str, Any]:
         [name, f"{file.bytes / 1e6:.2f}", _describe(results.export.get(name, {}))]
         for name, file in results.manifest.files.items()
     ]
-    files = Table(["file", "MB", "checked against torch"], rows)
+    files = Table(["file", "MB", "checked against torch"], rows, words=True)
     if results.benchmark is None:
         return {"files": files, "speed": None, "machine": "", "speed_notes": []}
     machine, cells = results.benchmark["machine"], results.benchmark["cells"]
