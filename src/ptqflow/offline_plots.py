@@ -14,6 +14,7 @@ from ptqflow.artifacts import write_text
 
 TEMPLATE = Path(".dvc/plots/offline.html")
 _VEGA_LITE = "5.21"  # the schema of DVC's templates and of those in .dvc/plots
+_SNIPPET = "window.vega = vega; window.vegaLite = vegaLite; window.vegaEmbed = vegaEmbed;"  # what DVC's plots call
 
 _PAGE = """\
 <!DOCTYPE html>
@@ -37,7 +38,7 @@ SCRIPT
 
 def make_template() -> str:
     """Return the page into which DVC puts its plots, with Vega, Vega-Lite and Vega-Embed in it."""
-    script = vl_convert.javascript_bundle(vl_version=_VEGA_LITE).replace("</script", "<\\/script")
+    script = vl_convert.javascript_bundle(_SNIPPET, _VEGA_LITE).replace("</script", "<\\/script")
     return _PAGE.replace("SCRIPT", script)
 
 

@@ -104,8 +104,8 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str], *, signed: bool) -
             "predicted": column,
             "text": f"{count:+d}" if signed else str(count),
             "negative": bool(count < 0),
-            # Beyond three quarters, the ink of a light page could not be read on it.
-            "opacity": round(0.12 + 0.63 * float(np.sqrt(abs(count) / largest)), 3),
+            # Beyond this, neither the ink of a light page nor that of a dark one could be read on it.
+            "opacity": round(0.12 + 0.48 * float(np.sqrt(abs(count) / largest)), 3),
         }
         for row, column in np.argwhere(counts).tolist()
         if (count := int(counts[row, column]))
