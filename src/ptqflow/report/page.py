@@ -81,8 +81,8 @@ def _networks(evaluate: Mapping[str, Any]) -> dict[str, Any]:
     rows = [[title, *(_cell(evaluate[name], key) for key in keys)] for name, title in NETWORKS.items()]
     drop, paired = evaluate["drop"], evaluate["paired"]
     sentence = (
-        f"INT8 costs {100 * drop['top1']:.2f} points of top-1 (95 % interval {100 * drop['low']:.2f} to "
-        f"{100 * drop['high']:.2f}) and predicts what FP32 predicts for {100 * evaluate['agreement']:.2f} % of the "
+        f"The drop of top-1 is {_signed(100 * drop['top1'], 2)} points (95 % interval {100 * drop['low']:.2f} to "
+        f"{100 * drop['high']:.2f}). INT8 predicts what FP32 predicts for {100 * evaluate['agreement']:.2f} % of the "
         f"images; the mean divergence KL(FP32 ‖ INT8) is {evaluate['kl']:.3g} nats"
     )
     ratio = (

@@ -16,7 +16,8 @@ def verdict(evaluate: Mapping[str, Any]) -> str:
     drop, paired = evaluate["drop"], evaluate["paired"]
     images = count_images(evaluate)
     points, p = 100 * abs(drop["top1"]), format_p(paired["p"])
-    interval = f"95 % interval {100 * drop['low']:.2f} to {100 * drop['high']:.2f}"
+    low, high = (drop["low"], drop["high"]) if drop["top1"] >= 0 else (-drop["high"], -drop["low"])
+    interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
     changed = paired["only_fp32_right"] + paired["only_int8_right"]
     if evaluate["agreement"] == 1:
         found = f"INT8 predicts what FP32 predicts for every one of the {_of_test(images)}: no drop, {p}."
@@ -31,7 +32,7 @@ def verdict(evaluate: Mapping[str, Any]) -> str:
     elif drop["top1"] > 0:
         found = f"The drop of {points:.2f} points is real, {p} ({interval})."
     else:
-        found = f"INT8 is better by {points:.2f} points, which is more than noise, {p} (drop: {interval})."
+        found = f"The gain of {points:.2f} points is real, {p} ({interval})."
     return found + _limit(images)
 
 
