@@ -1,25 +1,13 @@
-"""A browser, and reports of made-up runs."""
+"""Reports of made-up runs."""
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from finished_run import write_benchmark, write_run
-from playwright.sync_api import Browser, sync_playwright
 
 from ptqflow.report.page import make_page
 from ptqflow.report.results import read_results
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    assert chromium, "chromium is missing: apt-get install chromium"
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

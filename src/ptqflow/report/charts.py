@@ -74,7 +74,6 @@ def curves(epochs: Sequence[Mapping[str, float]], figures: Mapping[str, str], sc
         "width": _WIDTH,
         "height": 200,
         "autosize": {"type": "fit", "contains": "padding"},
-        "mark": {"type": "line", "strokeWidth": 2, "point": len(epochs) <= _DOTS},
         "encoding": {
             "x": {
                 "field": "epoch",
@@ -84,8 +83,14 @@ def curves(epochs: Sequence[Mapping[str, float]], figures: Mapping[str, str], sc
             },
             "y": {"field": "figure", "type": "quantitative", "title": title},
             "color": {"field": "line", "scale": {"domain": names, "range": [BLUE, ORANGE]}},
-            "strokeDash": {"field": "line", "scale": {"domain": names, "range": [[1, 0], [5, 3]]}},
         },
+        "layer": [
+            {
+                "mark": {"type": "line", "strokeWidth": 2},
+                "encoding": {"strokeDash": {"field": "line", "scale": {"domain": names, "range": [[1, 0], [5, 3]]}}},
+            },
+            *([{"mark": {"type": "point", "filled": True, "opacity": 1, "size": 30}}] if len(epochs) <= _DOTS else []),
+        ],
     }
 
 

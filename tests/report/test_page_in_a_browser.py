@@ -1,38 +1,17 @@
 """The pages in a real browser: nothing fails, nothing leaves the page, everything is there to be seen."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page
+from browsing import DESK, opened
+from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
 
-PHONE, DESK = 390, 1200
+PHONE = 390
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "a&amp;b", "日本", "x" * 300)
-
-
-@contextmanager
-def opened(
-    browser: Browser, file: Path, width: int = DESK, scheme: Literal["light", "dark"] = "light"
-) -> Iterator[Page]:
-    """Open a file; at the end, fail if anything went wrong on it or it asked for anything but itself."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = context.new_page()
-    problems: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("dialog", lambda dialog: problems.append(dialog.message))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(file.as_uri())
-    page.wait_for_load_state("networkidle")
-    yield page
-    context.close()
-    assert problems == []
-    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [file.as_uri()]
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (PHONE, "dark"), (DESK, "light")])
