@@ -284,7 +284,7 @@ def _layers(results: Results) -> dict[str, Any]:
         drawn.append(
             Chart(
                 "Sensitivity",
-                f"What quantizing one module alone leaves of the logits' signal above noise; a short bar is sensitive. "
+                "Signal above noise at the output of each module when it alone is quantized; a short bar is sensitive. "
                 f"{measured[0]} is the most sensitive of {len(measured)}{_cut(len(measured))}.",
                 charts.draw(charts.bars(bars, "module", "sqnr", "SQNR, dB")),
             )
