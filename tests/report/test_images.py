@@ -6,7 +6,7 @@ import pytest
 from data.samples import random_pixels
 from PIL import Image
 
-from ptqflow.report.images import BLUE, ORANGE, changed_images, image_uri, matrix_uri
+from ptqflow.report.images import BLUE, changed_images, image_uri, matrix_uri
 from ptqflow.report.predictions import Predictions
 
 
@@ -52,13 +52,13 @@ def test_large_images_are_scaled_down_and_small_ones_kept(side: int, kind: str, 
 
 
 def test_a_matrix_is_an_image_of_one_pixel_a_cell() -> None:
-    image = decode(matrix_uri(np.array([[0, 100], [-100, 1]])))
-    empty, most, least, one = np.asarray(image.convert("RGBA")).reshape(4, 4).tolist()
+    image = decode(matrix_uri(np.array([[0, 100], [25, 1]])))
+    empty, most, quarter, one = np.asarray(image.convert("RGBA")).reshape(4, 4).tolist()
 
     assert image.mode == "RGBA"
     assert empty[3] == 0
     assert most == [*BLUE, 255]
-    assert least == [*ORANGE, 255]
+    assert quarter == [*BLUE, 64 + 96]
     assert one[:3] == list(BLUE)
     assert 64 < one[3] < 100
 

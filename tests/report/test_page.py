@@ -155,7 +155,7 @@ def test_a_thousand_classes_and_two_hundred_modules_stay_small_and_tell_what_is_
     assert "Of 1000 classes, the 40 that changed most." in page
     assert "The first 400 of 1,000 rows; all are in metrics/evaluate.json." in page
     assert "most sensitive of 200, of which the first 40 are shown" in page
-    assert [image["alt"] for image in reader.of("img")].count("") == 3  # the matrices; their charts have a label
+    assert [image["alt"] for image in reader.of("img")].count("") == 4  # the matrices; their charts have a label
 
 
 def test_large_photographs_keep_the_page_small() -> None:

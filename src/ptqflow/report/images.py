@@ -12,7 +12,7 @@ from ptqflow.report.predictions import Predictions
 
 _SHOWN = 24
 _LARGEST_SIDE = 160  # pixels; larger images are scaled down and become JPEG, so that the page stays small
-BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
+BLUE = (0, 114, 178)  # seen on a light and on a dark ground
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ def image_uri(pixels: NDArray[np.uint8]) -> str:
 
 
 def matrix_uri(matrix: NDArray[np.int64]) -> str:
-    """Return a matrix (classes, classes) as a PNG of one pixel a cell.
+    """Return a matrix (classes, classes) of counts as a PNG of one pixel a cell.
 
-    Positive cells are blue, negative ones orange, on a transparent ground; the root of the value is the opacity.
+    It is blue on a transparent ground; the root of the count is the opacity.
     """
-    root = np.sqrt(np.abs(matrix) / max(int(np.abs(matrix).max()), 1))
+    root = np.sqrt(matrix / max(int(matrix.max()), 1))
     pixels = np.zeros((*matrix.shape, 4), dtype=np.uint8)
-    pixels[..., :3] = np.where(matrix[..., None] < 0, ORANGE, BLUE)
+    pixels[..., :3] = BLUE
     pixels[..., 3] = np.where(matrix == 0, 0, np.rint(64 + 191 * root))  # one image alone is seen too
     return _uri(Image.fromarray(pixels), "PNG")
 

@@ -24,20 +24,24 @@ def confusion(results: Results) -> dict[str, Any]:
     difference = int8 - fp32
     moved = int((results.predictions["fp32"].predicted != results.predictions["int8"].predicted).sum())
     large = len(classes) > _READABLE_CLASSES
+    moved = int((results.predictions["fp32"].predicted != results.predictions["int8"].predicted).sum())
+    panels = [
+        (title, f"{np.trace(matrix):,} of {len(labels):,} images are on the diagonal.", matrix)
+        for title, matrix in (("FP32", fp32), ("INT8, calibrated", int8))
+    ]
+    if not difference.any():
+        panels.append(("INT8 minus FP32", "Nothing: the two matrices are equal.", difference))
+    elif large:  # without a sign in each cell, one image of both could not be read in grey
+        panels.append(("INT8 more often", f"Of the {moved:,} that changed: where to.", difference.clip(min=0)))
+        panels.append(("INT8 less often", f"Of the {moved:,} that changed: where from.", -difference.clip(max=0)))
+    else:
+        text = f"{moved:,} changed. Blue and +: INT8 predicts it more often; orange and -: less often."
+        panels.append(("INT8 minus FP32", text, difference))
     how = " A pixel a cell: rows are actual, columns predicted classes, in their order on the disk." if large else ""
-    diagonal = f"{{:,}} of {len(labels):,} images are on the diagonal.{how}"
-    change = "Nothing: the two matrices are equal."
-    if difference.any():
-        more, less = ("blue", "orange") if large else ("blue and +", "orange and -")
-        change = f"{moved:,} changed. {more.capitalize()}: INT8 predicts it more often; {less}: less often.{how}"
-    panels = (
-        ("FP32", fp32, diagonal.format(np.trace(fp32))),
-        ("INT8, calibrated", int8, diagonal.format(np.trace(int8))),
-        ("INT8 minus FP32", difference, change),
-    )
     return {
         "confusion": [
-            Chart(title, text, _matrix(matrix, classes, signed=matrix is difference)) for title, matrix, text in panels
+            Chart(title, text + how, _matrix(matrix, classes, signed=matrix is difference))
+            for title, text, matrix in panels
         ],
         "cells": _cells(fp32, int8, classes),
         "large": large,
