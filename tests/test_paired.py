@@ -15,7 +15,6 @@ from ptqflow.paired import (
     holm_by_class,
     mcnemar,
     pairs_by_class,
-    verdict,
 )
 
 
@@ -117,18 +116,3 @@ def test_classes_are_counted_apart_and_one_without_images_counts_for_nothing() -
     pairs = pairs_by_class(labels, reference, candidate, ["cat", "dog", "eel"])
     assert pairs == {"cat": Pairs(1, 1, 0, 1), "dog": Pairs(0, 0, 0, 0), "eel": Pairs(0, 2, 0, 0)}
     assert holm_by_class(pairs) == {"cat": 1.0, "eel": 1.0}
-
-
-@pytest.mark.parametrize(
-    ("drop", "p", "images", "told"),
-    [
-        (0.0024, 0.18, 10_000, "The drop of 0.24 points is within noise, p = 0.18."),
-        (-0.001, 0.4, 10_000, "The gain of 0.10 points is within noise, p = 0.4."),
-        (0.02, 0.0004, 10_000, "The drop of 2.00 points is real, p = 0.0004."),
-        (-0.02, 0.01, 10_000, "The gain of 2.00 points is real, p = 0.01."),
-        (0.0, 1.0, 10_000, "There is no drop."),
-        (0.1, 0.5, 20, "The drop of 10.00 points is within noise, p = 0.5, but 20 images tell little."),
-    ],
-)
-def test_the_verdict_is_a_plain_sentence(drop: float, p: float, images: int, told: str) -> None:
-    assert verdict(drop, p, images) == told

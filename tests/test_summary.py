@@ -24,9 +24,8 @@ FP32                      98.61   100.00   0.0385    44.78
 INT8, not calibrated       5.00    90.28  11.7036    11.31
 INT8, calibrated          98.00    99.96   0.0423    11.31
 
-INT8 costs 0.61 points of top-1 (95 % interval 0.10 to 1.25).
-It predicts what FP32 predicts for 99.17 % of the images.
-The drop of 0.61 points is within noise, p = 0.18."""
+INT8 predicts what FP32 predicts for 99.17 % of the images.
+The drop of 0.61 points is within noise, p = 0.18 (95 % interval 0.10 to 1.25)."""
 
 TABLE_WITHOUT_TOP5 = """\
                         top-1 %  top-5 %     loss       MB
@@ -34,9 +33,8 @@ FP32                      98.61        -   0.0385    44.78
 INT8, not calibrated       5.00        -  11.7036    11.31
 INT8, calibrated          98.00        -   0.0423    11.31
 
-INT8 costs 0.61 points of top-1 (95 % interval 0.10 to 1.25).
-It predicts what FP32 predicts for 99.17 % of the images.
-The drop of 0.61 points is within noise, p = 0.18."""
+INT8 predicts what FP32 predicts for 99.17 % of the images.
+The drop of 0.61 points is within noise, p = 0.18 (95 % interval 0.10 to 1.25)."""
 
 
 def without_top5(metrics: dict[str, object]) -> dict[str, object]:

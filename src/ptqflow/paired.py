@@ -9,12 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 DRAWS = 10_000
-SIGNIFICANT = 0.05
-FEW = 30
-"""Images below which only a large difference can be told from chance."""
 _CONFIDENCE = 0.95
 _SEED = 0
 
@@ -68,6 +64,8 @@ def mcnemar(pairs: Pairs) -> float:
     The images that only one is right about are as many tosses of a fair coin if neither is better (Q. McNemar,
     Psychometrika 12, 1947). Without any such image it is 1.
     """
+    from scipy.stats import binomtest  # takes a second to import, which readers of figures need not wait
+
     tosses = pairs.only_reference_right + pairs.only_candidate_right
     return float(binomtest(pairs.only_reference_right, tosses).pvalue) if tosses else 1.0
 
@@ -116,15 +114,3 @@ def holm_by_class(pairs: Mapping[str, Pairs]) -> dict[str, float]:
     """Return McNemar's p-value of each class that has images, adjusted for their number."""
     present = [name for name, of_class in pairs.items() if of_class.images]
     return dict(zip(present, holm([mcnemar(pairs[name]) for name in present]), strict=True))
-
-
-def verdict(drop: float, p: float, images: int) -> str:
-    """Say in a sentence what a drop, a fraction of so many images, is worth."""
-    points = f"{abs(100 * drop):.2f} points"
-    if p == 1 and drop == 0:
-        told = "There is no drop"
-    elif p >= SIGNIFICANT:
-        told = f"The {'drop' if drop >= 0 else 'gain'} of {points} is within noise, p = {p:.2g}"
-    else:
-        told = f"The {'drop' if drop > 0 else 'gain'} of {points} is real, p = {p:.2g}"
-    return f"{told}, but {images} images tell little." if images < FEW else f"{told}."

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptqflow.errors import ArtifactError, DataError
-from ptqflow.paired import Pairs, count_pairs, drop_interval, holm_by_class, mcnemar, pairs_by_class, verdict
+from ptqflow.paired import Pairs, count_pairs, drop_interval, holm_by_class, mcnemar, pairs_by_class
 from ptqflow.predictions import Prediction, Predictions, load_predictions
+from ptqflow.verdict import format_p, verdict
 
 PREDICTIONS_DIR = "data/predictions"
 _NETWORK = "int8"
@@ -80,23 +81,38 @@ class Comparison:
         return "\n\n".join([self._summary(), *self._class_table(), *self._image_table()])
 
     def _summary(self) -> str:
-        interval, pairs = drop_interval(self.pairs), self.pairs
         first, second = (f"{100 * right.mean():.2f} %" for right in self.right)
+        interval, pairs = drop_interval(self.pairs), self.pairs
+        figures = {
+            "drop": {"top1": pairs.drop, "low": interval.low, "high": interval.high},
+            "agreement": 1 - len(self.changed) / pairs.images,
+            "paired": {
+                "both_right": pairs.both_right,
+                "only_fp32_right": pairs.only_reference_right,
+                "only_int8_right": pairs.only_candidate_right,
+                "both_wrong": pairs.both_wrong,
+                "p": mcnemar(pairs),
+            },
+        }
         return "\n".join(
             [
-                f"INT8 top-1 on {pairs.images} test images: A {first}, B {second}",
-                f"A is {self.names[0]}, B is {self.names[1]}",
+                f"A is the INT8 model of {self.names[0]}, B that of {self.names[1]}; {pairs.images} test images",
+                f"top-1: A {first}, B {second}",
                 f"both right {pairs.both_right}, only A {pairs.only_reference_right}, "
                 f"only B {pairs.only_candidate_right}, both wrong {pairs.both_wrong}",
-                f"drop from A to B {100 * pairs.drop:.2f} points, 95 % interval {100 * interval.low:.2f} to "
-                f"{100 * interval.high:.2f}, McNemar p = {mcnemar(pairs):.2g}",
-                verdict(pairs.drop, mcnemar(pairs), pairs.images),
+                verdict(figures, "A", "B"),
             ]
         )
 
     def _class_table(self) -> list[str]:
         rows = [
-            (name, str(pairs.images), f"{100 * pairs.drop:.2f}", *_discordant(pairs), f"{self.p_values[name]:.2g}")
+            (
+                name,
+                str(pairs.images),
+                f"{100 * pairs.drop:.2f}",
+                *_discordant(pairs),
+                format_p(self.p_values[name]).removeprefix("p "),
+            )
             for name, pairs in self.changed_classes.items()
         ]
         return [_table(("class", "images", "drop", "only A", "only B", "p (Holm)"), rows)] if rows else []
@@ -165,6 +181,10 @@ def fetch_predictions(revision: str, repository: Path = Path()) -> Predictions:
                 f"get it with `git checkout {revision} && dvc pull` or make it with `dvc repro`"
             ) from None
         return load_predictions(target)
+
+
+def _p(value: float) -> str:
+    return format_p(value).removeprefix("p = ").removeprefix("p ")
 
 
 def _discordant(pairs: Pairs) -> tuple[str, str]:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ptqflow.paired import verdict
+from ptqflow.verdict import verdict
 
 _ROWS = {"fp32": "FP32", "int8_uncalibrated": "INT8, not calibrated", "int8": "INT8, calibrated"}
 
@@ -17,13 +17,9 @@ def format_summary(metrics: dict[str, Any]) -> str:
         row = metrics[key]
         top5 = f"{100 * row['top5']:9.2f}" if "top5" in row else f"{'-':>9}"
         lines.append(f"{title:22}{100 * row['top1']:9.2f}{top5}{row['loss']:9.4f}{row['size_mb']:9.2f}")
-    drop, pairs, agreement = metrics["drop"], metrics["paired"], 100 * metrics["agreement"]
-    points = {name: f"{100 * figure:.2f}" for name, figure in drop.items()}
-    images = sum(count for name, count in pairs.items() if name != "p")
     lines += [
-        f"\nINT8 costs {points['top1']} points of top-1 (95 % interval {points['low']} to {points['high']}).",
-        f"It predicts what FP32 predicts for {agreement:.2f} % of the images.",
-        verdict(drop["top1"], pairs["p"], images),
+        f"\nINT8 predicts what FP32 predicts for {100 * metrics['agreement']:.2f} % of the images.",
+        verdict(metrics),
     ]
     return "\n".join(lines)
 

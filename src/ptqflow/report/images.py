@@ -1,0 +1,88 @@
+"""Test images and large matrices as data URIs."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ptqflow.predictions import Prediction
+
+_SHOWN = 24
+_LARGEST_SIDE = 160  # pixels; larger images are scaled down and become JPEG, so that the page stays small
+BLUE = (0, 114, 178)  # seen on a light and on a dark ground
+
+
+@dataclass(frozen=True)
+class ChangedImage:
+    """A test image for which INT8 predicts another class than FP32."""
+
+    row: int
+    uri: str
+    label: str
+    fp32: str
+    int8: str
+    fp32_margin: float
+    """Probability of the predicted class minus that of the runner-up."""
+    int8_margin: float
+
+
+def changed_images(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    classes: tuple[str, ...],
+    fp32: Prediction,
+    int8: Prediction,
+) -> list[ChangedImage]:
+    """Return the changed predictions of which FP32 was surest, the largest margin first, 24 at most.
+
+    Args:
+        images: uint8 (N, size, size, 3), RGB.
+        labels: (N,).
+        classes: names.
+        fp32: predictions before.
+        int8: predictions after.
+    """
+    rows = np.flatnonzero(fp32.predicted != int8.predicted)
+    rows = rows[np.argsort(-fp32.margin[rows], kind="stable")][:_SHOWN]
+    return [
+        ChangedImage(
+            row=int(row),
+            uri=image_uri(images[row]),
+            label=classes[labels[row]],
+            fp32=classes[fp32.predicted[row]],
+            int8=classes[int8.predicted[row]],
+            fp32_margin=float(fp32.margin[row]),
+            int8_margin=float(int8.margin[row]),
+        )
+        for row in rows
+    ]
+
+
+def image_uri(pixels: NDArray[np.uint8]) -> str:
+    """Return an image (height, width, 3) as a data URI: PNG as it is, or JPEG on 160 pixels where it is larger."""
+    image = Image.fromarray(np.array(pixels))
+    if max(image.size) <= _LARGEST_SIDE:
+        return _uri(image, "PNG")
+    image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE), Image.Resampling.LANCZOS)
+    return _uri(image, "JPEG")
+
+
+def matrix_uri(matrix: NDArray[np.int64]) -> str:
+    """Return a matrix (classes, classes) of counts as a PNG of one pixel a cell.
+
+    It is blue on a transparent ground; the root of the count is the opacity.
+    """
+    root = np.sqrt(matrix / max(int(matrix.max()), 1))
+    pixels = np.zeros((*matrix.shape, 4), dtype=np.uint8)
+    pixels[..., :3] = BLUE
+    pixels[..., 3] = np.where(matrix == 0, 0, np.rint(64 + 191 * root))  # one image alone is seen too
+    return _uri(Image.fromarray(pixels), "PNG")
+
+
+def _uri(image: Image.Image, kind: str) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,32 @@
+"""The report: what the stages found, on one page that loads nothing and runs no script."""
+
+from pathlib import Path
+
+import jinja2
+
+from ptqflow.report import inside, overview, predicted
+from ptqflow.report.results import Results
+from ptqflow.verdict import verdict
+
+
+def make_page(results: Results) -> str:
+    """Return the report as HTML.
+
+    Everything that did not come from a drawing is escaped, so that a class may have any name.
+    """
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html").render(
+        title=f"{results.manifest.architecture} on {results.dataset.name}: FP32 and INT8",
+        verdict=verdict(results.evaluate),
+        **overview.networks(results.evaluate),
+        **overview.run(results),
+        **inside.training(results.epochs),
+        **predicted.confusion(results),
+        **predicted.classes(results.evaluate),
+        **inside.layers(results),
+        **predicted.changed(results),
+        **overview.size_and_speed(results),
+    )

@@ -1,0 +1,56 @@
+"""Parts of the page that the template lays out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+BARS = 40  # in a chart
+_ROWS = 400  # in a table
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text, the first cell of each its head."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    words: bool = False
+    """Whether the cells hold words, not figures."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing with what it shows in words; its figures are in a table beside it."""
+
+    title: str
+    description: str
+    drawing: Markup
+
+
+def limited_table(columns: Sequence[str], rows: Sequence[Sequence[str]], source: str) -> Table:
+    """Return a table of the first rows, so that the page stays small."""
+    note = f"The first {_ROWS} of {len(rows):,} rows; all are in {source}." if len(rows) > _ROWS else ""
+    return Table(columns, rows[:_ROWS], note)
+
+
+def cut(count: int) -> str:
+    """Return what to say where a chart does not show all."""
+    return f", of which the first {BARS} are shown" if count > BARS else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first ten names."""
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def signed(value: float, digits: int) -> str:
+    """Return a number with its sign, none for zero."""
+    text = f"{value:+.{digits}f}"
+    return text if text.strip("+-0.") else text[1:]
+
+
+def decimals(value: float | None, digits: int) -> str:
+    """Return a number, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"

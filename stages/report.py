@@ -1,0 +1,23 @@
+"""Write the report."""
+
+from pathlib import Path
+
+from ptqflow.stage import run
+
+REPORT = Path("report/index.html")
+
+
+def main() -> None:
+    """Write report/index.html."""
+    from ptqflow.artifacts import new_directory, write_text
+    from ptqflow.report.page import make_page
+    from ptqflow.report.results import read_results
+
+    page = make_page(read_results())
+    with new_directory(REPORT.parent) as directory:
+        write_text(directory / REPORT.name, page)
+    print(REPORT)
+
+
+if __name__ == "__main__":
+    run("report", main)

@@ -1,0 +1,25 @@
+"""Reports of made-up runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from finished_run import write_benchmark, write_run
+
+from ptqflow.report.page import make_page
+from ptqflow.report.results import read_results
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes the report of a made-up run."""
+
+    def write(*, benchmark: bool = False, **options: object) -> Path:
+        write_run(**options)
+        if benchmark:
+            write_benchmark()
+        page = tmp_path / "index.html"
+        page.write_text(make_page(read_results()))
+        return page
+
+    return write

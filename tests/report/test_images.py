@@ -1,0 +1,67 @@
+import base64
+import io
+
+import numpy as np
+import pytest
+from data.samples import random_pixels
+from PIL import Image
+
+from ptqflow.predictions import Prediction
+from ptqflow.report.images import BLUE, changed_images, image_uri, matrix_uri
+
+
+def decode(uri: str) -> Image.Image:
+    head, _, data = uri.partition(",")
+    image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
+    assert head == f"data:image/{str(image.format).lower()};base64"
+    return image
+
+
+def predictions(predicted: list[int], margin: list[float]) -> Prediction:
+    return Prediction(np.array(predicted, dtype=np.int64), np.array(margin, dtype=np.float32))
+
+
+def test_changed_images_come_by_the_margin_of_fp32() -> None:
+    fp32 = predictions([0, 1, 2, 0, 1], [0.1, 0.9, 0.5, 0.3, 0.3])
+    int8 = predictions([1, 1, 0, 1, 0], [0.7, 0.9, 0.2, 0.4, 0.6])
+    pixels = random_pixels(5, 8, 8, 3)
+
+    changed = changed_images(pixels, np.array([0, 1, 1, 0, 1]), ("ant", "bee", "cat"), fp32, int8)
+
+    assert [image.row for image in changed] == [2, 3, 4, 0]  # of equal margins the first in the test set
+    first = changed[0]
+    assert (first.label, first.fp32, first.int8) == ("bee", "cat", "ant")
+    assert (first.fp32_margin, first.int8_margin) == pytest.approx((0.5, 0.2))
+    assert np.array_equal(np.asarray(decode(first.uri)), pixels[2])
+
+
+def test_twenty_four_are_shown_and_none_where_nothing_changed() -> None:
+    fp32, int8 = predictions([0] * 30, [0.5] * 30), predictions([1] * 30, [0.5] * 30)
+    pixels, labels = random_pixels(30, 8, 8, 3), np.zeros(30, dtype=np.int64)
+
+    assert len(changed_images(pixels, labels, ("ant", "bee"), fp32, int8)) == 24
+    assert changed_images(pixels, labels, ("ant", "bee"), fp32, fp32) == []
+
+
+@pytest.mark.parametrize(
+    ("side", "kind", "shown"), [(8, "PNG", 8), (160, "PNG", 160), (161, "JPEG", 160), (2000, "JPEG", 160)]
+)
+def test_large_images_are_scaled_down_and_small_ones_kept(side: int, kind: str, shown: int) -> None:
+    image = decode(image_uri(random_pixels(side, side, 3)))
+    assert (image.format, image.size) == (kind, (shown, shown))
+
+
+def test_a_matrix_is_an_image_of_one_pixel_a_cell() -> None:
+    image = decode(matrix_uri(np.array([[0, 100], [25, 1]])))
+    empty, most, quarter, one = np.asarray(image.convert("RGBA")).reshape(4, 4).tolist()
+
+    assert image.mode == "RGBA"
+    assert empty[3] == 0
+    assert most == [*BLUE, 255]
+    assert quarter == [*BLUE, 64 + 96]
+    assert one[:3] == list(BLUE)
+    assert 64 < one[3] < 100
+
+
+def test_an_empty_matrix_is_transparent() -> None:
+    assert np.asarray(decode(matrix_uri(np.zeros((3, 3), dtype=np.int64))))[..., 3].max() == 0

@@ -1,0 +1,200 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from finished_run import CLASSES, SHA256, write_benchmark, write_run
+from sklearn.metrics import confusion_matrix
+
+from ptqflow.report.page import make_page
+from ptqflow.report.results import Results, read_results
+
+MEGABYTE = 1_000_000
+VOID = {"meta", "link", "img"}
+
+
+class Reader(HTMLParser):
+    """Checks that elements nest, and keeps elements and text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data.strip())
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def charts(self) -> list[str]:
+        return [attributes["aria-label"] or "" for attributes in self.of("div") if attributes.get("class") == "chart"]
+
+
+def read(**options: object) -> tuple[Reader, str]:
+    write_run(**options)
+    page = make_page(read_results())
+    return Reader(page), page
+
+
+def test_the_page_holds_the_figures_of_every_section() -> None:
+    reader, page = read(changed=0.5)
+
+    for section in ("networks", "run", "training", "confusion", "classes", "layers", "changed", "size"):
+        assert {"id": section} in reader.of("h2")
+    assert [label.split(":")[0] for label in reader.charts()] == [
+        *("Loss", "Top-1", "FP32", "INT8, calibrated", "INT8 minus FP32", "Drop of top-1", "Sensitivity"),
+        "Activation ranges",
+    ]
+    assert len(reader.of("img")) == 24
+    top1 = f"{100 * read_results().evaluate['fp32']['top1']:.2f}"
+    for text in (
+        "FP32",
+        top1,
+        SHA256,
+        "convert.activation.method",
+        "layer1.0.conv2",
+        "99.75 % of predictions equal",
+    ):
+        assert text in page
+    assert "make benchmark" in page
+
+
+def test_nothing_on_the_page_comes_from_elsewhere_or_runs() -> None:
+    reader, page = read()
+
+    policy = next(m for m in reader.of("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy["content"] == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert reader.of("script") == []
+    references = [value for _, attrs in reader.elements for key, value in attrs.items() if key in ("src", "href")]
+    assert all(value and value.startswith("data:") for value in references)
+    assert set(re.findall(r"https?://[^\"' <]+", page)) == {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+
+
+def test_names_are_escaped_wherever_they_stand() -> None:
+    hostile = ("<script>alert(1)</script>", "\"><img src=x onerror='1'>", "{{ 1 }}", "</svg></style>")
+    reader, page = read(classes=hostile, changed=0.5, name="</title><script>", modules={"</svg><script>": 3.0})
+
+    assert reader.of("script") == []
+    assert not any("onerror" in attributes for _, attributes in reader.elements)
+    assert set(hostile) <= set(reader.texts)
+    assert "<script" not in page
+
+
+def test_equal_results_give_equal_bytes() -> None:
+    write_run()
+    assert make_page(read_results()) == make_page(read_results())
+
+
+def test_no_id_occurs_twice() -> None:
+    reader, _ = read(changed=0.5)
+    ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
+    assert len(ids) == len(set(ids)) == 8
+
+
+def test_every_chart_says_what_it_shows_and_every_image_what_it_is() -> None:
+    reader, _ = read(changed=0.5)
+    assert all(len(label) > 30 for label in reader.charts())
+    assert all(image["alt"] for image in reader.of("img"))
+
+
+def test_identical_predictions_change_nothing() -> None:
+    reader, page = read(changed=0.0)
+    assert "INT8 predicts what FP32 predicts for every one of the 200 test images: no drop, p = 1." in page
+    assert "Nothing: the two matrices are equal." in page
+    assert "None: INT8 predicts what FP32 predicts for every test image." in page
+    assert reader.of("img") == []
+
+
+def test_a_class_without_test_images_is_listed_without_figures() -> None:
+    reader, _ = read(absent=2)
+    cells = [text for text in reader.texts[reader.texts.index("p (Holm)") :] if text]
+    at = cells.index("cat")
+    assert cells[at : at + 7] == ["cat", "0", "-", "-", "-", "-", "-"]
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 200])
+def test_training_is_drawn_where_there_was_any(epochs: int) -> None:
+    reader, page = read(epochs=epochs)
+    assert ("Loss" in {label.split(":")[0] for label in reader.charts()}) == (epochs > 0)
+    assert ("the given weights as they are. Their top-1 on val is 75.00 %" in page) == (epochs == 0)
+
+
+@pytest.mark.parametrize("modules", [{"fc": 12.5}, {"fc": None}, {}], ids=["single", "equal logits", "none"])
+def test_few_modules_are_told_as_far_as_they_were_measured(modules: dict[str, float | None]) -> None:
+    reader, page = read(modules=modules)
+    drawn = {label.split(":")[0] for label in reader.charts()}
+    assert ("Sensitivity" in drawn) == (modules == {"fc": 12.5})
+    assert ('<th scope="row">fc</th>' in page) == bool(modules)
+
+
+def test_a_thousand_classes_and_two_hundred_modules_stay_small_and_tell_what_is_cut() -> None:
+    classes = tuple(f"the name of class number {i}" for i in range(1000))
+    reader, page = read(
+        classes=classes, images=2000, changed=0.5, modules={f"layer{i}.conv": float(i) for i in range(200)}
+    )
+    assert len(page) < 3 * MEGABYTE
+    assert "Of 1000 classes, the 40 that changed most." in page
+    assert "The first 400 of 1,000 rows; all are in metrics/evaluate.json." in page
+    assert "most sensitive of 200, of which the first 40 are shown" in page
+    assert [image["alt"] for image in reader.of("img")].count("") == 4  # the matrices; their charts have a label
+
+
+def test_large_photographs_keep_the_page_small() -> None:
+    _, page = read(size=300, images=30, changed=0.9)
+    assert len(page) < 3 * MEGABYTE
+
+
+def test_timings_of_this_model_are_shown() -> None:
+    write_run()
+    write_benchmark()
+    page = make_page(read_results())
+    assert "Measured on A &lt;fast&gt; CPU with 1 threads; medians." in page
+    assert "2.00 (1.90 to 2.10)" in page
+    assert "onnxruntime, batch 32: slower than torch" in page
+    assert "openvino, batch 1: not installed" in page
+    assert "make benchmark" not in page
+
+
+def test_timings_of_another_model_are_not_shown() -> None:
+    write_run()
+    write_benchmark(model_sha256="0" * 64)
+    page = make_page(read_results())
+    assert "&lt;fast&gt;" not in page
+    assert "make benchmark" in page
+
+
+def test_the_table_of_confusions_equals_scikit_learns_matrices() -> None:
+    reader, _ = read(changed=0.3)
+    results: Results = read_results()
+    fp32, int8 = (
+        confusion_matrix(results.test.labels, results.predictions[name].predicted, labels=range(len(CLASSES)))
+        for name in ("fp32", "int8")
+    )
+    texts = [text for text in reader.texts if text]
+    found = np.zeros((2, len(CLASSES), len(CLASSES)), dtype=np.int64)
+    for i, actual in enumerate(CLASSES):
+        for j, predicted in enumerate(CLASSES):
+            if f"{actual} as {predicted}" in texts:
+                at = texts.index(f"{actual} as {predicted}")
+                found[:, i, j] = int(texts[at + 1]), int(texts[at + 2])
+                assert int(texts[at + 3]) == found[1, i, j] - found[0, i, j]
+    assert np.array_equal(found, np.stack([fp32, int8]))

@@ -1,0 +1,105 @@
+"""The pages in a real browser: nothing fails, nothing leaves the page, everything is there to be seen."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from browsing import DESK, opened
+from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.browser
+
+PHONE = 390
+HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "a&amp;b", "日本", "x" * 300)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (PHONE, "dark"), (DESK, "light")])
+def test_nothing_fails_and_every_chart_has_size_within_the_page(
+    browser: Browser, report: Callable[..., Path], width: int, scheme: Literal["light", "dark"]
+) -> None:
+    with opened(browser, report(benchmark=True, changed=0.5), width, scheme) as page:
+        boxes = [chart.bounding_box() for chart in page.locator(".chart > *").all()]
+        assert len(boxes) == 8
+        for box in boxes:
+            assert box
+            assert box["width"] > 250
+            assert box["height"] > 50
+            assert box["x"] + box["width"] <= width
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.locator(".images img").count() == 24
+        assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+
+
+def test_a_hostile_class_name_is_shown_and_nothing_else(browser: Browser, report: Callable[..., Path]) -> None:
+    with opened(browser, report(classes=HOSTILE, name="<b>mine</b>"), PHONE) as page:
+        assert page.locator("script").count() == 0
+        assert page.locator("h1").inner_text() == "resnet18 on <b>mine</b>: FP32 and INT8"
+        assert page.locator("img[onerror]").count() == 0
+        shown = page.locator("svg text, dd, th").all_text_contents()
+        for name in HOSTILE[:4]:
+            assert any(name in text for text in shown), name
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(
+    browser: Browser, report: Callable[..., Path], scheme: Literal["light", "dark"]
+) -> None:
+    with opened(browser, report(), scheme=scheme) as page:
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        colors = page.evaluate("[...document.querySelectorAll('svg text')].map(t => getComputedStyle(t).fill)")
+        assert colors
+        assert min(contrast(color, ground) for color in colors) > 4.5
+        # The numbers of a confusion matrix stand on its cells, of which the fullest is the least like the ground.
+        numbers = page.locator("section[aria-labelledby=confusion] .role-mark text").first
+        cells = page.locator("section[aria-labelledby=confusion] .role-mark path").all()
+        assert len(cells) > 10
+        for cell in cells:
+            fill = cell.evaluate("cell => getComputedStyle(cell).fill")
+            seen = mixed(fill, ground, float(cell.get_attribute("opacity") or 1))
+            assert contrast(numbers.evaluate("text => getComputedStyle(text).fill"), seen) > 4.5
+
+
+def test_the_dark_page_is_dark(browser: Browser, report: Callable[..., Path]) -> None:
+    file = report()
+    grounds = []
+    for scheme in ("light", "dark"):
+        with opened(browser, file, scheme=scheme) as page:
+            grounds.append(luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")))
+    assert grounds[0] > 0.9
+    assert grounds[1] < 0.05
+
+
+def test_many_classes_stay_readable_at_phone_width(browser: Browser, report: Callable[..., Path]) -> None:
+    classes = tuple(f"a long name of class {i}" for i in range(120))
+    with opened(browser, report(classes=classes, images=600), PHONE) as page:
+        images = page.locator(".chart img")
+        assert images.count() == 4
+        for image in images.all():
+            box = image.bounding_box()
+            assert box
+            assert box["width"] == box["height"] > 300
+        assert page.locator("details[open]").count() == 2
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE
+
+
+def luminance(color: str) -> float:
+    """Relative luminance by WCAG 2."""
+    channels = [channel / 255 for channel in rgb(color)]
+    red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(first: str, second: str) -> float:
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def mixed(color: str, ground: str, opacity: float) -> str:
+    channels = (opacity * c + (1 - opacity) * g for c, g in zip(rgb(color), rgb(ground), strict=True))
+    return f"rgb({', '.join(str(round(channel)) for channel in channels)})"
+
+
+def rgb(color: str) -> list[int]:
+    return [int(channel) for channel in color.removeprefix("rgb(").removesuffix(")").split(",")]

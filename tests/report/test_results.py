@@ -1,0 +1,76 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from finished_run import write_benchmark, write_run
+
+from ptqflow.errors import ArtifactError
+from ptqflow.report.results import read_results
+
+PREDICTIONS = "data/predictions/predictions.safetensors"
+
+
+def test_what_the_stages_wrote_is_read_back() -> None:
+    write_run(epochs=3)
+    results = read_results()
+
+    assert [row["epoch"] for row in results.epochs] == [1, 2, 3]
+    assert len(results.test) == len(results.predictions["int8"].predicted) == 200
+    assert results.predictions["fp32"].margin.dtype == np.float32
+    assert results.evaluate == json.loads(Path("metrics/evaluate.json").read_text())
+    assert results.manifest.architecture == "resnet18"
+    assert results.benchmark is None
+
+
+def test_empty_cells_of_a_network_that_was_not_trained_are_left_out() -> None:
+    write_run(epochs=0)
+    assert read_results().epochs == [{"epoch": 0, "val_loss": 0.5, "val_top1": 0.75}]
+
+
+def test_timings_count_for_the_model_that_they_were_taken_of_alone() -> None:
+    write_run()
+    write_benchmark()
+    assert read_results().benchmark
+    write_benchmark(model_sha256="another")
+    assert read_results().benchmark is None
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("data/dataset/card.json", "data/predictions/card.json", PREDICTIONS, "metrics/plots/train.csv"),
+        *(f"metrics/{stage}.json" for stage in ("calib", "convert", "evaluate", "sensitivity", "export")),
+        *("models/int8/card.json", "models/export/model.json"),
+    ],
+)
+def test_a_missing_file_is_named(file: str) -> None:
+    write_run()
+    Path(file).unlink()
+    with pytest.raises(ArtifactError, match=rf"{file}.* is missing"):
+        read_results()
+
+
+def test_a_changed_or_broken_file_is_named() -> None:
+    write_run()
+    Path("metrics/calib.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"metrics/calib\.json is not valid JSON"):
+        read_results()
+    Path(PREDICTIONS).write_bytes(b"\0")
+    with pytest.raises(ArtifactError, match="not the file that `evaluate` wrote"):
+        read_results()
+
+
+def test_predictions_of_other_images_are_refused() -> None:
+    write_run()
+    card = Path("data/predictions/card.json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"test_sha256": "0"}))
+    with pytest.raises(ArtifactError, match="predictions of other test images"):
+        read_results()
+
+
+def test_the_report_is_made_without_torch() -> None:
+    code = "import sys, ptqflow.report.page, ptqflow.report.results; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(filter(None, sys.path))})

@@ -1,0 +1,63 @@
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from pipeline.repository import Repository, copy_tracked
+
+from ptqflow.offline_plots import TEMPLATE, make_template
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+SETTING = ("dvc", "config", "plots.html_template")
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Repository:
+    """A repository that nothing was set up in, with the committed plots."""
+    repository = Repository(tmp_path / "a clone")
+    copy_tracked(repository.path)
+    repository.run("git", "init", "-qb", "main")
+    repository.commit("as cloned")
+    return repository
+
+
+def set_up(clone: Repository) -> None:
+    clone.run("env", "PYTHONPATH=src", "python", "-m", "ptqflow.offline_plots")
+
+
+def test_the_template_is_whole_and_takes_the_plots_once() -> None:
+    template = make_template()
+    assert template.count("{plot_divs}") == template.count("{refresh_tag}") == 1
+    assert "{scripts}" not in template  # where DVC would put the addresses of a server
+    assert template.count("<script") == template.count("</script>") == 1
+    assert not re.search(r"<(script|link)[^>]*(src|href)=\"(?!data:)", template)
+
+
+def test_setting_it_up_leaves_nothing_for_git_and_can_be_repeated(clone: Repository) -> None:
+    set_up(clone)
+    first = clone.contents(".dvc/config.local", str(TEMPLATE))
+    set_up(clone)
+    assert clone.contents(".dvc/config.local", str(TEMPLATE)) == first
+    assert clone.run(*SETTING).output == "plots/offline.html\n"
+    assert clone.run("git", "status", "--porcelain").output == ""
+
+
+@pytest.mark.browser
+def test_plots_of_dvc_open_without_a_network_once_that_is_set_up(clone: Repository, browser: "Browser") -> None:
+    from browsing import opened
+
+    clone.run("dvc", "plots", "diff")
+    assert "https://cdn" in clone.read("dvc_plots/index.html")  # without it, DVC does what it always does
+    set_up(clone)
+    clone.run("dvc", "plots", "diff")
+    with opened(browser, clone.path / "dvc_plots/index.html") as page:
+        committed = sorted((clone.path / "metrics/plots").glob("*.csv"))
+        names = ["Loss", *(f"metrics_plots_{file.stem}_csv" for file in committed)]
+        assert len(names) > 8
+        for name in names:
+            box = page.locator(f"#{name} .chart-wrapper > svg").bounding_box()
+            assert box, name
+            assert box["width"] > 200, name
+            assert box["height"] > 100, name
