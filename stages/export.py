@@ -33,7 +33,7 @@ def main() -> None:
         write_files(partial, networks, params)
         manifest = describe(partial, networks, dataset.card, statistics, read_metrics("evaluate"))
         write_card(partial / MANIFEST_FILE, manifest)
-        gate = Gate(partial, DATASET_DIR, dataset.test.labels, params.batch_size, params.min_agreement)
+        gate = Gate(partial, DATASET_DIR, dataset.test.labels, params.batch_size)
         figures = check_files(gate, networks, dataset.test, params)
     write_metrics("export", figures)
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pipeline.repository import Repository
 
-ALL = ["inputs", "fetch", "train", "calib", "convert", "evaluate"]
+ALL = ["inputs", "fetch", "train", "calib", "convert", "evaluate", "export"]
 
 
 def test_second_repro_runs_nothing(repository: Repository) -> None:
@@ -19,12 +19,17 @@ def test_second_repro_runs_nothing(repository: Repository) -> None:
 
 
 def test_calibration_params_rerun_calib_and_what_follows(repository: Repository) -> None:
-    assert repository.run("dvc", "exp", "run", "-S", "calib.batches=3").ran == ["calib", "convert", "evaluate"]
+    assert repository.run("dvc", "exp", "run", "-S", "calib.batches=3").ran == [
+        "calib",
+        "convert",
+        "evaluate",
+        "export",
+    ]
     assert json.loads(repository.read("metrics/calib.json"))["images"] == 24
 
 
-def test_engine_reruns_convert_and_evaluate_alone(repository: Repository) -> None:
-    assert repository.run("dvc", "exp", "run", "-S", "convert.engine=qnnpack").ran == ["convert", "evaluate"]
+def test_engine_reruns_convert_evaluate_and_export_alone(repository: Repository) -> None:
+    assert repository.run("dvc", "exp", "run", "-S", "convert.engine=qnnpack").ran == ["convert", "evaluate", "export"]
 
 
 def test_going_back_to_old_params_runs_nothing(repository: Repository) -> None:
@@ -36,7 +41,13 @@ def test_going_back_to_old_params_runs_nothing(repository: Repository) -> None:
 
 
 def test_learning_rate_reruns_all_but_fetch(repository: Repository) -> None:
-    assert repository.run("dvc", "exp", "run", "-S", "train.lr=0.02").ran == ["train", "calib", "convert", "evaluate"]
+    assert repository.run("dvc", "exp", "run", "-S", "train.lr=0.02").ran == [
+        "train",
+        "calib",
+        "convert",
+        "evaluate",
+        "export",
+    ]
 
 
 def test_edited_library_module_reruns_the_stages_that_import_it(repository: Repository) -> None:
@@ -106,13 +117,13 @@ def test_changed_bytes_of_a_checkpoint_rerun_from_train(repository: Repository) 
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert repository.run("dvc", "repro").ran == ["inputs", "train", "calib", "convert", "evaluate"]
+    assert repository.run("dvc", "repro").ran == ["inputs", "train", "calib", "convert", "evaluate", "export"]
 
 
 def test_edited_code_of_the_users_network_reruns_from_train(repository: Repository) -> None:
     code = repository.path / "tiny.py"
     code.write_text(code.read_text().replace("nn.Conv2d(3, 8,", "nn.Conv2d(3, 8, padding=1, kernel_size="))
-    assert repository.run("dvc", "repro").ran == ["inputs", "train", "calib", "convert", "evaluate"]
+    assert repository.run("dvc", "repro").ran == ["inputs", "train", "calib", "convert", "evaluate", "export"]
 
 
 def test_relative_paths_hold_in_a_queued_experiment_too(repository: Repository) -> None:

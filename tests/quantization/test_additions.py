@@ -28,7 +28,7 @@ from ptqflow.quantization.quantize import Quantized, quantize
 
 pytestmark = pytest.mark.skipif("onednn" not in ENGINES, reason="onednn is not available")
 
-ONEDNN = EVERYTHING.model_copy(update={"engine": "onednn"})
+ONEDNN = EVERYTHING.model_copy(update={"engine": "onednn", "fuse_additions": True})
 
 
 class Network(nn.Module):
@@ -259,7 +259,9 @@ def test_a_network_without_additions_is_safe() -> None:
 @pytest.mark.parametrize("name", ["conv + x", "a parameter of an image's shape"])
 def test_the_other_engines_fuse_no_addition(name: str) -> None:
     for engine in ENGINES:
-        prepared = prepare(make(name), miniature.SIZE, EVERYTHING.model_copy(update={"engine": engine}))
+        prepared = prepare(
+            make(name), miniature.SIZE, EVERYTHING.model_copy(update={"engine": engine, "fuse_additions": True})
+        )
         assert bool(fused_additions(prepared)) is (engine == "onednn" and name in SAFE)
 
 

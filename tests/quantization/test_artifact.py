@@ -179,7 +179,7 @@ def test_a_missing_file_is_named(saved: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("format_version", 1), ("format_version", 3), ("scheme", {}), ("calibrated", None)]
+    ("key", "value"), [("format_version", 1), ("format_version", 4), ("scheme", {}), ("calibrated", None)]
 )
 def test_a_card_of_another_version_is_refused_by_key(saved: Path, key: str, value: object) -> None:
     card = json.loads((saved / "card.json").read_text())

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from ptqflow.comparison import sqnr_db
 from ptqflow.errors import EngineError, ModelError
 from ptqflow.quantization.additions import fused_additions
+from ptqflow.quantization.biases import round_biases
 from ptqflow.quantization.choices import set_ranges
 from ptqflow.quantization.convert import convert
 from ptqflow.quantization.engine import Engine
@@ -134,7 +135,9 @@ def plain_torch(
         prepared.to(memory_format=torch.channels_last)
         for batch in batches:
             run(prepared, batch.contiguous(memory_format=torch.channels_last))
-        return convert_fx(prepared, backend_config=backend)
+        converted = convert_fx(prepared, backend_config=backend)
+        round_biases(converted, miniature.SIZE)
+        return converted
 
 
 def ours(model: nn.Module, statistics: Statistics | None, **changes: object) -> Quantized:
@@ -263,7 +266,7 @@ def test_the_network_and_the_statistics_are_left_as_they_are(
 def test_the_prepared_network_is_left_as_it_is_and_can_be_converted_again(
     network: nn.Module, statistics: Statistics, inputs: list[Tensor], engine: Engine, fp32: tuple[str, ...]
 ) -> None:
-    scheme = EVERYTHING.model_copy(update={"engine": engine, "fp32": fp32})
+    scheme = EVERYTHING.model_copy(update={"engine": engine, "fp32": fp32, "fuse_additions": True})
     prepared = prepare(network, miniature.SIZE, scheme)
     graph, state = str(prepared.graph), copy.deepcopy(prepared.state_dict())
     control = convert(prepared, scheme, miniature.SIZE)

@@ -25,7 +25,7 @@ from ptqflow.quantization.graph import (
 )
 from ptqflow.quantization.prepare import EVERYTHING, prepare
 
-ONEDNN = EVERYTHING.model_copy(update={"engine": "onednn"})
+ONEDNN = EVERYTHING.model_copy(update={"engine": "onednn", "fuse_additions": True})
 needs_onednn = pytest.mark.skipif("onednn" not in available_engines(), reason="onednn is not available")
 
 

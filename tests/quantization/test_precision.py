@@ -211,7 +211,9 @@ def test_what_onednn_fuses_with_an_addition_cannot_be_kept_alone() -> None:
     model = Branched(6).eval()
     refuse_parts(model, prepare(model, miniature.SIZE, EVERYTHING), ["relu"])
 
-    prepared = prepare(model, miniature.SIZE, EVERYTHING.model_copy(update={"engine": "onednn"}))
+    prepared = prepare(
+        model, miniature.SIZE, EVERYTHING.model_copy(update={"engine": "onednn", "fuse_additions": True})
+    )
     with pytest.raises(ParamsError, match="relu is fused into left; name that layer too"):
         refuse_parts(model, prepared, ["relu"])
 

@@ -62,7 +62,7 @@ class Network(nn.Module):
 
 
 def scheme(**changes: object) -> Scheme:
-    return EVERYTHING.model_copy(update=changes)
+    return EVERYTHING.model_copy(update={"fuse_additions": True} | changes)
 
 
 def run(model: nn.Module, images: Tensor) -> Tensor:

@@ -118,6 +118,7 @@ def params(engine: Engine) -> ConvertParams:
         head="int8",
         keep_fp32=(),
         overrides={},
+        fuse_additions=True,
         bias_correction=False,
     )
 
@@ -406,7 +407,7 @@ def test_whatever_an_engine_observes_has_its_name_among_the_statistics(
 ) -> None:
     network = (kind(6) if kind.__module__ == "miniature" else kind()).eval()
     everything = set(name_observed(network, prepare(network, miniature.SIZE, EVERYTHING)).values())
-    scheme = EVERYTHING.model_copy(update={"engine": engine, "fp32": fp32})
+    scheme = EVERYTHING.model_copy(update={"engine": engine, "fp32": fp32, "fuse_additions": True})
 
     names = name_observed(network, prepare(network, miniature.SIZE, scheme))
     assert names
@@ -417,7 +418,7 @@ def test_a_fused_addition_finds_the_statistics_of_the_sum(inputs: list[Tensor]) 
     torch.manual_seed(0)
     network = miniature.vary(Block()).eval()
     statistics = collect(network, inputs[:4])
-    scheme = EVERYTHING.model_copy(update={"engine": "onednn"})
+    scheme = EVERYTHING.model_copy(update={"engine": "onednn", "fuse_additions": True})
     prepared = prepare(network, miniature.SIZE, scheme)
 
     assert [node.name for node in fused_additions(prepared)] == ["conv2"]

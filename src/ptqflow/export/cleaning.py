@@ -1,12 +1,15 @@
 """An ONNX graph without anything that could have been computed before it was written."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+
+Array = NDArray[Any]
 
 _KEPT = {"DequantizeLinear"}  # of weights: folding it would make FP32 copies of them
 
@@ -15,14 +18,18 @@ def clean(model: ModelProto) -> None:
     """Fold what is constant, also sizes that do not depend on the number of images, and drop what is left unused."""
     graph = model.graph
     _constants_to_initializers(graph)
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=False)
-    _fold_sizes(graph, {value.name: value for value in (*inferred.graph.value_info, *graph.input)})
-    _fold_constants(model)
-    _free_batch_of_reshapes(graph)
+    steps = -1
+    while steps != len(graph.node):  # what is folded makes more shapes known
+        steps = len(graph.node)
+        inferred = onnx.shape_inference.infer_shapes(model)
+        _fold_sizes(graph, {value.name: value for value in (*inferred.graph.value_info, *graph.input)})
+        _fold_constants(model)
+        _free_batch_of_reshapes(graph)
+        _drop_unused(graph)
+        del graph.value_info[:]
     _bypass_identities(graph)
     _drop_unused(graph)
     _share_initializers(graph)
-    del graph.value_info[:]
 
 
 def _replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
@@ -48,25 +55,35 @@ def _constants_to_initializers(graph: GraphProto) -> None:
 def _fold_sizes(graph: GraphProto, values: dict[str, onnx.ValueInfoProto]) -> None:
     """Make a constant of each size that is taken from a shape and is known."""
     shapes = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Shape" and not node.attribute}
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     kept = []
     for node in graph.node:
-        if node.op_type == "Gather" and node.input[0] in shapes and node.input[1] in constants:
-            value = values.get(shapes[node.input[0]])
-            index = numpy_helper.to_array(constants[node.input[1]])
-            sizes = [_size(value, int(i)) for i in index.reshape(-1)]
-            if all(size is not None for size in sizes):
-                _initialize(graph, node.output[0], np.array(sizes, np.int64).reshape(index.shape))
+        known = node.input[0] in shapes if node.op_type in ("Gather", "Slice") else False
+        if known and all(name in constants for name in node.input[1:]):
+            taken = _take(node, _sizes(values.get(shapes[node.input[0]])), [constants[name] for name in node.input[1:]])
+            if taken is not None and (taken >= 0).all():
+                _initialize(graph, node.output[0], taken)
                 continue
         kept.append(node)
     _replace_nodes(graph, kept)
 
 
-def _size(value: onnx.ValueInfoProto | None, index: int) -> int | None:
+def _sizes(value: onnx.ValueInfoProto | None) -> Array | None:
+    """Return the shape of a tensor, -1 for what is not known; None if its rank is not."""
     if value is None or not value.type.tensor_type.HasField("shape"):
         return None
-    dimensions = value.type.tensor_type.shape.dim
-    return dimensions[index].dim_value or None
+    return np.array([size.dim_value or -1 for size in value.type.tensor_type.shape.dim], np.int64)
+
+
+def _take(node: NodeProto, sizes: Array | None, arguments: list[Array]) -> Array | None:
+    """Return what Gather or Slice takes from a shape."""
+    if sizes is None:
+        return None
+    if node.op_type == "Gather":
+        return np.array(sizes[arguments[0]])
+    start, end, *_ = (int(argument.reshape(-1)[0]) for argument in arguments)
+    step = int(arguments[3][0]) if len(arguments) == 4 else 1
+    return sizes[start:end:step]
 
 
 def _fold_constants(model: ModelProto) -> None:

@@ -2,20 +2,22 @@
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import onnx
 import torch
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.onnx.errors import OnnxExporterError
 
 from ptqflow.errors import ModelError
 from ptqflow.export.cleaning import clean
 from ptqflow.manifest import INPUT, OUTPUT
 from ptqflow.quantization.prepare import without_torch_warnings
-from ptqflow.quantization.twin import EXPAND, ROUND
+from ptqflow.quantization.twin import DOMAIN
 
 OPSET = 17
 _IR_VERSION = 8  # of the same time as the opset
@@ -44,7 +46,7 @@ def to_onnx(model: nn.Module, image_size: int, metadata: Mapping[str, str]) -> b
 def _trace(model: nn.Module, image_size: int) -> bytes:
     example, buffer = torch.zeros(2, 3, image_size, image_size), io.BytesIO()
     try:
-        with without_torch_warnings(), torch.inference_mode():
+        with _plain_attention(), without_torch_warnings(), torch.inference_mode():
             torch.onnx.export(
                 model,
                 (example,),
@@ -54,7 +56,7 @@ def _trace(model: nn.Module, image_size: int) -> bytes:
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
-                custom_opsets={ROUND.partition(":")[0]: 1},
+                custom_opsets={DOMAIN: 1} if isinstance(model, GraphModule) else None,
             )
     except (OnnxExporterError, RuntimeError) as error:
         found = re.search(r"aten::\w+", str(error))
@@ -64,6 +66,18 @@ def _trace(model: nn.Module, image_size: int) -> bytes:
             "write it with other operations, or set export.onnx=false"
         ) from None
     return buffer.getvalue()
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Let torch compute attention step by step: ONNX does not know its fused kernel."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._jit_set_onnx_log_enabled(False)  # of the whole graph, where an operation is not known
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _find_layer(model: nn.Module, example: Tensor, operation: str) -> str:
@@ -78,12 +92,12 @@ def _write_roundings(graph: GraphProto) -> None:
     """Write the operators of a twin as those of ONNX."""
     nodes: list[NodeProto] = []
     for node in graph.node:
-        if node.op_type == ROUND.rpartition(":")[2]:
-            nodes += _round(graph, node)
-        elif node.op_type == EXPAND.rpartition(":")[2]:
-            nodes.append(_expand(graph, node))
-        else:
+        if node.domain != DOMAIN:
             nodes.append(node)
+        elif node.op_type == "Round":
+            nodes += _round(graph, node)
+        else:
+            nodes.append(_expand(graph, node))
     del graph.node[:]
     graph.node.extend(nodes)
 

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, fx
 from torch.fx import GraphModule, Node
 
+from ptqflow.quantization.prepare import without_torch_warnings
+
 
 def round_biases(converted: GraphModule, image_size: int) -> None:
     """Round the bias of each INT8 layer, in place, to a multiple of the scale of its sums."""
     scales = _InputScales(converted)
-    with torch.inference_mode():
+    with without_torch_warnings(), torch.inference_mode():
         scales.run(torch.zeros(2, 3, image_size, image_size))
     for name, found in scales.of_layer.items():
         layer: Any = converted.get_submodule(name)

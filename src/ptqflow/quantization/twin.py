@@ -21,9 +21,10 @@ from torch.nn import functional as F
 
 from ptqflow.errors import ModelError
 from ptqflow.quantization.biases import sum_scale
+from ptqflow.quantization.prepare import without_torch_warnings
 
-ROUND, EXPAND = "ptqflow::Round", "ptqflow::Expand"
-"""In a traced graph: QuantizeLinear with DequantizeLinear behind it, and DequantizeLinear of weights."""
+DOMAIN = "ptqflow"
+"""Of the operators Round, that is QuantizeLinear and DequantizeLinear, and Expand, DequantizeLinear of weights."""
 
 
 class Rounding(NamedTuple):
@@ -42,7 +43,7 @@ class _Round(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, x: Any, scale: float, zero_point: int, name: str) -> Any:
-        node = g.op(ROUND, x, scale_f=scale, zero_point_i=zero_point, name_s=name)
+        node = g.op(f"{DOMAIN}::Round", x, scale_f=scale, zero_point_i=zero_point, name_s=name)
         return node.setType(x.type())
 
 
@@ -58,7 +59,7 @@ class _Expand(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, codes: Any, scale: Any, axis: int) -> Any:
-        node = g.op(EXPAND, codes, scale, axis_i=axis)
+        node = g.op(f"{DOMAIN}::Expand", codes, scale, axis_i=axis)
         return node.setType(codes.type().with_dtype(torch.float32))
 
 
@@ -259,7 +260,7 @@ def step_roundings(converted: GraphModule, image_size: int) -> dict[str, Roundin
 def step_outputs(converted: GraphModule, images: Tensor) -> dict[str, StepOutput]:
     """Run an INT8 network on float32 images (N, 3, H, W) and return what its steps give, in their order."""
     seen, names = _Outputs(converted), step_names(converted)
-    with torch.inference_mode():
+    with without_torch_warnings(), torch.inference_mode():
         seen.run(images)
     return {
         names[node]: StepOutput(seen.roundings[node], values.numpy())
@@ -289,7 +290,7 @@ def build_twin(converted: GraphModule, image_size: int) -> GraphModule:
 
 def _run_on_zeros(converted: GraphModule, image_size: int) -> _Roundings:
     seen = _Roundings(converted)
-    with torch.inference_mode():
+    with without_torch_warnings(), torch.inference_mode():
         seen.run(torch.zeros(2, 3, image_size, image_size))
     return seen
 
