@@ -175,8 +175,8 @@ Checks the hashes of all files, then runs generated images through every runtime
 graph in float arithmetic, which needs ONNX Runtime and nothing of the CPU. A runtime passes if its logits are nearer to
 those than INT8 is to FP32, or within 1 % (40 dB); SQNR is the power of the logits over that of the difference.
 
-With --data, the gate of the stage `export` is run again: each runtime must predict what torch predicts for the test
-images, and no significantly other share of them right.
+With --data, the gate of the stage `export` is run again on the test images: ONNX Runtime must predict what torch does,
+and neither it nor OpenVINO may be right for a significantly other share of them.
 
 A runtime that fails is one line on stderr, and the exit status is 1.""",
     )
@@ -187,7 +187,7 @@ A runtime that fails is one line on stderr, and the exit status is 1.""",
         metavar="SHARE",
         type=_share,
         default=0.995,
-        help="with --data: share of the test images for which a runtime must predict what torch does (0.995)",
+        help="with --data: share of the test images for which ONNX Runtime must predict what torch does (0.995)",
     )
 
 
