@@ -96,8 +96,8 @@ examples:
   ptqflow predict models/export cat.jpg --runtime torchscript
 
 An image may be of any format, mode and size that Pillow reads. In folders, and folders in them, every file with the
-suffix of an image format is taken, hidden ones left out. What cannot be read is one line on stderr, the others are
-answered, and the exit status is 1.
+suffix of an image format is taken; hidden ones are left out, and others with a note on stderr. What cannot be read is
+one line on stderr, the others are answered, and the exit status is 1.
 
 --json prints one object a line: {"image": ..., "top": [{"class": ..., "probability": ...}, ...]}""",
     )
@@ -121,7 +121,7 @@ def _predict(options: argparse.Namespace) -> int:
         failures.append(message)
         complain(message)
 
-    for prediction in predict(classifier, options.images, options.k, fail):
+    for prediction in predict(classifier, options.images, options.k, fail, complain):
         print(json.dumps(prediction.as_json()) if options.json else prediction.as_text(), flush=True)
     return 1 if failures else 0
 
