@@ -97,8 +97,8 @@ examples:
   ptqflow predict models/export cat.jpg --runtime torchscript
 
 An image may be of any format, mode and size that Pillow reads. In folders, and folders in them, every file with the
-suffix of an image format is taken, hidden ones left out. What cannot be read is one line on stderr, the others are
-answered, and the exit status is 1.
+suffix of an image format is taken; hidden ones are left out, and others with a note on stderr. What cannot be read is
+one line on stderr, the others are answered, and the exit status is 1.
 
 --json prints one object a line: {"image": ..., "top": [{"class": ..., "probability": ...}, ...]}""",
     )
@@ -122,7 +122,7 @@ def _predict(options: argparse.Namespace) -> int:
         failures.append(message)
         complain(message)
 
-    for prediction in predict(classifier, options.images, options.k, fail):
+    for prediction in predict(classifier, options.images, options.k, fail, complain):
         print(json.dumps(prediction.as_json()) if options.json else prediction.as_text(), flush=True)
     return 1 if failures else 0
 
@@ -176,8 +176,8 @@ Checks the hashes of all files, then runs generated images through every runtime
 graph in float arithmetic, which needs ONNX Runtime and nothing of the CPU. A runtime passes if its logits are nearer to
 those than INT8 is to FP32, or within 1 % (40 dB); SQNR is the power of the logits over that of the difference.
 
-With --data, the gate of the stage `export` is run again: each runtime must predict what torch predicts for the test
-images, and no significantly other share of them right.
+With --data, the gate of the stage `export` is run again on the test images: ONNX Runtime must predict what torch does,
+and neither it nor OpenVINO may be right for a significantly other share of them.
 
 A runtime that fails is one line on stderr, and the exit status is 1.""",
     )
@@ -188,7 +188,7 @@ A runtime that fails is one line on stderr, and the exit status is 1.""",
         metavar="SHARE",
         type=_share,
         default=0.995,
-        help="with --data: share of the test images for which a runtime must predict what torch does (0.995)",
+        help="with --data: share of the test images for which ONNX Runtime must predict what torch does (0.995)",
     )
 
 

@@ -1,3 +1,4 @@
+import io
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import miniature
 import numpy as np
 import pytest
 import torch
-from data.samples import encode, random_pixels
+from data.samples import encode, png, random_pixels
 from inference.exported import reference_probabilities
 from numpy.typing import NDArray
 from PIL import Image
@@ -77,6 +78,7 @@ def test_a_rotated_photo_is_turned_as_one_in_a_file_is(pristine: Path, tmp_path:
         pytest.param(np.zeros((2, 3, 8, 8), np.uint8), r"the array is uint8 \(2, 3, 8, 8\)", id="channels first"),
         pytest.param(np.zeros((8, 8), np.uint8), r"image 0 is uint8 \(8, 8\)", id="grey array"),
         pytest.param([PIXELS[0], "cat.png"], "image 1 is a str", id="a name"),
+        pytest.param(Image.open(io.BytesIO(png(0)[:100])), "image 0: .*truncated", id="a truncated file"),
         pytest.param([Image.new("F", (8, 8))], "image 0: its values are floats", id="PIL image of floats"),
     ],
 )

@@ -24,14 +24,16 @@ def test_images_are_found_in_folders_in_folders_by_their_suffix_sorted_without_h
     folder = write_folder(tmp_path / "photos", dict.fromkeys(names, b""))
     (folder / "loop").symlink_to(folder, target_is_directory=True)
 
-    found = find_images(folder, pytest.fail)
+    notes: list[str] = []
+    found = find_images(folder, pytest.fail, notes.append)
+    assert notes == [f"{folder}: left out 2 without the suffix of an image format, the first is {folder}/no_suffix"]
     assert [str(file.relative_to(folder)) for file in found] == ["a/b/c.webp", "a/z.jpeg", "b.PNG"]
 
 
 @pytest.mark.parametrize(("files", "words"), [({}, "holds no images;"), ({"a.txt": b""}, "among its 1 files")])
 def test_a_folder_without_images_is_an_error(tmp_path: Path, files: dict[str, bytes], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        find_images(write_folder(tmp_path / "photos", files), pytest.fail)
+        find_images(write_folder(tmp_path / "photos", files), pytest.fail, pytest.fail)
 
 
 def test_every_kind_of_image_is_answered_in_order_and_every_other_file_told(
@@ -56,7 +58,7 @@ def test_every_kind_of_image_is_answered_in_order_and_every_other_file_told(
 
     paths = [folder, tmp_path / "absent.png", folder / "grey.png", folder / "empty"]
     (folder / "empty").mkdir()
-    predictions = list(predict(classifier, paths, 2, told.append))
+    predictions = list(predict(classifier, paths, 2, told.append, pytest.fail))
 
     answered = [*sorted(images), "grey.png"]
     assert [prediction.image.name for prediction in predictions] == answered
@@ -76,7 +78,7 @@ def test_every_kind_of_image_is_answered_in_order_and_every_other_file_told(
 def test_more_images_than_a_batch_holds_are_answered(classifier: Classifier, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "photos", {f"{i:03}.png": png(i, (8, 8)) for i in range(150)})
 
-    rows = [p.probabilities for p in predict(classifier, [folder], 1, pytest.fail)]
+    rows = [p.probabilities for p in predict(classifier, [folder], 1, pytest.fail, pytest.fail)]
     expected = classifier(np.stack([random_pixels(8, 8, 3, seed=i) for i in range(150)])).max(axis=1)
     assert [row[0] for row in rows] == expected.tolist()
 
@@ -89,6 +91,6 @@ def test_an_output_that_is_not_finite_is_told_and_the_others_are_answered(
     told: list[str] = []
 
     with np.errstate(divide="ignore"):
-        predictions = list(predict(broken, [folder], 1, told.append))
+        predictions = list(predict(broken, [folder], 1, told.append, pytest.fail))
     assert [prediction.image.name for prediction in predictions] == ["b.png"]
     assert told == [f"{folder}/a.png: the model's output is not finite"]

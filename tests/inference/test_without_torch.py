@@ -26,9 +26,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
     pip = [folder / "bin/python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
-    subprocess.run(
-        [*pip, *(f"{name}=={pins[name]}" for name in NEEDED), f"setuptools=={pins['setuptools']}"], check=True
-    )
+    subprocess.run([*pip, *(f"{name}=={pins[name]}" for name in (*NEEDED, "setuptools"))], check=True)
     subprocess.run([*pip, "--no-build-isolation", "--editable", ROOT], check=True)
     subprocess.run([folder / "bin/python", "-m", "pip", "check"], check=True)
     return folder / "bin"
@@ -52,29 +50,11 @@ def test_a_model_is_used_where_torch_is_not_installed(environment: Path, pristin
     expected = dict(zip(here.classes, here(random_pixels(8, 8, 3))[0], strict=True))
     found = {entry["class"]: entry["probability"] for entry in json.loads(line)["top"]}
     assert found == pytest.approx(expected, abs=1e-5)
-    assert (
-        predicted.stderr
-        == f"ptqflow: {photos}/b.png: not an image that can be read: the format is none that Pillow knows\n"
-    )
-
-    program = (
-        f"import numpy, ptqflow; print(ptqflow.load({str(pristine)!r})(numpy.zeros((2, 9, 9, 3), numpy.uint8)).shape)"
-    )
-    assert run(environment / "python", "-c", program).stdout == "(2, 6)\n"
-
-    assert "conv1" in run(environment / "ptqflow", "inspect", pristine).stdout
-    verified = run(environment / "ptqflow", "verify", pristine).stdout
-    assert "onnxruntime: passed" in verified
-    assert "torchscript: not run: the package torch is not installed" in verified
-    asked = run(environment / "ptqflow", "predict", pristine, photos, "--runtime", "torchscript", status=1)
-    assert asked.stderr.startswith("ptqflow: torchscript cannot run the model here: the package torch is not installed")
     [complaint] = predicted.stderr.splitlines()
     assert complaint.startswith(f"ptqflow: {photos}/b.png: not an image that can be read")
 
-    program = (
-        "import sys, numpy, ptqflow; print(ptqflow.load(sys.argv[1])(numpy.zeros((2, 9, 9, 3), numpy.uint8)).shape)"
-    )
-    assert run(environment / "python", "-c", program, pristine).stdout == "(2, 6)\n"
+    program = "import sys, numpy, ptqflow; print(ptqflow.load(sys.argv[1])(numpy.zeros((9, 9, 3), numpy.uint8)).shape)"
+    assert run(environment / "python", "-c", program, pristine).stdout == "(1, 6)\n"
 
     assert "conv1" in run(environment / "ptqflow", "inspect", pristine).stdout
     verified = run(environment / "ptqflow", "verify", pristine).stdout

@@ -98,7 +98,7 @@ def _fit(image: Any, size: int, name: str) -> NDArray[np.uint8]:
         return fit_image(Image.fromarray(_checked(image, name)), size)
     try:
         return fit_image(ImageOps.exif_transpose(image), size)
-    except UnreadableImageError as error:
+    except (UnreadableImageError, OSError) as error:  # a PIL image is read from its file when it is first needed
         raise DataError(f"{name}: {error}") from None
 
 

@@ -16,8 +16,8 @@ from ptqflow.data.images import UnreadableImageError, decode_image
 from ptqflow.errors import DataError, describe_os_error
 from ptqflow.inference.classifier import Classifier, batch_size
 
-Complain = Callable[[str], None]
-"""Takes one line about one file; the others go on."""
+Tell = Callable[[str], None]
+"""Takes one line about one file or folder; the others go on."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Prediction:
         }
 
 
-def predict(classifier: Classifier, paths: Iterable[Path], k: int, complain: Complain) -> Iterator[Prediction]:
+def predict(classifier: Classifier, paths: Iterable[Path], k: int, complain: Tell, note: Tell) -> Iterator[Prediction]:
     """Classify files and the images in folders, in bounded memory and in their order.
 
     Args:
@@ -50,8 +50,9 @@ def predict(classifier: Classifier, paths: Iterable[Path], k: int, complain: Com
         paths: files, and folders as `find_images` looks into them.
         k: how many classes of each, at most.
         complain: called for each file or folder without an answer, with why.
+        note: called for each folder with files that are left out.
     """
-    files = (file for path in paths for file in _files(path, complain))
+    files = (file for path in paths for file in _files(path, complain, note))
     size = classifier.manifest.image_size
     decoded = _decode(files, size, complain)
     while batch := list(islice(decoded, batch_size(size))):
@@ -64,12 +65,13 @@ def predict(classifier: Classifier, paths: Iterable[Path], k: int, complain: Com
                 complain(f"{file}: the model's output is not finite")
 
 
-def find_images(folder: Path, complain: Complain) -> list[Path]:
+def find_images(folder: Path, complain: Tell, note: Tell) -> list[Path]:
     """Return the files below a folder that bear the suffix of an image format, sorted, without hidden ones.
 
     Args:
         folder: links to folders in it are not followed.
         complain: called for each folder in it that cannot be read.
+        note: called if files are left out for their suffix.
 
     Raises:
         DataError: there are none.
@@ -82,20 +84,22 @@ def find_images(folder: Path, complain: Complain) -> list[Path]:
         found += [Path(root, name) for name in names if not name.startswith(".")]
     images = sorted(file for file in found if file.suffix.lower() in suffixes)
     if not images:
-        others = f" among its {len(found)} files" if found else ""
-        raise DataError(f"{folder} holds no images{others}; name a file itself where its suffix is another")
+        among = f" among its {len(found)} files" if found else ""
+        raise DataError(f"{folder} holds no images{among}; name a file itself where its suffix is another")
+    if others := sorted(set(found).difference(images)):
+        note(f"{folder}: left out {len(others)} without the suffix of an image format, the first is {others[0]}")
     return images
 
 
-def _files(path: Path, complain: Complain) -> list[Path]:
+def _files(path: Path, complain: Tell, note: Tell) -> list[Path]:
     try:
-        return find_images(path, complain) if path.is_dir() else [path]
+        return find_images(path, complain, note) if path.is_dir() else [path]
     except DataError as error:
         complain(str(error))
         return []
 
 
-def _decode(files: Iterable[Path], size: int, complain: Complain) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
+def _decode(files: Iterable[Path], size: int, complain: Tell) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
     for file in files:
         try:
             with naming(file), warnings.catch_warnings():
