@@ -77,7 +77,7 @@ def convert_params(**changes: Any) -> ConvertParams:
         "weight": weight | changes.pop("weight", {}),
     }
     whole = {"engine": ENGINES[0], "head": "fp32", "keep_fp32": [], "overrides": {}}
-    whole |= {"portable": False, "bias_correction": False, "max_drop": None}
+    whole |= {"fuse_additions": True, "round_biases": True, "bias_correction": False, "max_drop": None}
     return ConvertParams.model_validate(whole | parts | changes)
 
 

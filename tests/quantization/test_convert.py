@@ -138,7 +138,7 @@ def plain_torch(
 
 
 def ours(model: nn.Module, statistics: Statistics | None, **changes: object) -> Quantized:
-    params = convert_params(**{"portable": False} | changes)
+    params = convert_params(**{"round_biases": False} | changes)
     return quantize(model, miniature.card(), params, statistics, miniature.split(40))
 
 

@@ -118,7 +118,8 @@ def params(engine: Engine) -> ConvertParams:
         head="int8",
         keep_fp32=(),
         overrides={},
-        portable=False,
+        fuse_additions=True,
+        round_biases=True,
         bias_correction=False,
         max_drop=None,
     )

@@ -54,8 +54,10 @@ class ConvertParams(Params):
     """Names or patterns of modules that stay FP32."""
     overrides: dict[str, Method]
     """Method for the tensors whose names match a pattern; the first one that matches counts."""
-    portable: bool
-    """Whether INT8 keeps to what other runtimes compute too: biases in steps of the sums, residuals added to codes."""
+    fuse_additions: bool
+    """On `onednn`: whether a residual is added to the sums of a convolution before they are rounded."""
+    round_biases: bool
+    """Whether biases are whole steps of the sums that they are added to, as other runtimes want them."""
     bias_correction: bool
     """Whether the shift that quantization causes in the mean output of each layer is taken out of its bias."""
     max_drop: Annotated[float, Field(ge=0, le=100)] | None
@@ -89,7 +91,7 @@ def settle_scheme(model: nn.Module, params: ConvertParams, also_fp32: Sequence[s
         per_channel=params.weight.per_channel,
         mse_weights=params.weight.method == "mse",
         fp32=fp32,
-        fuse_additions=not params.portable,
+        fuse_additions=params.fuse_additions,
     )
 
 

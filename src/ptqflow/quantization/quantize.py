@@ -63,6 +63,6 @@ def quantize(
         batches = input_batches(train, statistics.rows, card.mean, card.std)
         correct_biases(prepared, statistics.means, batches)
     converted = convert(prepared, scheme, card.image_size)
-    if params.portable:
+    if params.round_biases:
         round_biases(converted, card.image_size)
     return Quantized(scheme, qparams, prepared, converted)
