@@ -1,5 +1,5 @@
 # make repro   install, run the pipeline, show the result
-# make test    install, run the tests; make test-slow the slow ones
+# make test    install, run the tests; make test-slow the slow ones, and those in a browser (Debian's chromium)
 .DEFAULT_GOAL := repro
 .DELETE_ON_ERROR:
 .PHONY: repro test test-slow spread lint types lock
@@ -9,7 +9,9 @@ INSTALLED := .venv/installed
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# The benchmark first: it brings up what it needs, and the report then shows what was measured.
 repro: $(INSTALLED)
+	dvc repro benchmark/dvc.yaml
 	dvc repro
 	@PYTHONPATH=src python -m ptqflow.summary metrics/evaluate.json
 
@@ -42,4 +44,5 @@ $(INSTALLED): requirements.lock pyproject.toml
 	"$(PYTHON)" -m venv .venv
 	python -m pip install --progress-bar off --quiet --no-compile -r requirements.lock  # compiled when first imported
 	python -m pip install --quiet --no-compile --no-deps --no-build-isolation --editable .
+	python -m ptqflow.offline_plots
 	@touch $@

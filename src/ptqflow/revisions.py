@@ -161,7 +161,7 @@ def fetch_predictions(revision: str, repository: Path = Path()) -> Predictions:
     """Get the predictions that `evaluate` made at a git revision.
 
     Raises:
-        ArtifactError: there is no such revision, or its predictions are neither in DVC's cache nor in a remote.
+        ArtifactError: there is no such revision, it keeps no predictions, or they are in neither place.
     """
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
@@ -172,13 +172,15 @@ def fetch_predictions(revision: str, repository: Path = Path()) -> Predictions:
         target = Path(folder) / "predictions"
         try:
             files = DVCFileSystem(str(repository), rev=revision)
+            if f"path: {PREDICTIONS_DIR}\n" not in files.read_text("dvc.lock"):
+                raise ArtifactError(f"{revision} keeps no predictions: check it out, run `dvc repro`, commit dvc.lock")
             files.get(PREDICTIONS_DIR, str(target), recursive=True)
         except RevError:
             raise ArtifactError(f"there is no git revision {revision}") from None
-        except (DvcException, DataIndexError, OSError) as error:
+        except (DvcException, DataIndexError, OSError):
             raise ArtifactError(
-                f"{revision} has no {PREDICTIONS_DIR} in DVC's cache or remote ({' '.join(str(error).split())}); "
-                f"get it with `git checkout {revision} && dvc pull` or make it with `dvc repro`"
+                f"the predictions of {revision} are neither in DVC's cache nor in a remote: check it out, then run "
+                "`dvc pull` where somebody has pushed them, else `dvc repro`"
             ) from None
         return load_predictions(target)
 

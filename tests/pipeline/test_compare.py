@@ -49,7 +49,7 @@ def test_what_cannot_be_compared_is_one_line(repository: Repository) -> None:
     shutil.rmtree(repository.path / ".dvc/cache")
     result = repository.try_run("ptqflow", "compare", "HEAD", "HEAD")
     assert result.status == 1
-    assert "HEAD has no data/predictions in DVC's cache or remote" in result.output
+    assert "the predictions of HEAD are neither in DVC's cache nor in a remote" in result.output
     assert "Traceback" not in result.output
 
 
