@@ -4,13 +4,15 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
+from torch.onnx import register_custom_op_symbolic, symbolic_helper  # type: ignore[attr-defined]
 from torch.onnx.errors import OnnxExporterError
 
 from ptqflow.errors import ModelError
@@ -45,6 +47,7 @@ def to_onnx(model: nn.Module, image_size: int, metadata: Mapping[str, str]) -> b
 
 def _trace(model: nn.Module, image_size: int) -> bytes:
     example, buffer = torch.zeros(2, 3, image_size, image_size), io.BytesIO()
+    register_custom_op_symbolic("aten::adaptive_avg_pool2d", _pool_adaptively, OPSET)
     try:
         with _plain_attention(), without_torch_warnings(), torch.inference_mode():
             torch.onnx.export(
@@ -80,12 +83,38 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
+def _pool_adaptively(g: Any, x: Any, output_size: Any) -> Any:
+    """Write adaptive average pooling also where the size of the output does not divide that of the input."""
+    sizes = symbolic_helper._get_tensor_sizes(x)[-2:]
+    outputs = symbolic_helper._get_const(output_size, "is", "output_size")
+    if outputs == [1, 1]:
+        return g.op("GlobalAveragePool", x)
+    rows, columns = (_averages(size, output) for size, output in zip(sizes, outputs, strict=True))
+    product = g.op("MatMul", x, g.op("Constant", value_t=columns.t().contiguous()))
+    return g.op("MatMul", g.op("Constant", value_t=rows), product)
+
+
+def _averages(size: int, output: int) -> Tensor:
+    """Return the weights, (output, size), with which adaptive pooling takes means along one dimension."""
+    weights = torch.zeros(output, size)
+    for i in range(output):
+        first, end = i * size // output, -(-(i + 1) * size // output)
+        weights[i, first:end] = 1 / (end - first)
+    return weights
+
+
 def _find_layer(model: nn.Module, example: Tensor, operation: str) -> str:
     """Return the path of the first module that runs an operation."""
     with without_torch_warnings(), torch.inference_mode():
         graph = torch.jit.trace(model, example, check_trace=False).inlined_graph
     scopes = [node.scopeName() for node in graph.findAllNodes(operation)]
-    return next((scope.rpartition("__module.")[2] for scope in scopes if scope), type(model).__name__)
+    if module := next((scope.rpartition("__module.")[2] for scope in scopes if scope), None):
+        return str(module)
+    steps: list[Node] = list(model.graph.nodes) if isinstance(model, GraphModule) else []
+    for step in steps:
+        if operation.rpartition(":")[2].strip("_") in str(step.target):
+            return str(next((path for path, _ in reversed(step.meta.get("nn_module_stack", {}).values())), step.name))
+    return type(model).__name__
 
 
 def _write_roundings(graph: GraphProto) -> None:

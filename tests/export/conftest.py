@@ -1,0 +1,54 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import miniature
+import numpy as np
+import pytest
+import torch
+from exporting import PARAMS, ROOT, Exported, make_networks
+from torch import Tensor
+
+from ptqflow.data.dataset import open_dataset
+from ptqflow.data.pool import Pool, Source
+from ptqflow.data.writing import save_dataset
+from ptqflow.export.files import write_files
+from ptqflow.preprocessing import to_input
+
+
+@pytest.fixture(autouse=True)
+def _engine_of_its_own() -> Iterator[None]:
+    engine = torch.backends.quantized.engine
+    yield
+    torch.backends.quantized.engine = engine
+
+
+@pytest.fixture(scope="session")
+def inputs() -> list[Tensor]:
+    """Five batches of 8 normalized images."""
+    pixels = torch.from_numpy(miniature.images(40))
+    return list(to_input(pixels, miniature.MEAN, miniature.STD).split(8))
+
+
+@pytest.fixture
+def exported(tmp_path: Path, inputs: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> Exported:
+    """The miniature ResNet, as files beside a manifest."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    torch.manual_seed(0)
+    dataset = tmp_path / "dataset"
+    dataset.mkdir()
+    pools = {
+        split: Pool(miniature.images(count, seed), np.arange(count), np.arange(count) % len(miniature.CLASSES))
+        for seed, (split, count) in enumerate((("train", 40), ("val", 12), ("test", 50)))
+    }
+    save_dataset(dataset, "noise", Source("noise", miniature.CLASSES, pools["train"], None, False), pools)
+    model = miniature.residual(6).eval()
+    with torch.no_grad():
+        model.fc.weight *= 20
+        model.fc.bias -= model(torch.cat(inputs)).mean(0)  # so that the images are not all of one class
+    networks = make_networks(model, miniature.card(), inputs, fuse_additions=False)
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    result = Exported(tmp_path / "export", dataset, open_dataset(dataset), networks)
+    result.directory.mkdir()
+    write_files(result.directory, networks, PARAMS)
+    result.describe()
+    return result
