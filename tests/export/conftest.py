@@ -42,7 +42,9 @@ def exported(tmp_path: Path, inputs: list[Tensor], monkeypatch: pytest.MonkeyPat
     }
     save_dataset(dataset, "noise", Source("noise", miniature.CLASSES, pools["train"], None, False), pools)
     model = miniature.residual(6).eval()
-    torch.nn.init.normal_(model.fc.weight, std=3)  # so that the images are not all of one class
+    with torch.no_grad():
+        model.fc.weight *= 20
+        model.fc.bias -= model(torch.cat(inputs)).mean(0)  # so that the images are not all of one class
     networks = make_networks(model, miniature.card(), inputs, fuse_additions=False)
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     result = Exported(tmp_path / "export", dataset, open_dataset(dataset), networks)
