@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ptqflow.errors import ModelError
 from ptqflow.evaluation import DIGITS, predictions
+from ptqflow.export import replay
 from ptqflow.quantization.twin import StepOutput
 
 _SIGNIFICANT = 0.05
@@ -47,7 +48,7 @@ class Gate:
         with TemporaryDirectory() as folder:
             output = Path(folder) / ("steps.npz" if options else "logits.npy")
             arguments = [runtime, self.directory, name, self.dataset, count, self.batch_size, output, *options]
-            command = [sys.executable, "-m", "ptqflow.export.replay", *map(str, arguments)]
+            command = [sys.executable, "-m", replay.__name__, *map(str, arguments)]
             result = subprocess.run(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=False)
             if result.returncode:
                 raise ModelError(f"{name} does not run in {runtime}: {_last_line(result.stderr)}")
