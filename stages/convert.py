@@ -1,4 +1,7 @@
-"""Choose ranges from the statistics and convert the FP32 network to INT8; as the control, also without any ranges."""
+"""Choose ranges from the statistics and convert the FP32 network to INT8, within a budget on val if there is one.
+
+As the control, also without any ranges.
+"""
 
 from pathlib import Path
 

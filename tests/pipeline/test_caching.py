@@ -30,6 +30,13 @@ def test_engine_reruns_convert_and_what_follows_alone(repository: Repository) ->
     assert set(repository.run("dvc", "exp", "run", "-S", "convert.engine=qnnpack").ran) == FROM_CONVERT
 
 
+def test_a_budget_that_is_met_at_once_gives_the_same_network_and_leaves_its_trail(repository: Repository) -> None:
+    assert repository.run("dvc", "exp", "run", "-S", "convert.max_drop=100").ran == ["convert", "sensitivity"]
+    budget = json.loads(repository.read("metrics/convert.json"))["budget"]
+    assert budget["kept"] == ""
+    assert list(budget["trail"]) == ["0 kept"]
+
+
 def test_going_back_to_old_params_runs_nothing(repository: Repository) -> None:
     before = repository.read("metrics/evaluate.json")
     repository.run("dvc", "exp", "run", "-S", "calib.batches=3")

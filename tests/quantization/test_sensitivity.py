@@ -185,6 +185,17 @@ def test_in_the_network_the_first_layer_has_no_more_error_than_alone(inputs: lis
     assert found["conv2"].network.sqnr_db < found["conv2"].alone.sqnr_db
 
 
+def test_figures_are_the_same_again_and_the_network_is_left_as_it_is(inputs: list[Tensor]) -> None:
+    model = make("in place")
+    statistics, before = collect(model, inputs), copy.deepcopy(model.state_dict())
+
+    first, second = (measure(model, statistics, miniature.split(9), bias_correction=True) for _ in range(2))
+
+    assert first == second
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.swish.inplace
+
+
 def test_what_stays_fp32_is_not_listed(inputs: list[Tensor]) -> None:
     model = make("residual")
     statistics = collect(model, inputs)
