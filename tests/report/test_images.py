@@ -18,7 +18,8 @@ def decode(uri: str) -> Image.Image:
 
 
 def predictions(predicted: list[int], margin: list[float]) -> Prediction:
-    return Prediction(np.array(predicted, dtype=np.int64), np.array(margin, dtype=np.float32))
+    margins = np.array(margin, dtype=np.float32)
+    return Prediction(np.array(predicted, dtype=np.int64), margins, margins)
 
 
 def test_changed_images_come_by_the_margin_of_fp32() -> None:

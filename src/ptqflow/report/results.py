@@ -51,10 +51,13 @@ def read_results() -> Results:
     """
     dataset = open_dataset(DATASET_DIR)
     manifest = read_manifest(EXPORT_DIR)
+    predictions = load_predictions(PREDICTIONS_DIR)
+    if predictions.card.test_sha256 != dataset.card.sha256["test"]:
+        raise ArtifactError(f"{PREDICTIONS_DIR} holds predictions of other test images; run `dvc repro`")
     return Results(
         dataset=dataset.card,
         test=dataset.test,
-        predictions=load_predictions(PREDICTIONS_DIR).networks,
+        predictions=predictions.networks,
         epochs=_read_rows(PLOTS_DIR / "train.csv"),
         **{stage: _read_json(_metrics(stage)) for stage in ("calib", "convert", "evaluate", "sensitivity", "export")},
         int8=_read_json(INT8_DIR / "card.json"),
