@@ -2,7 +2,7 @@
 # make test    install, run the tests; make test-slow the slow ones, and those in a browser (Debian's chromium)
 .DEFAULT_GOAL := repro
 .DELETE_ON_ERROR:
-.PHONY: repro test test-slow spread lint types lock
+.PHONY: repro test test-slow benchmark spread lint types lock
 
 PYTHON ?= python3
 INSTALLED := .venv/installed
@@ -14,12 +14,18 @@ repro: $(INSTALLED)
 	dvc repro benchmark/dvc.yaml
 	dvc repro
 	@PYTHONPATH=src python -m ptqflow.summary metrics/evaluate.json
+	@echo "More in report/index.html."
 
 test: $(INSTALLED)
 	pytest -n 2 -m "not slow and not browser" $(TESTS)
 
 test-slow: $(INSTALLED)
 	pytest -n 2 -m "slow or browser" $(TESTS)
+
+# Measures anew and shows it in the report.
+benchmark: $(INSTALLED)
+	dvc repro --force --single-item benchmark/dvc.yaml
+	dvc repro --force --single-item report
 
 spread: $(INSTALLED)
 	dvc repro spread/dvc.yaml

@@ -12,20 +12,17 @@ from typing import Any, get_args
 
 import torch
 from ruamel.yaml import YAML
-from scipy.stats import binomtest
 from tqdm import tqdm
 
 from ptqflow.comparison import agreement, sqnr_db
 from ptqflow.data.dataset import open_dataset
 from ptqflow.evaluation import compute_logits, predictions
 from ptqflow.models.fp32 import load_fp32
+from ptqflow.paired import count_pairs, mcnemar
 from ptqflow.params import read_params
-from ptqflow.quantization.bias_correction import correct_biases
-from ptqflow.quantization.calibration import input_batches
-from ptqflow.quantization.choices import ConvertParams, set_ranges, settle_scheme
-from ptqflow.quantization.convert import convert
+from ptqflow.quantization.choices import ConvertParams
 from ptqflow.quantization.engine import available_engines
-from ptqflow.quantization.prepare import prepare
+from ptqflow.quantization.quantize import quantize
 from ptqflow.quantization.ranges import Method
 from ptqflow.quantization.statistics import load_statistics
 
@@ -55,22 +52,15 @@ def main() -> None:
         for method in arguments.methods:
             started = time.perf_counter()
             params = with_settings([f"engine={engine}", f"activation.method={method}", *arguments.set])
-            scheme = settle_scheme(model, params)
-            prepared = prepare(model, card.image_size, scheme)
-            set_ranges(model, prepared, scheme, statistics, params)
-            if params.bias_correction:
-                batches = input_batches(dataset.train, statistics.rows, card.mean, card.std)
-                correct_biases(prepared, statistics.means, batches)
-            int8 = convert(prepared, scheme, card.image_size)
+            int8 = quantize(model, card, params, statistics, dataset.train).converted
             seconds = time.perf_counter() - started
             logits = compute_logits(int8, split, card.mean, card.std, 256, "int8")
-            also_right = predictions(logits) == split.labels
-            lost, won = int((right & ~also_right).sum()), int((~right & also_right).sum())
-            p = binomtest(lost, lost + won).pvalue if lost + won else 1.0
-            figures = (f"{100 * also_right.mean():.2f}", f"{100 * agreement(logits, reference):.2f}")
+            pairs = count_pairs(right, predictions(logits) == split.labels)
+            figures = (f"{100 * (right.mean() - pairs.drop):.2f}", f"{100 * agreement(logits, reference):.2f}")
+            lost, won = pairs.only_reference_right, pairs.only_candidate_right
             tqdm.write(
                 f"| {engine} | {method} | {' | '.join(figures)} | {sqnr_db(logits, reference):.1f} "
-                f"| {lost} | {won} | {p:.2f} | {seconds:.1f} |"
+                f"| {lost} | {won} | {mcnemar(pairs):.2f} | {seconds:.1f} |"
             )
 
 
