@@ -28,7 +28,7 @@ def test_calibration_params_rerun_calib_and_what_follows(repository: Repository)
     assert json.loads(repository.read("metrics/calib.json"))["images"] == 24
 
 
-def test_engine_reruns_convert_and_evaluate_alone(repository: Repository) -> None:
+def test_engine_reruns_convert_and_what_follows_alone(repository: Repository) -> None:
     assert repository.run("dvc", "exp", "run", "-S", "convert.engine=qnnpack").ran == [
         "convert",
         "evaluate",
