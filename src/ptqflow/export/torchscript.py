@@ -1,6 +1,7 @@
 """An INT8 network as TorchScript."""
 
 import io
+import zipfile
 
 import torch
 from torch import nn
@@ -18,4 +19,14 @@ def to_torchscript(model: nn.Module, image_size: int) -> bytes:
     with without_torch_warnings(), torch.inference_mode():
         traced = torch.jit.trace(model.eval(), torch.zeros(2, 3, image_size, image_size), check_trace=False)
         torch.jit.save(torch.jit.freeze(traced), buffer)
-    return buffer.getvalue()
+    return _without_places(buffer)
+
+
+def _without_places(archive: io.BytesIO) -> bytes:
+    """Leave out where the code lay on this machine, which is debug information, and a hash of it."""
+    stripped = io.BytesIO()
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(stripped, "w") as new:
+        for name in old.namelist():
+            if not name.endswith((".debug_pkl", "/.data/serialization_id")):
+                new.writestr(zipfile.ZipInfo(name), old.read(name))
+    return stripped.getvalue()
