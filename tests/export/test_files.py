@@ -164,7 +164,7 @@ def test_torchscript_of_another_network_fails(exported: Exported, inputs: list[T
 
 def test_changed_bytes_are_not_run(exported: Exported) -> None:
     (exported.directory / INT8_TORCHSCRIPT).write_bytes(b"PK")
-    with pytest.raises(ModelError, match=r"does not run in torch: export: .*int8.torchscript.pt is missing or not"):
+    with pytest.raises(ModelError, match=r"does not run in torch: export: .*int8.torchscript.pt has changed"):
         check_files(exported.gate, exported.networks, exported.dataset.test, PARAMS)
 
 

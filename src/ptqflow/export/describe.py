@@ -80,6 +80,7 @@ def _hash_code(card: ModelCard) -> str:
     """Hash the modules of ptqflow that this process has loaded, which are those that its stage depends on."""
     digest = hashlib.sha256((card.code_sha256 or "").encode())
     for name, module in sorted(sys.modules.items()):
-        if name.partition(".")[0] == "ptqflow" and module.__file__:
+        is_package = hasattr(module, "__path__")  # whose code is no dep of the stage
+        if name.partition(".")[0] == "ptqflow" and module.__file__ and not is_package:
             digest.update(name.encode() + b"\0" + Path(module.__file__).read_bytes())
     return digest.hexdigest()

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from torch import Tensor
 
 from ptqflow.errors import ModelError
 from ptqflow.evaluation import DIGITS, predictions
 from ptqflow.export import replay
+from ptqflow.paired import count_pairs, mcnemar
 from ptqflow.quantization.twin import StepOutput
+from ptqflow.verdict import ALPHA, format_p
 
-_SIGNIFICANT = 0.05
 _STEPS, _SHARE = 2, 0.01
 """A layer diverges where more than this share of its values is more than so many codes away."""
 EXAMPLES = 32
@@ -71,14 +71,14 @@ class Gate:
         predicted = self.replay(runtime, name, len(self.labels)).argmax(axis=1)
         expected = predictions(reference)
         different = int((predicted != expected).sum())
-        gained = int(((predicted == self.labels) & (expected != self.labels)).sum())
-        lost = int(((predicted != self.labels) & (expected == self.labels)).sum())
-        p = float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+        pairs = count_pairs(expected == self.labels, predicted == self.labels)
+        p = mcnemar(pairs)
         share = 1 - different / len(expected)
-        if different > max(1, (1 - share_asked) * len(expected)) or p < _SIGNIFICANT:
+        if different > max(1, (1 - share_asked) * len(expected)) or p < ALPHA:
             raise ModelError(
                 f"{name} in {runtime} predicts what torch predicts for {share:.2%} of the test images (asked: "
-                f"{share_asked:.2%}), {lost} images are lost and {gained} gained (p = {p:.2g})"
+                f"{share_asked:.2%}); {pairs.only_reference_right} images are lost and "
+                f"{pairs.only_candidate_right} gained, {format_p(p)}"
             )
         return {
             "runtime": runtime,
