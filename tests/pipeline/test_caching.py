@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from pipeline.repository import Repository
 
@@ -76,6 +77,7 @@ def test_metrics_diff_shows_old_and_new_values_after_a_commit(repository: Reposi
     assert rows["metrics/calib.json"]["images"] == {"old": 16, "new": 24, "diff": 8}
 
 
+@pytest.mark.slow
 def test_queued_grid_gives_one_experiment_a_value(repository: Repository) -> None:
     repository.run("dvc", "exp", "run", "--queue", "-S", "calib.batches=2,4")
     repository.run("dvc", "queue", "start")
@@ -91,6 +93,7 @@ def test_queued_grid_gives_one_experiment_a_value(repository: Repository) -> Non
     assert sorted(exp["metrics"]["metrics/calib.json"]["data"]["images"] for exp in experiments) == [16, 32]
 
 
+@pytest.mark.slow
 def test_changed_bytes_at_data_path_rerun_from_fetch_and_the_same_bytes_elsewhere_rerun_nothing(
     repository: Repository,
 ) -> None:
@@ -108,6 +111,7 @@ def test_changed_bytes_at_data_path_rerun_from_fetch_and_the_same_bytes_elsewher
     assert repository.run("dvc", "repro").ran == []
 
 
+@pytest.mark.slow
 def test_changed_bytes_of_a_checkpoint_rerun_from_train(repository: Repository) -> None:
     weights = repository.path.parent / "weights.safetensors"
     shutil.copy(repository.path / "models/fp32/weights.safetensors", weights)
@@ -120,12 +124,14 @@ def test_changed_bytes_of_a_checkpoint_rerun_from_train(repository: Repository) 
     assert set(repository.run("dvc", "repro").ran) == {"inputs", *FROM_TRAIN}
 
 
+@pytest.mark.slow
 def test_edited_code_of_the_users_network_reruns_from_train(repository: Repository) -> None:
     code = repository.path / "tiny.py"
     code.write_text(code.read_text().replace("nn.Conv2d(3, 8,", "nn.Conv2d(3, 8, padding=1, kernel_size="))
     assert set(repository.run("dvc", "repro").ran) == {"inputs", *FROM_TRAIN}
 
 
+@pytest.mark.slow
 def test_relative_paths_hold_in_a_queued_experiment_too(repository: Repository) -> None:
     _image_archive(repository.path / "data" / "mine.tar", seed=0)
     result = repository.run(

@@ -87,16 +87,18 @@ def test_every_stage_but_inputs_can_be_restored_from_the_run_cache() -> None:
 
 
 def test_an_edit_of_any_module_marks_exactly_the_stages_that_import_it(repository: Repository) -> None:
-    for module in sorted((repository.path / "src").rglob("*.py")):
-        name = module.relative_to(repository.path)
-        original = module.read_text()
-        module.write_text(original + "\n# edited\n")
-        status = json.loads(repository.run("dvc", "status", "--json", "dvc.yaml").output)
-        module.write_text(original)
-        marked = {stage for stage, changes in status.items() if any(str(name) in str(change) for change in changes)}
-        scripts = {stage: repository.path / "stages" / f"{stage}.py" for stage in STAGES}
-        source = repository.path / "src"
-        assert marked == {s for s, script in scripts.items() if module in imported_modules(script, source)}, name
+    source = repository.path / "src"
+    modules = sorted(source.rglob("*.py"))
+    for module in modules:
+        module.write_text(module.read_text() + "\n# edited\n")
+    status = json.loads(repository.run("dvc", "status", "--json", "dvc.yaml").output)
+
+    for stage in STAGES:
+        changed = {file for change in status[stage] if isinstance(change, dict) for file in change["changed deps"]}
+        imported = imported_modules(repository.path / "stages" / f"{stage}.py", source)
+        assert {file for file in changed if file.endswith(".py")} == {
+            str(module.relative_to(repository.path)) for module in imported
+        }, stage
 
 
 def _give_every_input(repository: Repository) -> None:
