@@ -4,10 +4,12 @@ Run it in a repository whose pipeline has run, from its root: `PYTHONPATH=src py
 """
 
 import argparse
+import gc
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +21,8 @@ from ptqflow.data.dataset import open_dataset
 from ptqflow.models.fp32 import load_fp32
 from ptqflow.quantization.calibration import CalibParams, draw_images, input_batches
 from ptqflow.quantization.graph import observer_nodes
-from ptqflow.quantization.prepare import EVERYTHING, prepare, without_torch_warnings
-from ptqflow.quantization.statistics import collect_statistics
+from ptqflow.quantization.prepare import without_torch_warnings
+from ptqflow.quantization.statistics import collect_statistics, observe
 
 
 def main() -> None:
@@ -48,38 +50,51 @@ def main() -> None:
             return prepare_fx(model, mapping, example)
 
     def none() -> GraphModule:
-        prepared = prepare(model, card.image_size, EVERYTHING)
+        prepared = observe(model, card.image_size).prepared
         for node in observer_nodes(prepared):
             setattr(prepared, str(node.target), torch.nn.Identity())
         return prepared
 
-    ways: dict[str, tuple[Callable[[], GraphModule], Callable[[GraphModule], object]]] = {
+    ways: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
         "no observers": (none, lambda prepared: forward(prepared, batches)),
         "torch MinMaxObserver": (lambda: stock(MinMaxObserver), lambda prepared: forward(prepared, batches)),
         "torch HistogramObserver": (lambda: stock(HistogramObserver), lambda prepared: forward(prepared, batches)),
         "ptqflow StatisticsObserver": (
-            lambda: prepare(model, card.image_size, EVERYTHING),
-            lambda prepared: collect_statistics(model, prepared, batches, rows),
+            lambda: observe(model, card.image_size),
+            lambda observed: collect_statistics(observed, batches, rows),
         ),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    timed: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(arguments.runs + 1):
-        for name, (make, collect) in ways.items():
-            prepared = make()
-            started = time.perf_counter()
-            collect(prepared)
-            seconds[name].append(time.perf_counter() - started)
+        for name, way in ways.items():
+            timed[name].append(seconds(*way))
 
     print(
         f"{card.name}, {rows.size} images of {card.image_size}x{card.image_size} in batches of {rows.shape[1]}, ",
         end="",
     )
     print(f"{arguments.threads} threads, {arguments.runs} runs, torch {torch.__version__}")
-    stock_median = statistics.median(seconds["torch HistogramObserver"][1:])
-    for name, (_, *timed) in seconds.items():
-        median = statistics.median(timed)
-        spread = f"{min(timed):.3f} to {max(timed):.3f}"
-        print(f"{name:28} {median:.3f} s ({spread}), {stock_median / median:.2f}x as fast as HistogramObserver")
+    stock_median = statistics.median(calibration for _, calibration in timed["torch HistogramObserver"][1:])
+    for name, (_, *runs) in timed.items():
+        preparations, calibrations = zip(*runs, strict=True)
+        median = statistics.median(calibrations)
+        print(
+            f"{name:28} prepare {statistics.median(preparations):.3f} s, calibrate {median:.3f} s "
+            f"({min(calibrations):.3f} to {max(calibrations):.3f}), {stock_median / median:.2f} times as fast"
+        )
+
+
+def seconds(prepare: Callable[[], Any], calibrate: Callable[[Any], object]) -> tuple[float, float]:
+    """Time both steps."""
+    gc.collect()
+    gc.disable()  # as timeit does: it would search the networks of the runs before
+    started = time.perf_counter()
+    prepared = prepare()
+    ready = time.perf_counter()
+    calibrate(prepared)
+    ended = time.perf_counter()
+    gc.enable()
+    return ready - started, ended - ready
 
 
 def forward(prepared: GraphModule, batches: list[Tensor]) -> None:

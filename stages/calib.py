@@ -19,16 +19,14 @@ def main() -> None:
     from ptqflow.params import read_params
     from ptqflow.quantization.activations import observed_metrics
     from ptqflow.quantization.calibration import CalibParams, draw_images, input_batches
-    from ptqflow.quantization.prepare import EVERYTHING, prepare
-    from ptqflow.quantization.statistics import StatisticsCard, collect_statistics, save_statistics
+    from ptqflow.quantization.statistics import StatisticsCard, collect_statistics, observe, save_statistics
 
     params = read_params("calib", CalibParams)
     dataset = open_dataset(DATASET_DIR)
     model, card = load_fp32(FP32_DIR)
     draw = draw_images(dataset, params)
     batches = input_batches(dataset.train, draw.rows, card.mean, card.std)
-    prepared = prepare(model, card.image_size, EVERYTHING)
-    statistics = collect_statistics(model, prepared, batches, draw.rows)
+    statistics = collect_statistics(observe(model, card.image_size), batches, draw.rows)
     save_statistics(STATISTICS_DIR, statistics, StatisticsCard(model=card.name, images=draw.rows.size))
     counts = np.bincount(dataset.train.labels[draw.rows.ravel()], minlength=len(card.classes))
     write_metrics(

@@ -13,9 +13,8 @@ from ptqflow.data.dataset import Split
 from ptqflow.errors import DataError
 from ptqflow.evaluation import Evaluation, compute_logits, evaluate, predictions
 from ptqflow.preprocessing import to_input
-from ptqflow.quantization.prepare import EVERYTHING, prepare
 from ptqflow.quantization.quantize import quantize
-from ptqflow.quantization.statistics import collect_statistics
+from ptqflow.quantization.statistics import collect_statistics, observe
 
 COUNT = 103
 
@@ -34,8 +33,7 @@ def fp32() -> nn.Module:
 @pytest.fixture(scope="module")
 def int8(fp32: nn.Module, split: Split) -> nn.Module:
     inputs = to_input(torch.from_numpy(split.images[:100]), miniature.MEAN, miniature.STD)
-    prepared = prepare(fp32, miniature.SIZE, EVERYTHING)
-    statistics = collect_statistics(fp32, prepared, inputs.split(20), np.arange(100).reshape(5, 20))
+    statistics = collect_statistics(observe(fp32, miniature.SIZE), inputs.split(20), np.arange(100).reshape(5, 20))
     return quantize(fp32, miniature.card(), convert_params(head="int8"), statistics, split).converted
 
 

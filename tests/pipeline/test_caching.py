@@ -4,6 +4,7 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_metrics_diff_shows_old_and_new_values_after_a_commit(repository: Reposi
     repository.run("dvc", "exp", "run", "-S", "calib.batches=3")
     repository.commit("three batches")
     output = repository.run("dvc", "metrics", "diff", "HEAD~1", "--json").output
-    rows = json.loads(output.splitlines()[-1])  # behind a warning of metrics that only `make spread` writes
+    rows = json.loads(output.splitlines()[-1])  # behind a warning of metrics that only the benchmark writes
     assert rows["metrics/calib.json"]["images"] == {"old": 16, "new": 24, "diff": 8}
 
 
@@ -89,8 +90,13 @@ def test_queued_grid_gives_one_experiment_a_value(repository: Repository) -> Non
         logs = repository.run("dvc", "queue", "status").output
     assert logs.count("Success") == 2, logs
     table = json.loads(repository.run("dvc", "exp", "show", "--json").output)
-    experiments = [exp["revs"][0]["data"] for exp in table[-1]["experiments"]]
-    assert sorted(exp["metrics"]["metrics/calib.json"]["data"]["images"] for exp in experiments) == [16, 32]
+    images = {exp["name"]: _images_seen(exp["revs"][0]["data"]) for exp in table[-1]["experiments"]}
+    assert sorted(images.values()) == [16, 32]
+
+    for name in images:
+        repository.run("dvc", "exp", "apply", name)
+        assert json.loads(repository.read("metrics/calib.json"))["images"] == images[name]
+        assert repository.run("dvc", "repro").ran == []
 
 
 @pytest.mark.slow
@@ -138,6 +144,11 @@ def test_relative_paths_hold_in_a_queued_experiment_too(repository: Repository) 
         "dvc", "exp", "run", "--temp", "-S", "data.name=image_folder", "-S", "data.path=data/mine.tar"
     )
     assert set(result.ran) == ALL
+
+
+def _images_seen(experiment: dict[str, Any]) -> int:
+    images: int = experiment["metrics"]["metrics/calib.json"]["data"]["images"]
+    return images
 
 
 def _image_archive(file: Path, seed: int) -> Path:

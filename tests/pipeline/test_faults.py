@@ -48,7 +48,7 @@ def test_a_bad_param_is_one_line_that_names_it_and_costs_nothing_that_was_there(
     for stage in stages[stages.index(result.ran[-1]) + 1 :]:
         assert repository.contents(*outputs_of(stage)) == outputs[stage], f"{stage} was not reached"
     repository.run("git", "checkout", ".")
-    repository.run("dvc", "checkout", "dvc.yaml")
+    repository.run("dvc", "checkout")
     assert repository.contents("data", "models", "metrics") == before
     assert set(repository.run("dvc", "repro").ran) <= {"inputs"}
 

@@ -8,11 +8,11 @@ from pipeline.imports import imported_modules
 from pipeline.repository import ROOT, Repository
 from ruamel.yaml import YAML
 
-STAGES = YAML(typ="safe").load(ROOT / "spread" / "dvc.yaml")["stages"]
+STAGES = YAML(typ="safe").load(ROOT / "spread" / "pipeline.yaml")["stages"]
 
 
 def ran(repository: Repository) -> list[str]:
-    output = repository.run("dvc", "repro", "spread/dvc.yaml").output
+    output = repository.run("make", "--old-file=.venv/installed", "spread").output
     return re.findall(r"^Running stage 'spread/dvc\.yaml:([\w@-]+)'", output, re.MULTILINE)
 
 
@@ -31,6 +31,8 @@ def test_every_draw_and_size_runs_once_on_demand_and_only_what_is_new_runs_again
 
     repository.set_params({"convert": {"head": "int8"}})
     assert sorted(name for name in ran(repository) if name != "calib_spread") == scores
+    repository.set_params({"convert": {"head": "fp32"}})
+    assert ran(repository) == []
 
     repository.set_params({"calib_spread": {"batches": [1, 2, 3]}})
     assert sorted(ran(repository)) == ["calib_spread", *draws, "spread_score@0-3", "spread_score@1-3"]

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ptqflow.preprocessing import to_input
-from ptqflow.quantization.prepare import EVERYTHING, prepare
-from ptqflow.quantization.statistics import Statistics, StatisticsCard, collect_statistics, save_statistics
+from ptqflow.quantization.statistics import Statistics, StatisticsCard, collect_statistics, observe, save_statistics
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +39,7 @@ def network(function: str) -> nn.Module:
 @pytest.fixture
 def statistics(network: nn.Module, inputs: list[Tensor]) -> Statistics:
     """What four batches show of every tensor."""
-    prepared = prepare(network, miniature.SIZE, EVERYTHING)
-    return collect_statistics(network, prepared, inputs[:4], np.arange(32).reshape(4, 8))
+    return collect_statistics(observe(network, miniature.SIZE), inputs[:4], np.arange(32).reshape(4, 8))
 
 
 @pytest.fixture

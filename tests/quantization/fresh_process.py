@@ -16,13 +16,13 @@ from ptqflow.quantization.artifact import Int8Card, save_int8
 from ptqflow.quantization.choices import ConvertParams
 from ptqflow.quantization.engine import available_engines
 from ptqflow.quantization.layers import list_layers
-from ptqflow.quantization.prepare import EVERYTHING, prepare
 from ptqflow.quantization.quantize import quantize
 from ptqflow.quantization.statistics import (
     Statistics,
     StatisticsCard,
     collect_statistics,
     load_statistics,
+    observe,
     save_statistics,
 )
 
@@ -84,7 +84,7 @@ def convert_params(**changes: Any) -> ConvertParams:
 def collect(model: nn.Module, batches: list[Tensor]) -> Statistics:
     """The statistics of equal batches, as `calib` collects them."""
     rows = np.arange(sum(map(len, batches))).reshape(len(batches), -1)
-    return collect_statistics(model, prepare(model, batches[0].shape[-1], EVERYTHING), batches, rows)
+    return collect_statistics(observe(model, batches[0].shape[-1]), batches, rows)
 
 
 def main(folder: Path, threads: int) -> None:

@@ -25,6 +25,7 @@ from ptqflow.quantization.statistics import (
     StatisticsCard,
     collect_statistics,
     load_statistics,
+    observe,
     save_statistics,
 )
 
@@ -88,7 +89,7 @@ class Recorder(fx.Interpreter):
 
 def collect(network: nn.Module, batches: list[Tensor], first: int = 0) -> Statistics:
     rows = np.arange(first, first + sum(map(len, batches))).reshape(len(batches), -1)
-    return collect_statistics(network, prepare(network, miniature.SIZE, EVERYTHING), batches, rows)
+    return collect_statistics(observe(network, miniature.SIZE), batches, rows)
 
 
 def arrays_of(seen: TensorStatistics | None) -> list[Any]:

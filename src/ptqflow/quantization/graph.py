@@ -1,6 +1,7 @@
 """Names for what flows through a network, the same in every graph that torch.fx makes of it."""
 
 import copy
+import itertools
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,8 +17,8 @@ _CLAMPS = (functional.relu6, functional.hardtanh, torch.clamp, "clamp")
 
 
 def trace(model: nn.Module) -> GraphModule:
-    """Return the steps of a network in evaluation mode, in a copy: torch.fx adds the constants that it meets."""
-    return fx.symbolic_trace(copy.deepcopy(model).eval())
+    """Return the steps of a network in evaluation mode, in a copy that shares its tensors."""
+    return fx.symbolic_trace(_copy_sharing_tensors(model))
 
 
 def name_observed(model: nn.Module, prepared: GraphModule) -> dict[str, str]:
@@ -30,7 +31,7 @@ def name_observed(model: nn.Module, prepared: GraphModule) -> dict[str, str]:
     """
     traced = trace(model)
     names: dict[Node, str] = {}
-    for node, steps in fused_steps(traced, fuse_fx(copy.deepcopy(model).eval())).items():
+    for node, steps in fused_steps(traced, fuse_fx(_copy_sharing_tensors(model))).items():
         name = str(node.target) if node.op == "call_module" else node.name
         calls = sum(taken.partition(":")[0] == name for taken in names.values())
         names[steps[-1]] = f"{name}:{calls}" if calls else name
@@ -100,6 +101,12 @@ def layer_means(layer: nn.Module, output: Tensor) -> Tensor:
     """Return the mean of each output channel of a convolution (N, C, H, W) or a linear layer (…, C): (C,)."""
     channel = 1 if isinstance(layer, nn.Conv2d) else output.dim() - 1
     return output.mean([dimension for dimension in range(output.dim()) if dimension != channel])
+
+
+def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode: torch.fx adds the constants that it meets to the modules that it traces."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
 
 
 def _is_renamed(step: Node) -> bool:

@@ -13,8 +13,7 @@ from ptqflow.data.dataset import Dataset
 from ptqflow.models.fp32 import ModelCard
 from ptqflow.params import Params
 from ptqflow.quantization.calibration import CalibParams, draw_images, input_batches
-from ptqflow.quantization.prepare import EVERYTHING, prepare
-from ptqflow.quantization.statistics import Statistics, collect_statistics
+from ptqflow.quantization.statistics import Statistics, collect_statistics, observe
 
 
 def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
@@ -46,7 +45,7 @@ def collect_sizes(
     for start, stop in pairwise([0, *ordered]):
         rows = draw.rows[start:stop]
         batches = input_batches(dataset.train, rows, card.mean, card.std)
-        parts.append(collect_statistics(model, prepare(model, card.image_size, EVERYTHING), batches, rows))
+        parts.append(collect_statistics(observe(model, card.image_size), batches, rows))
     return {size: reduce(Statistics.merged, parts[: i + 1]) for i, size in enumerate(ordered)}
 
 

@@ -20,6 +20,7 @@ from ptqflow.errors import ArtifactError
 from ptqflow.quantization.graph import layer_means, name_observed, weighted_modules
 from ptqflow.quantization.histogram import Histogram
 from ptqflow.quantization.observer import StatisticsObserver, TensorStatistics
+from ptqflow.quantization.prepare import EVERYTHING, prepare
 
 _PIXELS = 1 << 18  # of images that run through the network together
 
@@ -68,22 +69,39 @@ class StatisticsCard(Card):
     statistics_sha256: str = ""
 
 
-def collect_statistics(
-    model: nn.Module, prepared: GraphModule, batches: Iterable[Tensor], rows: NDArray[np.int64]
-) -> Statistics:
-    """Run float32 batches (N, 3, H, W) through a prepared network in inference mode and return what was seen.
+@dataclass(frozen=True)
+class Observed:
+    """A network that is ready to be observed."""
+
+    prepared: GraphModule
+    """Fused, FP32, with an observer behind every tensor that some engine quantizes."""
+    observers: dict[str, StatisticsObserver]
+    """Those of `prepared`, by the name of the tensor, as `name_observed` gives it."""
+
+
+def observe(model: nn.Module, image_size: int) -> Observed:
+    """Prepare a copy of a network for `collect_statistics`.
+
+    Raises:
+        ModelError: as `prepare`.
+    """
+    prepared = prepare(model, image_size, EVERYTHING)
+    prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
+    return Observed(prepared, _separate_observers(model, prepared))
+
+
+def collect_statistics(observed: Observed, batches: Iterable[Tensor], rows: NDArray[np.int64]) -> Statistics:
+    """Run float32 batches (N, 3, H, W) through an observed network in inference mode and return what was seen.
 
     Args:
-        model: the network that `prepared` was made from.
-        prepared: as `prepare` returns it; it is changed.
+        observed: of which nothing was collected before.
         batches: in the order in which a moving average takes them.
         rows: (batches, N), where the images are from.
 
     Raises:
         ModelError: an activation is NaN or infinite; the error names what it came from.
     """
-    prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
-    observers = _separate_observers(model, prepared)
+    prepared, observers = observed.prepared, observed.observers
     means: dict[str, list[Tensor]] = {}
     waiting = iter(batches)
     first = next(waiting)
