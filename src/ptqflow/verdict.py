@@ -19,7 +19,7 @@ def verdict(evaluate: Mapping[str, Any], reference: str = "FP32", candidate: str
     images = count_images(evaluate)
     points, p = 100 * abs(drop["top1"]), format_p(paired["p"])
     low, high = (drop["low"], drop["high"]) if drop["top1"] >= 0 else (-drop["high"], -drop["low"])
-    interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
+    interval = f"95 % interval {100 * low:z.2f} to {100 * high:z.2f}"
     changed = paired["only_fp32_right"] + paired["only_int8_right"]
     if evaluate["agreement"] == 1:
         found = f"{candidate} predicts what {reference} predicts for every one of the {_of_test(images)}: no drop, {p}."

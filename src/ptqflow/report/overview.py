@@ -26,8 +26,8 @@ def networks(evaluate: Mapping[str, Any]) -> dict[str, Any]:
     rows = [[title, *(_cell(evaluate[name], key) for key in keys)] for name, title in NETWORKS.items()]
     drop, paired = evaluate["drop"], evaluate["paired"]
     sentence = (
-        f"The drop of top-1 is {signed(100 * drop['top1'], 2)} points (95 % interval {100 * drop['low']:.2f} to "
-        f"{100 * drop['high']:.2f}). INT8 predicts what FP32 predicts for {100 * evaluate['agreement']:.2f} % of the "
+        f"The drop of top-1 is {signed(100 * drop['top1'], 2)} points (95 % interval {100 * drop['low']:z.2f} to "
+        f"{100 * drop['high']:z.2f}). INT8 predicts what FP32 predicts for {100 * evaluate['agreement']:.2f} % of the "
         f"images; the mean divergence KL(FP32 ‖ INT8) is {evaluate['kl']:.3g} nats"
     )
     ratio = (
