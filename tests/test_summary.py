@@ -51,6 +51,12 @@ def test_the_three_networks_are_shown_side_by_side(metrics: dict[str, object], t
     assert format_summary(metrics) == table
 
 
+def test_equal_predictions_are_told_once() -> None:
+    table = format_summary(METRICS | {"agreement": 1.0})
+    assert table.count("INT8 predicts") == 1
+    assert "every one of the 1,000 test images: no drop, p = 0.18" in table
+
+
 def test_the_module_prints_the_table_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "evaluate.json").write_text(json.dumps(METRICS))
 

@@ -17,11 +17,10 @@ def format_summary(metrics: dict[str, Any]) -> str:
         row = metrics[key]
         top5 = f"{100 * row['top5']:9.2f}" if "top5" in row else f"{'-':>9}"
         lines.append(f"{title:22}{100 * row['top1']:9.2f}{top5}{row['loss']:9.4f}{row['size_mb']:9.2f}")
-    lines += [
-        f"\nINT8 predicts what FP32 predicts for {100 * metrics['agreement']:.2f} % of the images.",
-        verdict(metrics),
-    ]
-    return "\n".join(lines)
+    lines.append("")
+    if metrics["agreement"] < 1:  # else the verdict says so
+        lines.append(f"INT8 predicts what FP32 predicts for {100 * metrics['agreement']:.2f} % of the images.")
+    return "\n".join([*lines, verdict(metrics)])
 
 
 if __name__ == "__main__":
