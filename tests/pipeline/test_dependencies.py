@@ -70,7 +70,7 @@ def test_of_what_other_stages_write_a_stage_lists_exactly_what_it_opens(reposito
 def test_every_key_of_params_is_listed_by_a_stage() -> None:
     params = YAML(typ="safe").load(ROOT / "params.yaml")
     keys = {f"{section}.{key}" for section, values in params.items() for key in values}
-    files = [ROOT / "dvc.yaml", *ROOT.glob("*/dvc.yaml")]
+    files = [ROOT / "dvc.yaml", ROOT / "benchmark/dvc.yaml", ROOT / "spread/pipeline.yaml"]
     stages = [stage for file in files for stage in YAML(typ="safe").load(file)["stages"].values()]
     listed = {entry for stage in stages for entry in stage.get("params", [])}
     covered = {key for key in keys if key in listed or key.split(".")[0] in listed}
