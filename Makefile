@@ -47,7 +47,7 @@ lock:
 	"$(PYTHON)" -m venv .venv
 	python -m pip install --quiet torch==2.13.0 torchvision==0.28.0 -e '.[dev]'
 	{ echo "# Every package of the development environment, pinned. Made by 'make lock' from pyproject.toml."; \
-	  python -m pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu//' | grep -v '^nvidia-\|^cuda-\|^triton'; } > requirements.lock
+	  python -m pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu//' | grep -v '^nvidia-[^m]\|^cuda-\|^triton'; } > requirements.lock
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@"$(PYTHON)" -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " + v + ": name another one with make PYTHON=python3.12")'

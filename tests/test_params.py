@@ -17,7 +17,7 @@ from ptqflow.params import Params, read_params
 from ptqflow.quantization.calibration import CalibParams
 from ptqflow.quantization.choices import ConvertParams
 from ptqflow.quantization.sensitivity import SensitivityParams
-from ptqflow.train import TrainParams
+from ptqflow.training.params import TrainParams
 
 REPOSITORY_PARAMS = Path(__file__).parents[1] / "params.yaml"
 

@@ -25,8 +25,16 @@ class ArtifactError(PtqflowError):
     """A file that an earlier stage wrote is missing, changed or of another version."""
 
 
+class LaunchError(PtqflowError):
+    """Several processes could not be started, or one of them has failed."""
+
+
 class EngineError(PtqflowError):
     """The quantized engine is not available here, or is not the one that a model was converted for."""
+
+
+class PtqflowWarning(UserWarning):
+    """Something went wrong and the work goes on: one line."""
 
 
 def describe_os_error(error: OSError) -> str:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ptqflow.data.dataset import Split
 from ptqflow.errors import DataError
 from ptqflow.preprocessing import to_input
+from ptqflow.ranks import ALONE, Ranks
 
 DIGITS = 6  # decimals of a reported figure: beyond them the batch size would show in FP32's rounding
 
@@ -35,9 +36,15 @@ class Evaluation:
 
 
 def compute_logits(
-    model: nn.Module, split: Split, mean: Sequence[float], std: Sequence[float], batch_size: int, label: str
+    model: nn.Module,
+    split: Split,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int,
+    label: str,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
-    """Run a network over a split in its stored order.
+    """Run a network over a split in its stored order, a share of the batches on each rank.
 
     Returns:
         float64 (N, classes) on the CPU.
@@ -47,12 +54,20 @@ def compute_logits(
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     model.eval()
-    logits = []
+    starts = range(0, len(split), batch_size)
+    own = starts[ranks.part(len(starts))]
+    hidden = True if ranks.rank else None
     with torch.inference_mode():
-        for start in tqdm(range(0, len(split), batch_size), desc=label, unit="batch", leave=False, disable=None):
-            images = torch.from_numpy(np.array(split.images[start : start + batch_size])).to(device)
-            logits.append(model(to_input(images, mean, std)).cpu().double())
-    result = torch.cat(logits)
+
+        def run(start: int, stop: int) -> Tensor:
+            images = torch.from_numpy(np.array(split.images[start:stop])).to(device)
+            logits: Tensor = model(to_input(images, mean, std))
+            return logits.cpu().double()
+
+        logits = [
+            run(start, start + batch_size) for start in tqdm(own, desc=label, unit="batch", leave=False, disable=hidden)
+        ]
+        result = torch.cat(ranks.gather(torch.cat(logits) if logits else run(0, 1)[:0]))
     finite = result.isfinite().all(dim=1)
     if not finite.all():
         raise DataError(f"{label}: the output for image {int(finite.int().argmin())} is not finite")

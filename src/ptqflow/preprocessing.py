@@ -6,11 +6,22 @@ import torch
 from torch import Tensor
 
 
-def to_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def to_input(
+    images: Tensor,
+    mean: Sequence[float] | Tensor,
+    std: Sequence[float] | Tensor,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
     """Scale uint8 images (N, H, W, 3) to 0..1 and normalize them to float32 (N, 3, H, W), on their device.
 
-    The arithmetic is that of torchvision's `ToTensor` and `Normalize`, bit for bit.
+    The arithmetic is that of torchvision's `ToTensor` and `Normalize`, bit for bit. In `channels_last`, as images are
+    stored, it is several times as fast.
     """
+    mean, std = (torch.as_tensor(channels, dtype=torch.float32, device=images.device) for channels in (mean, std))
+    if memory_format == torch.channels_last:
+        width = images.shape[2]
+        rows = images.reshape(-1, width * 3).to(torch.float32)  # long rows, to be worked on as vectors
+        scaled = rows.div_(255).sub_(mean.repeat(width)).div_(std.repeat(width))
+        return scaled.view(images.shape).permute(0, 3, 1, 2)
     scaled = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
-    shape = (1, -1, 1, 1)
-    return (scaled - scaled.new_tensor(mean).view(shape)) / scaled.new_tensor(std).view(shape)
+    return (scaled - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)

@@ -59,7 +59,7 @@ def test_edited_library_module_reruns_the_stages_that_import_it(repository: Repo
 
 
 def test_same_bytes_of_a_retrained_network_skip_what_follows(repository: Repository) -> None:
-    module = repository.path / "src/ptqflow/train.py"
+    module = repository.path / "src/ptqflow/training/fit.py"
     module.write_text(module.read_text() + "\n# edited\n")
     assert repository.run("dvc", "repro").ran == ["train"]
 

@@ -1,83 +1,65 @@
-from collections import Counter
-from collections.abc import Callable
-
 import miniature
 import pytest
 import torch
 from torch import Tensor
 from torchvision.transforms import functional
 
-from ptqflow.augmentation import random_crop, random_flip
-
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+from ptqflow.training.augmentation import crop_and_flip, draw_epoch
 
 
 def batch(count: int) -> Tensor:
     return torch.from_numpy(miniature.images(count))
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def torchvision_crop(image: Tensor, padding: int, top: int, left: int) -> Tensor:
+def torchvision_crop_and_flip(image: Tensor, padding: int, top: int, left: int, mirrored: bool) -> Tensor:
     height, width, _ = image.shape
-    padded = functional.pad(image.permute(2, 0, 1), [padding])
-    return functional.crop(padded, top, left, height, width).permute(1, 2, 0)
+    cut = functional.crop(functional.pad(image.permute(2, 0, 1), [padding]), top, left, height, width)
+    return (functional.hflip(cut) if mirrored else cut).permute(1, 2, 0)
 
 
-@pytest.mark.parametrize("padding", [1, 4, 11])
-def test_every_crop_equals_torchvisions_at_the_place_that_the_generator_draws(padding: int) -> None:
-    images = batch(60)
-    tops, lefts = torch.randint(0, 2 * padding + 1, (2, 60, 1), generator=seeded()).flatten(1).tolist()
+@pytest.mark.parametrize("padding", [0, 1, 4, 11])
+@pytest.mark.parametrize("shape", [(60, 8, 8, 3), (60, 5, 9, 3), (2, 16, 3, 1)], ids=["square", "oblong", "narrow"])
+def test_every_image_equals_torchvisions_pixel_by_pixel(padding: int, shape: tuple[int, ...]) -> None:
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    draws = draw_epoch(len(images), padding, flip=True, seed=0, epoch=1)
 
-    expected = [
-        torchvision_crop(image, padding, top, left) for image, top, left in zip(images, tops, lefts, strict=True)
-    ]
-    assert torch.equal(random_crop(images, padding, seeded()), torch.stack(expected))
+    result = crop_and_flip(images, draws.places, draws.mirrored, padding)
 
-
-def test_crops_of_oblong_images_keep_height_and_width_apart() -> None:
-    images = torch.arange(2 * 3 * 5 * 3, dtype=torch.uint8).view(2, 3, 5, 3)
-    crops = random_crop(images, 2, seeded())
-
-    for image, crop in zip(images, crops, strict=True):
-        places = [torchvision_crop(image, 2, top, left) for top in range(5) for left in range(5)]
-        assert any(torch.equal(crop, place) for place in places)
+    for image, (top, left), mirrored, augmented in zip(images, draws.places, draws.mirrored, result, strict=True):
+        expected = torchvision_crop_and_flip(image, padding, int(top), int(left), bool(mirrored))
+        assert torch.equal(augmented, expected)
 
 
-def test_all_places_are_equally_likely() -> None:
-    image = batch(1)[0]
-    places = [torchvision_crop(image, 1, top, left).numpy().tobytes() for top in range(3) for left in range(3)]
+def test_the_images_are_left_as_they_are_and_no_images_give_none() -> None:
+    images, draws = batch(40), draw_epoch(40, 2, flip=True, seed=0, epoch=1)
 
-    counts = Counter(crop.numpy().tobytes() for crop in random_crop(image.expand(9000, -1, -1, -1), 1, seeded()))
-
-    assert counts.keys() == set(places)
-    assert all(850 < count < 1150 for count in counts.values()), "1000 each within five standard deviations"
-
-
-def test_half_of_the_images_are_flipped_as_torchvision_does() -> None:
-    images = batch(4000)
-    flipped = random_flip(images, seeded())
-
-    mirrored = functional.hflip(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    is_mirrored = (flipped == mirrored).flatten(1).all(dim=1)
-    assert torch.equal(flipped[~is_mirrored], images[~is_mirrored])
-    assert 0.46 < is_mirrored.double().mean() < 0.54, "one half within five standard deviations"
-
-
-def test_no_padding_crops_nothing() -> None:
-    assert torch.equal(random_crop(batch(5), 0, seeded()), batch(5))
-
-
-@pytest.mark.parametrize(
-    "augment", [lambda images, generator: random_crop(images, 2, generator), random_flip], ids=["crop", "flip"]
-)
-def test_the_seed_alone_decides_and_the_images_are_left_as_they_are(augment: Augment) -> None:
-    images = batch(40)
-
-    first, second = augment(images, seeded(1)), augment(images, seeded(1))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, augment(images, seeded(2)))
+    assert crop_and_flip(images, draws.places, draws.mirrored, 2).dtype == torch.uint8
     assert torch.equal(images, batch(40))
-    assert first.dtype == torch.uint8
+    assert crop_and_flip(images[:0], draws.places[:0], draws.mirrored[:0], 2).shape == images[:0].shape
+
+
+def test_an_epoch_sees_every_image_once_and_draws_all_places_alike() -> None:
+    draws = draw_epoch(9000, 1, flip=True, seed=0, epoch=1)
+
+    assert torch.equal(draws.order.sort().values, torch.arange(9000))
+    counts = torch.bincount(draws.places @ torch.tensor([3, 1]), minlength=9)
+    assert len(counts) == 9
+    assert all(850 < count < 1150 for count in counts), "1000 each within five standard deviations"
+    assert 0.474 < draws.mirrored.double().mean() < 0.526, "one half within five standard deviations"
+
+
+def test_without_flip_nothing_is_mirrored_and_without_padding_all_places_are_the_corner() -> None:
+    draws = draw_epoch(500, 0, flip=False, seed=0, epoch=1)
+
+    assert not draws.mirrored.any()
+    assert not draws.places.any()
+
+
+def test_seed_and_epoch_alone_decide() -> None:
+    first, again = (draw_epoch(100, 4, flip=True, seed=3, epoch=2) for _ in range(2))
+    others = [draw_epoch(100, 4, flip=True, seed=seed, epoch=epoch) for seed, epoch in ((3, 1), (2, 3), (0, 2))]
+
+    assert torch.equal(first.order, again.order)
+    assert torch.equal(first.places, again.places)
+    assert torch.equal(first.mirrored, again.mirrored)
+    assert not any(torch.equal(first.order, other.order) for other in others)

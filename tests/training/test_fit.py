@@ -1,5 +1,6 @@
 import copy
-import json
+import itertools
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,37 +8,29 @@ import miniature
 import numpy as np
 import pytest
 import torch
+from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms import functional
+from training.recipes import RECIPE as VALUES
+from training.recipes import params
 
 import train as stage
-from ptqflow.data.dataset import DatasetCard, Split
+from ptqflow.data.dataset import Split
 from ptqflow.data.pool import Pool, Source
 from ptqflow.data.writing import save_dataset
-from ptqflow.errors import DataError, ModelError, ParamsError
+from ptqflow.errors import DataError, ModelError
 from ptqflow.evaluation import compute_logits, evaluate
-from ptqflow.models.params import ModelParams
-from ptqflow.params import read_params
-from ptqflow.train import Epoch, Recipe, TrainParams, describe_model, fit, require_start
+from ptqflow.training.augmentation import draw_epoch
+from ptqflow.training.checkpoints import Checkpoints
+from ptqflow.training.fit import Epoch, fit, selected
+from ptqflow.training.params import TrainParams
+from ptqflow.training.schedule import learning_rate
+from ptqflow.training.trainer import Recipe
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(miniature.MEAN, miniature.STD, horizontal_flip=True)
 VAL = miniature.split(20, seed=1)
-
-
-def params(**changes: float | bool | None) -> TrainParams:
-    recipe = {
-        "epochs": 3,
-        "batch_size": 8,
-        "lr": 0.05,
-        "momentum": 0.9,
-        "weight_decay": 0.001,
-        "crop_padding": 2,
-        "horizontal_flip": None,
-        "seed": 4,
-    }
-    return TrainParams.model_validate(recipe | changes)
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -57,33 +50,42 @@ def states_equal(left: nn.Module, right: nn.Module) -> bool:
 def plain_loop(split: Split, params: TrainParams, flip: bool) -> tuple[nn.Module, list[float], list[float]]:
     """The recipe image by image with torchvision's transforms; returns loss and accuracy of each epoch, too."""
     model = network().to(memory_format=torch.channels_last)
+    norms = {id(parameter) for norm in (model.bn1, model.bn2) for parameter in norm.parameters()}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in norms]
+    spared = [parameter for parameter in model.parameters() if id(parameter) in norms]
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=params.lr, momentum=params.momentum, weight_decay=params.weight_decay
+        [{"params": others}, {"params": spared, "weight_decay": params.weight_decay if params.decay_norm else 0}],
+        lr=params.lr,
+        momentum=params.momentum,
+        weight_decay=params.weight_decay,
+        fused=True,
     )
-    generator = torch.Generator().manual_seed(params.seed)
+    steps = -(-len(split) // params.batch_size) - (len(split) % params.batch_size == 1)
     losses, accuracies = [], []
-    for _ in range(params.epochs):
+    for epoch in range(1, params.epochs + 1):
+        draws = draw_epoch(len(split), params.crop_padding, flip, params.seed, epoch)
         model.train()
         seen, loss_sum, hits = 0, 0.0, 0
-        for rows in torch.randperm(len(split), generator=generator).split(params.batch_size):
+        for start in range(0, len(split), params.batch_size):
+            drawn = draws[start : start + params.batch_size]
+            rows = drawn.order
             if len(rows) == 1:
                 continue
             images = [functional.to_tensor(split.images[row]) for row in rows]
-            if params.crop_padding:
-                places = torch.randint(0, 2 * params.crop_padding + 1, (2, len(rows), 1), generator=generator)
-                images = [
-                    functional.crop(functional.pad(image, [params.crop_padding]), int(top), int(left), *image.shape[1:])
-                    for image, top, left in zip(images, *places, strict=True)
-                ]
-            if flip:
-                mirrored = torch.rand(len(rows), generator=generator) < 0.5
-                images = [
-                    functional.hflip(image) if mirror else image for image, mirror in zip(images, mirrored, strict=True)
-                ]
+            images = [
+                functional.crop(functional.pad(image, [params.crop_padding]), int(top), int(left), *image.shape[1:])
+                for image, (top, left) in zip(images, drawn.places, strict=True)
+            ]
+            images = [
+                functional.hflip(image) if mirror else image
+                for image, mirror in zip(images, drawn.mirrored, strict=True)
+            ]
             batch = torch.stack([functional.normalize(image, miniature.MEAN, miniature.STD) for image in images])
             labels = torch.from_numpy(split.labels[rows])
             logits = model(batch.to(memory_format=torch.channels_last))
-            loss = nn.CrossEntropyLoss()(logits, labels)
+            loss = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)(logits, labels)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate((epoch - 1) * steps + start // params.batch_size, steps, params)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -96,16 +98,34 @@ def plain_loop(split: Split, params: TrainParams, flip: bool) -> tuple[nn.Module
 
 
 @pytest.mark.parametrize("count", [30, 33], ids=["uneven batches", "a last batch of one image"])
-@pytest.mark.parametrize(("crop_padding", "flip"), [(2, True), (0, False)])
-def test_training_equals_a_plain_torch_loop_bit_for_bit(count: int, crop_padding: int, flip: bool) -> None:
+@pytest.mark.parametrize(
+    ("changes", "flip"),
+    [
+        ({}, True),
+        ({"crop_padding": 0, "momentum": 0.0}, False),
+    ],
+    ids=["the mission's recipe", "bare"],
+)
+def test_training_equals_a_plain_torch_loop_bit_for_bit(count: int, changes: dict[str, float], flip: bool) -> None:
     recipe = Recipe(miniature.MEAN, miniature.STD, flip)
-    model, epochs = train(count, recipe, crop_padding=crop_padding)
+    model, epochs = train(count, recipe, **changes)
 
-    expected, losses, accuracies = plain_loop(miniature.split(count), params(crop_padding=crop_padding), flip)
+    expected, losses, accuracies = plain_loop(miniature.split(count), params(**changes), flip)
     assert states_equal(model, expected)
     assert [epoch.train_loss for epoch in epochs] == pytest.approx(losses, rel=1e-6)
     assert [epoch.train_top1 for epoch in epochs] == accuracies
     assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
+
+
+def test_another_recipe_equals_a_plain_torch_loop_but_for_rounding() -> None:
+    changes = {"schedule": "one_cycle", "warmup_epochs": 0.5, "label_smoothing": 0.1, "decay_norm": False}
+    model, epochs = train(**changes)
+
+    expected, losses, accuracies = plain_loop(miniature.split(30), params(**changes), flip=True)
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor)
+    assert [epoch.train_loss for epoch in epochs] == pytest.approx(losses, rel=1e-5)
+    assert [epoch.train_top1 for epoch in epochs] == accuracies
 
 
 def test_each_epoch_is_evaluated_on_val_as_the_network_then_is() -> None:
@@ -123,6 +143,85 @@ def test_two_runs_give_equal_weights_and_another_seed_others() -> None:
     assert states_equal(first, second)
     assert epochs == epochs_again
     assert not states_equal(first, other)
+
+
+def test_the_moving_average_of_the_weights_is_what_is_evaluated_and_kept() -> None:
+    average = network().state_dict()
+    for step in range(1, 4):  # of one batch, so that the weights behind each step are those behind an epoch
+        newest = train(8, epochs=step)[0].state_dict()
+        decay = min(0.6, step / (9 + step))
+        average = {name: decay * tensor + (1 - decay) * newest[name] for name, tensor in average.items()}
+
+    model, epochs = train(8, ema_decay=0.6)
+
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, average[name])
+    assert model.bn1.num_batches_tracked == 3
+    logits = compute_logits(model, VAL, miniature.MEAN, miniature.STD, 256, "val")
+    assert epochs[-1].val == evaluate(logits, VAL.labels)
+
+
+def test_the_best_epoch_is_kept_where_it_is_asked_for() -> None:
+    last, epochs = train(epochs=8, lr=0.3)
+    best, same_epochs = train(epochs=8, lr=0.3, select="best")
+
+    assert epochs == same_epochs
+    choice = selected(epochs, params(select="best"))
+    assert choice.val.top1 == max(epoch.val.top1 for epoch in epochs)
+    assert choice is not epochs[-1], "or this tests nothing"
+    logits = compute_logits(best, VAL, miniature.MEAN, miniature.STD, 256, "val")
+    assert evaluate(logits, VAL.labels) == choice.val
+    assert selected(epochs, params()) is epochs[-1]
+    logits = compute_logits(last, VAL, miniature.MEAN, miniature.STD, 256, "val")
+    assert evaluate(logits, VAL.labels) == epochs[-1].val
+
+
+class WithDropout(nn.Module):
+    """Draws from every generator that a network may draw from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = miniature.residual(len(miniature.CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return self.inner(x)
+        return nn.functional.dropout(self.inner(x)) * (random.random() + np.random.rand())
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9, "select": "best", "schedule": "one_cycle"}])
+@pytest.mark.parametrize("stop_behind", [1, 2, 4])
+def test_a_training_that_was_stopped_ends_with_the_same_bits(
+    tmp_path: Path, changes: dict[str, float], stop_behind: int
+) -> None:
+    def run(checkpoints: Checkpoints | None, epochs: int) -> tuple[nn.Module, list[Epoch]]:
+        torch.manual_seed(0)
+        model = WithDropout()
+        recipe = params(epochs=5, **changes)
+        fitting = fit(model, miniature.split(30), VAL, RECIPE, recipe, CPU, checkpoints=checkpoints)
+        return model, list(itertools.islice(fitting, epochs))
+
+    checkpoints = Checkpoints(tmp_path, {})
+    _, expected = whole = run(None, 6)
+    run(checkpoints, stop_behind)
+    torch.manual_seed(99)  # what else ran in the meantime
+
+    resumed = run(checkpoints, 6)
+
+    assert resumed[1] == expected
+    assert states_equal(resumed[0], whole[0])
+    assert len(run(checkpoints, 6)[1]) == 5, "behind the last epoch nothing is left to train"
+
+
+def test_checkpoints_come_as_often_as_asked_for(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, {})
+    list(fit(network(), miniature.split(30), VAL, RECIPE, params(checkpoint_every=2), CPU, checkpoints=checkpoints))
+    assert [file.name[:6] for file in checkpoints.folder.iterdir()] == ["000002"]
+
+    none = Checkpoints(tmp_path / "none", {})
+    list(fit(network(), miniature.split(30), VAL, RECIPE, params(checkpoint_every=0), CPU, checkpoints=none))
+    assert not (tmp_path / "none").exists()
 
 
 def test_training_learns() -> None:
@@ -154,7 +253,8 @@ def test_a_row_has_the_figures_rounded_to_six_decimals() -> None:
 @pytest.mark.parametrize("batch_size", [4, 30], ids=["many steps", "one step"])
 @pytest.mark.parametrize("lr", [1e6, 1e38])
 def test_a_learning_rate_that_is_too_high_is_told_in_one_line(batch_size: int, lr: float) -> None:
-    with pytest.raises(ModelError, match=r"^training diverged in epoch \d+: .* at train.lr=.*; lower train.lr$"):
+    line = r"^training diverged in epoch \d+, step \d+: .* at a learning rate of .*; lower train.lr$"
+    with pytest.raises(ModelError, match=line):
         train(lr=lr, batch_size=batch_size, epochs=20)
 
 
@@ -162,7 +262,8 @@ def test_weights_that_are_not_finite_are_told_in_the_first_epoch() -> None:
     model = network()
     nn.init.constant_(model.fc.bias, float("nan"))
 
-    with pytest.raises(ModelError, match="training diverged in epoch 1: the loss is nan"):
+    line = "training diverged in epoch 1, step 1: the loss is nan at a learning rate of 0.05"
+    with pytest.raises(ModelError, match=line):
         list(fit(model, miniature.split(30), VAL, RECIPE, params(), CPU))
 
 
@@ -178,78 +279,7 @@ def test_two_images_are_enough_to_train_on() -> None:
     assert np.isfinite(epochs[0].train_loss)
 
 
-@pytest.mark.parametrize(
-    ("epochs", "has_weights", "head_is_new"), [(1, False, False), (1, True, True), (0, True, False)]
-)
-def test_a_network_that_has_learned_or_will_may_go_on(epochs: int, has_weights: bool, head_is_new: bool) -> None:
-    require_start(epochs, has_weights, head_is_new)
-
-
-def test_without_epochs_weights_are_needed_with_a_head_that_fits() -> None:
-    with pytest.raises(ModelError, match=r"train.epochs=0 takes model.weights as they are, and model.weights is null"):
-        require_start(0, has_weights=False, head_is_new=False)
-    with pytest.raises(ModelError, match=r"head for another number of classes, .* set train.epochs to 1 or more"):
-        require_start(0, has_weights=True, head_is_new=True)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("epochs", "-1"),
-        ("batch_size", "1"),
-        ("lr", "0"),
-        ("lr", ".inf"),
-        ("momentum", "1"),
-        ("weight_decay", "-0.1"),
-        ("crop_padding", "257"),
-        ("horizontal_flip", "sometimes"),
-        ("seed", "0.5"),
-    ],
-)
-def test_a_value_that_trains_nothing_is_refused_by_key(tmp_path: Path, key: str, value: str) -> None:
-    lines = [f"  {name}: {json.dumps(given)}" for name, given in params().model_dump().items() if name != key]
-    (tmp_path / "params.yaml").write_text("\n".join(["train:", *lines, f"  {key}: {value}"]))
-
-    with pytest.raises(ParamsError, match=rf"train\.{key} is "):
-        read_params("train", TrainParams, tmp_path / "params.yaml")
-
-
-DATASET_CARD = DatasetCard(
-    name="digits",
-    source="synthetic",
-    classes=miniature.CLASSES,
-    image_size=miniature.SIZE,
-    sizes={"train": 30, "val": 20, "test": 20},
-    mean=(0.1, 0.2, 0.3),
-    std=(0.4, 0.5, 0.6),
-    normalization=((0.11, 0.22, 0.33), (0.44, 0.55, 0.66)),
-    horizontal_flip=True,
-    skipped=0,
-    sha256={},
-)
-
-
-@pytest.mark.parametrize(
-    ("given", "settled"),
-    [
-        ((None, None), DATASET_CARD.normalization),
-        (((0.5, 0.5, 0.5), (0.1, 0.1, 0.1)), ((0.5, 0.5, 0.5), (0.1, 0.1, 0.1))),
-        (((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
-    ],
-    ids=["of the data set", "of the weights", "none"],
-)
-def test_normalization_comes_from_the_params_or_the_data_set(given: tuple, settled: tuple) -> None:
-    mean, std = given
-    model = ModelParams(name="miniature:residual", weights=None, stem="standard", mean=mean, std=std)
-
-    card = describe_model(model, DATASET_CARD)
-
-    assert (card.mean, card.std) == settled
-    expected = miniature.card().model_dump(exclude={"mean", "std"})
-    assert card.model_dump(exclude={"mean", "std"}) == expected
-
-
-def run_stage(directory: Path, monkeypatch: pytest.MonkeyPatch, flip: str, allowed: bool) -> dict[str, Tensor]:
+def run_stage(directory: Path, monkeypatch: pytest.MonkeyPatch, flip: bool | None, allowed: bool) -> dict[str, Tensor]:
     """Train as the pipeline does, on a data set that allows mirrored images or not."""
     pools = {
         split: Pool(miniature.images(count), np.arange(count), np.arange(count) % len(miniature.CLASSES))
@@ -260,9 +290,9 @@ def run_stage(directory: Path, monkeypatch: pytest.MonkeyPatch, flip: str, allow
     save_dataset(directory / "data" / "dataset", "noise", source, pools)
     (directory / "params.yaml").write_text(
         "model: {name: miniature:residual, weights: null, stem: standard, mean: null, std: null}\n"
-        "train: {epochs: 1, batch_size: 8, lr: 0.1, momentum: 0.9, weight_decay: 0, crop_padding: 0, "
-        f"horizontal_flip: {flip}, seed: 0}}\n"
     )
+    with (directory / "params.yaml").open("a") as file:
+        YAML().dump({"train": VALUES | {"epochs": 1, "crop_padding": 0, "horizontal_flip": flip}}, file)
     monkeypatch.chdir(directory)
     stage.main()
     return load_file(directory / "models" / "fp32" / "weights.safetensors")
@@ -280,8 +310,7 @@ def _torch_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_mirroring_follows_the_params_or_what_the_data_set_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
 ) -> None:
-    weights = {flip: run_stage(tmp_path / flip, monkeypatch, flip, allowed) for flip in ("null", "true", "false")}
+    weights = {flip: run_stage(tmp_path / str(flip), monkeypatch, flip, allowed) for flip in (None, True, False)}
 
-    same, other = ("true", "false") if allowed else ("false", "true")
-    assert torch.equal(weights["null"]["conv1.weight"], weights[same]["conv1.weight"])
-    assert not torch.equal(weights["null"]["conv1.weight"], weights[other]["conv1.weight"])
+    assert torch.equal(weights[None]["conv1.weight"], weights[allowed]["conv1.weight"])
+    assert not torch.equal(weights[None]["conv1.weight"], weights[not allowed]["conv1.weight"])

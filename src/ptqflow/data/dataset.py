@@ -57,6 +57,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, part: slice) -> "Split":
+        return Split(self.images[part], self.labels[part], self.digests[part])
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -1,0 +1,87 @@
+"""Run a stage in several processes: torchrun's elastic agent starts them, watches them and ends them together."""
+
+import logging
+import os
+import signal
+import sys
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from ptqflow.errors import LaunchError
+from ptqflow.stage import LAUNCHER, is_rank
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+_TRACEBACK = "Traceback (most recent call last)"
+
+
+def run_in_ranks(processes: int, nodes: int = 1) -> bool:
+    """Run this script again in `processes` processes on each of `nodes` hosts, and wait for them.
+
+    Hosts find each other as with torchrun: MASTER_ADDR and MASTER_PORT (29500) name the first one, NODE_RANK (0) says
+    which this is.
+
+    Returns:
+        False where there is nothing to start, and this process is to do the work: it is to be alone, or is a rank.
+
+    Raises:
+        LaunchError: a rank has failed, all others have been ended; or MASTER_ADDR is missing.
+    """
+    if is_rank() or processes * nodes == 1:
+        return False
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ[LAUNCHER] = str(os.getpid())
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # failures are told once, below
+    with TemporaryDirectory() as logs:
+        config = LaunchConfig(
+            min_nodes=nodes,
+            max_nodes=nodes,
+            nproc_per_node=processes,
+            run_id="ptqflow",
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+            **_rendezvous(nodes),
+        )
+        try:
+            elastic_launch(config, sys.executable)(*sys.argv)
+        except ChildFailedError as error:
+            raise LaunchError(_describe(error)) from None
+        except SignalException as end:  # the agent has ended the ranks; now as if it had not been there
+            signal.signal(end.sigval, signal.SIG_DFL)
+            os.kill(os.getpid(), end.sigval)
+    return True
+
+
+def _rendezvous(nodes: int) -> dict[str, Any]:
+    if nodes == 1:
+        return {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
+    address = os.environ.get("MASTER_ADDR")
+    if not address:
+        raise LaunchError(
+            f"{nodes} hosts need a meeting point: set MASTER_ADDR to the first one's address on each of them, and "
+            "NODE_RANK to 0, 1, …"
+        )
+    return {
+        "rdzv_backend": "static",
+        "rdzv_endpoint": f"{address}:{os.environ.get('MASTER_PORT', '29500')}",
+        "rdzv_configs": {"rank": int(os.environ.get("NODE_RANK", "0"))},
+    }
+
+
+def _describe(error: "ChildFailedError") -> str:
+    """Tell of the failure that caused the others: a rank that ends breaks the connections of those it talks to."""
+    failures: list[ProcessFailure] = [failure for _, failure in sorted(error.failures.items())]
+    for failure in failures:
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            return f"rank {failure.local_rank} was ended by {name}, and the others with it; run `dvc repro` again"
+    messages = [str(failure.message) for failure in failures]
+    for message in messages:
+        if not message.startswith(_TRACEBACK):
+            return message
+    sys.stderr.write(messages[0])
+    return f"rank {failures[0].local_rank} failed, and the others with it"

@@ -1,0 +1,1 @@
+"""Training: the recipe, the batches it sees, and how a run survives being killed."""

@@ -1,0 +1,81 @@
+"""What a training starts from, settled from the params, the data set and the user's weights."""
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ptqflow.artifacts import sha256_file
+from ptqflow.data.dataset import DatasetCard
+from ptqflow.errors import ModelError
+from ptqflow.models.architecture import build_model, hash_code
+from ptqflow.models.checkpoint import load_checkpoint
+from ptqflow.models.fp32 import ModelCard
+from ptqflow.models.params import ModelParams
+from ptqflow.training.params import TrainParams
+from ptqflow.training.trainer import Recipe
+
+
+def describe_model(params: ModelParams, dataset: DatasetCard) -> ModelCard:
+    """Settle what the params leave to the data set."""
+    mean, std = (params.mean, params.std) if params.mean and params.std else dataset.normalization
+    return ModelCard(
+        name=params.name,
+        stem=params.stem,
+        classes=dataset.classes,
+        image_size=dataset.image_size,
+        mean=mean,
+        std=std,
+        code_sha256=hash_code(params.name),
+    )
+
+
+def settle_recipe(card: ModelCard, params: TrainParams, dataset: DatasetCard) -> Recipe:
+    """Settle what `TrainParams` leaves to the data set and the model."""
+    flip = dataset.horizontal_flip if params.horizontal_flip is None else params.horizontal_flip
+    return Recipe(card.mean, card.std, flip)
+
+
+def build_network(card: ModelCard, weights: Path | None, params: TrainParams) -> nn.Module:
+    """Build the network with random weights by `train.seed`, or with the user's.
+
+    Raises:
+        ModelError: there is no such network, the weights do not fit it, or there are no epochs and it has learned
+            nothing.
+    """
+    torch.manual_seed(params.seed)
+    model = build_model(card.name, card.stem, len(card.classes), card.image_size)
+    head_is_new = weights is not None and load_checkpoint(model, weights, len(card.classes))
+    if params.epochs == 0 and weights is None:
+        raise ModelError(
+            "train.epochs=0 takes model.weights as they are, and model.weights is null; set one or the other"
+        )
+    if params.epochs == 0 and head_is_new:
+        raise ModelError(
+            "model.weights has a head for another number of classes, which must be trained anew; set train.epochs to 1 "
+            "or more"
+        )
+    return model
+
+
+def fingerprint(card: ModelCard, params: TrainParams, dataset: DatasetCard, weights: Path | None) -> dict[str, Any]:
+    """Return, as JSON, all that decides the bits in which a training ends.
+
+    Of the code, the modules of ptqflow that are imported now; of the machine, torch and what its kernels are chosen by.
+    """
+    modules = [module for name, module in sys.modules.items() if name.startswith("ptqflow.")]
+    files = sorted(Path(module.__file__) for module in modules if module.__file__)
+    return {
+        "model": card.model_dump(mode="json"),
+        "params": params.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "data": dataset.sha256,
+        "weights": sha256_file(weights) if weights else None,
+        "code": hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest(),
+        "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

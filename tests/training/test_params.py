@@ -1,0 +1,49 @@
+import json
+from pathlib import Path
+
+import pytest
+from training.recipes import params
+
+from ptqflow.errors import ParamsError
+from ptqflow.params import read_params
+from ptqflow.training.params import TrainParams
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", "-1"),
+        ("batch_size", "1"),
+        ("lr", "0"),
+        ("lr", ".inf"),
+        ("momentum", "1"),
+        ("weight_decay", "-0.1"),
+        ("crop_padding", "257"),
+        ("horizontal_flip", "sometimes"),
+        ("seed", "0.5"),
+        ("schedule", "cosine"),
+        ("warmup_epochs", "-1"),
+        ("label_smoothing", "1"),
+        ("ema_decay", "1.0"),
+        ("select", "first"),
+        ("checkpoint_every", "-1"),
+        ("devices", "0"),
+        ("nodes", "0"),
+        ("threads", "0"),
+        ("precision", "fp16"),
+    ],
+)
+def test_a_value_that_trains_nothing_is_refused_by_key(tmp_path: Path, key: str, value: str) -> None:
+    lines = [f"  {name}: {json.dumps(given)}" for name, given in params().model_dump().items() if name != key]
+    (tmp_path / "params.yaml").write_text("\n".join(["train:", *lines, f"  {key}: {value}"]))
+
+    with pytest.raises(ParamsError, match=rf"train\.{key} is "):
+        read_params("train", TrainParams, tmp_path / "params.yaml")
+
+
+def test_a_warm_up_longer_than_the_training_is_refused(tmp_path: Path) -> None:
+    values = params().model_dump() | {"epochs": 2, "warmup_epochs": 2.5}
+    (tmp_path / "params.yaml").write_text(json.dumps({"train": values}))
+
+    with pytest.raises(ParamsError, match=r"train\.warmup_epochs is 2\.5, and train\.epochs 2: it may not be more"):
+        read_params("train", TrainParams, tmp_path / "params.yaml")
