@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 
 from ptqflow.data.dataset import open_dataset
 from ptqflow.models.fp32 import load_fp32
-from ptqflow.quantization.calibration import CalibParams, draw_images, input_batches
+from ptqflow.quantization.calibration import draw_images, input_batches
 from ptqflow.quantization.graph import observer_nodes
 from ptqflow.quantization.prepare import without_torch_warnings
 from ptqflow.quantization.statistics import collect_statistics, observe
@@ -37,8 +37,7 @@ def main() -> None:
 
     dataset = open_dataset(Path("data/dataset"))
     model, card = load_fp32(Path("models/fp32"))
-    params = CalibParams(batches=arguments.images // arguments.batch_size, batch_size=arguments.batch_size, seed=0)
-    rows = draw_images(dataset, params).rows
+    rows = draw_images(dataset, arguments.images // arguments.batch_size, arguments.batch_size, seed=0).rows
     batches = list(input_batches(dataset.train, rows, card.mean, card.std))
     example = (torch.zeros(1, 3, card.image_size, card.image_size),)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ptqflow.launch import run_in_ranks
 from ptqflow.stage import run
 
 DATASET_DIR = Path("data/dataset")
@@ -11,22 +12,32 @@ STATISTICS_DIR = Path("models/statistics")
 
 def main() -> None:
     """Write models/statistics and metrics/calib.json."""
+    from ptqflow.params import read_params
+    from ptqflow.quantization.calibration import CalibParams
+
+    params = read_params("calib", CalibParams)
+    if run_in_ranks(params.processes):
+        return
+
     import numpy as np
 
     from ptqflow.artifacts import write_metrics
     from ptqflow.data.dataset import open_dataset
     from ptqflow.models.fp32 import load_fp32
-    from ptqflow.params import read_params
     from ptqflow.quantization.activations import observed_metrics
-    from ptqflow.quantization.calibration import CalibParams, draw_images, input_batches
-    from ptqflow.quantization.statistics import StatisticsCard, collect_statistics, observe, save_statistics
+    from ptqflow.quantization.calibration import draw_images
+    from ptqflow.quantization.parts import collect_in_parts
+    from ptqflow.quantization.statistics import StatisticsCard, observe, save_statistics
+    from ptqflow.ranks import joined
 
-    params = read_params("calib", CalibParams)
     dataset = open_dataset(DATASET_DIR)
     model, card = load_fp32(FP32_DIR)
-    draw = draw_images(dataset, params)
-    batches = input_batches(dataset.train, draw.rows, card.mean, card.std)
-    statistics = collect_statistics(observe(model, card.image_size), batches, draw.rows)
+    draw = draw_images(dataset, params.batches, params.batch_size, params.seed)
+    with joined(params.threads) as ranks:
+        observed = observe(model, card.image_size)
+        statistics = collect_in_parts(observed, dataset.train, draw.rows, card.mean, card.std, ranks)
+    if ranks.rank:
+        return
     save_statistics(STATISTICS_DIR, statistics, StatisticsCard(model=card.name, images=draw.rows.size))
     counts = np.bincount(dataset.train.labels[draw.rows.ravel()], minlength=len(card.classes))
     write_metrics(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ptqflow.launch import run_in_ranks
 from ptqflow.stage import run
 
 DATASET_DIR = Path("data/dataset")
@@ -12,25 +13,34 @@ INT8_DIRS = {"int8_uncalibrated": Path("models/int8_uncalibrated"), "int8": Path
 
 def main() -> None:
     """Write metrics/evaluate.json, data/predictions and, in metrics/plots, confusion and per-class figures of each."""
+    from ptqflow.comparison import EvaluateParams
+    from ptqflow.params import read_params
+
+    params = read_params("evaluate", EvaluateParams)
+    if run_in_ranks(params.processes):
+        return
+
     from ptqflow.artifacts import PLOTS_DIR, write_csv, write_metrics
-    from ptqflow.comparison import EvaluateParams, compare, confusion_rows, per_class_rows
+    from ptqflow.comparison import compare, confusion_rows, per_class_rows
     from ptqflow.data.dataset import open_dataset
     from ptqflow.evaluation import compute_logits
     from ptqflow.models.fp32 import load_fp32, weights_file
-    from ptqflow.params import read_params
     from ptqflow.predictions import PredictionsCard, predict, save_predictions
     from ptqflow.quantization.artifact import load_int8, state_file
+    from ptqflow.ranks import joined
 
-    params = read_params("evaluate", EvaluateParams)
     dataset = open_dataset(DATASET_DIR)
     test = dataset.test
     fp32, card = load_fp32(FP32_DIR)
     networks = {"fp32": fp32, **{name: load_int8(directory).module for name, directory in INT8_DIRS.items()}}
     files = {"fp32": weights_file(FP32_DIR), **{name: state_file(directory) for name, directory in INT8_DIRS.items()}}
-    logits = {
-        name: compute_logits(network, test, card.mean, card.std, params.batch_size, name)
-        for name, network in networks.items()
-    }
+    with joined(params.threads) as ranks:
+        logits = {
+            name: compute_logits(network, test, card.mean, card.std, params.batch_size, name, ranks)
+            for name, network in networks.items()
+        }
+    if ranks.rank:
+        return
     sizes = {name: file.stat().st_size for name, file in files.items()}
     for name in networks:
         write_csv(PLOTS_DIR / f"confusion_{name}.csv", confusion_rows(logits[name], test.labels, card.classes))

@@ -21,6 +21,10 @@ class EvaluateParams(Params):
 
     batch_size: PositiveInt
     """Images at a time; the figures do not depend on it."""
+    processes: PositiveInt
+    """Among which the images are divided; the figures do not depend on it."""
+    threads: PositiveInt | None
+    """Of the CPU, shared by all processes; None: one for each core."""
 
 
 def compare(

@@ -1,7 +1,8 @@
 """Logits of a network on a split, and what they are worth."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -54,24 +55,34 @@ def compute_logits(
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     model.eval()
+
+    def run(part: Split) -> Tensor:
+        images = torch.from_numpy(np.array(part.images)).to(device)
+        logits: Tensor = model(to_input(images, mean, std))
+        return logits.cpu().double()
+
     starts = range(0, len(split), batch_size)
     own = starts[ranks.part(len(starts))]
-    hidden = True if ranks.rank else None
     with torch.inference_mode():
-
-        def run(start: int, stop: int) -> Tensor:
-            images = torch.from_numpy(np.array(split.images[start:stop])).to(device)
-            logits: Tensor = model(to_input(images, mean, std))
-            return logits.cpu().double()
-
-        logits = [
-            run(start, start + batch_size) for start in tqdm(own, desc=label, unit="batch", leave=False, disable=hidden)
-        ]
-        result = torch.cat(ranks.gather(torch.cat(logits) if logits else run(0, 1)[:0]))
+        bar = tqdm(own, desc=label, unit="batch", leave=False, disable=True if ranks.rank else None)
+        parts = (run(split[start : start + batch_size]) for start in bar)
+        logits = _stacked(parts, len(split[own[0] : own[-1] + batch_size])) if own else run(split[:1])[:0]
+        result = torch.cat(ranks.gather(logits))
+    split.release()
     finite = result.isfinite().all(dim=1)
     if not finite.all():
         raise DataError(f"{label}: the output for image {int(finite.int().argmin())} is not finite")
     return result
+
+
+def _stacked(parts: Iterator[Tensor], count: int) -> Tensor:
+    """Return parts of `count` rows in all as one tensor; a list of them would keep memory between them in pieces."""
+    first = next(parts)
+    rows, filled = first.new_empty(count, *first.shape[1:]), 0
+    for part in chain([first], parts):
+        rows[filled : filled + len(part)] = part
+        filled += len(part)
+    return rows
 
 
 def evaluate(logits: Tensor, labels: NDArray[np.int64]) -> Evaluation:

@@ -73,15 +73,15 @@ def _rendezvous(nodes: int) -> dict[str, Any]:
 
 
 def _describe(error: "ChildFailedError") -> str:
-    """Tell of the failure that caused the others: a rank that ends breaks the connections of those it talks to."""
+    """Tell of the failure that caused the others: the agent ends the ranks that are left, by SIGTERM."""
     failures: list[ProcessFailure] = [failure for _, failure in sorted(error.failures.items())]
-    for failure in failures:
+    own = [failure for failure in failures if failure.exitcode != -signal.SIGTERM] or failures
+    for failure in own:
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
             return f"rank {failure.local_rank} was ended by {name}, and the others with it; run `dvc repro` again"
-    messages = [str(failure.message) for failure in failures]
-    for message in messages:
-        if not message.startswith(_TRACEBACK):
-            return message
-    sys.stderr.write(messages[0])
-    return f"rank {failures[0].local_rank} failed, and the others with it"
+    for failure in own:
+        if not str(failure.message).startswith(_TRACEBACK):
+            return str(failure.message)
+    sys.stderr.write(str(own[0].message))
+    return f"rank {own[0].local_rank} failed, and the others with it"

@@ -16,7 +16,7 @@ from ptqflow.data.pool import Pool, Source
 from ptqflow.data.writing import save_dataset
 from ptqflow.errors import DataError
 from ptqflow.preprocessing import to_input
-from ptqflow.quantization.calibration import CalibParams, draw_images, input_batches
+from ptqflow.quantization.calibration import CalibParams, Draw, draw_images, input_batches
 
 TRAIN, LEAKED = 50, (3, 17, 18, 42, 49)
 
@@ -45,19 +45,19 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return store(tmp_path_factory.mktemp("dataset"), train=train, val=val, test=test)
 
 
-def params(batches: int, batch_size: int, seed: int = 0) -> CalibParams:
-    return CalibParams(batches=batches, batch_size=batch_size, seed=seed)
+def draw(dataset: Dataset, batches: int, batch_size: int, seed: int = 0) -> Draw:
+    return draw_images(dataset, batches, batch_size, seed)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_image_of_val_or_test_is_ever_drawn(dataset: Dataset, seed: int) -> None:
-    draw = draw_images(dataset, params(9, 5, seed))
+    drawn = draw(dataset, 9, 5, seed)
 
     evaluated = {image.tobytes() for split in (dataset.val, dataset.test) for image in split.images}
-    assert draw.rows.shape == (9, 5)
-    assert not evaluated & {dataset.train.images[row].tobytes() for row in draw.rows.ravel()}
-    assert sorted(draw.rows.ravel()) == sorted(set(range(TRAIN)) - set(LEAKED))
-    assert draw.dropped == len(LEAKED)
+    assert drawn.rows.shape == (9, 5)
+    assert not evaluated & {dataset.train.images[row].tobytes() for row in drawn.rows.ravel()}
+    assert sorted(drawn.rows.ravel()) == sorted(set(range(TRAIN)) - set(LEAKED))
+    assert drawn.dropped == len(LEAKED)
 
 
 choices = st.lists(st.integers(0, 40), min_size=2, max_size=30)
@@ -73,56 +73,56 @@ def test_exactly_what_is_in_no_other_split_may_be_drawn(
     expected = [row for row, kind in enumerate(train) if kind not in val + test]
 
     if expected:
-        draw = draw_images(dataset, params(len(expected), 1))
-        assert draw.rows.shape == (len(expected), 1)
-        assert sorted(draw.rows.ravel()) == expected
-        assert draw.dropped == len(train) - len(expected)
+        drawn = draw(dataset, len(expected), 1)
+        assert drawn.rows.shape == (len(expected), 1)
+        assert sorted(drawn.rows.ravel()) == expected
+        assert drawn.dropped == len(train) - len(expected)
     else:
         with pytest.raises(DataError, match="there are 0"):
-            draw_images(dataset, params(1, 1))
+            draw(dataset, 1, 1)
 
 
 def test_the_error_gives_the_largest_number_of_batches_that_works(dataset: Dataset) -> None:
     allowed = (TRAIN - len(LEAKED)) // 8
 
     with pytest.raises(DataError, match=f"are 80 images, there are 45: calib.batches may be at most {allowed} at"):
-        draw_images(dataset, params(10, 8))
+        draw(dataset, 10, 8)
     with pytest.raises(DataError, match=f"calib.batches may be at most {allowed}"):
-        draw_images(dataset, params(allowed + 1, 8))
-    assert draw_images(dataset, params(allowed, 8)).rows.shape == (allowed, 8)
+        draw(dataset, allowed + 1, 8)
+    assert draw(dataset, allowed, 8).rows.shape == (allowed, 8)
 
 
 def test_a_batch_larger_than_all_images_is_told_as_such(dataset: Dataset) -> None:
     with pytest.raises(DataError, match=r"are 46 images, there are 45: lower calib.batch_size"):
-        draw_images(dataset, params(1, 46))
+        draw(dataset, 1, 46)
 
 
 def test_the_draw_depends_on_the_seed_alone(dataset: Dataset) -> None:
-    rows = draw_images(dataset, params(2, 10, seed=7)).rows
-    other_batches = draw_images(dataset, params(4, 5, seed=7)).rows
+    rows = draw(dataset, 2, 10, seed=7).rows
+    other_batches = draw(dataset, 4, 5, seed=7).rows
 
-    assert np.array_equal(draw_images(dataset, params(2, 10, seed=7)).rows, rows)
+    assert np.array_equal(draw(dataset, 2, 10, seed=7).rows, rows)
     assert np.array_equal(other_batches.ravel(), rows.ravel()), "the same images in other batches"
-    assert not np.array_equal(draw_images(dataset, params(2, 10, seed=8)).rows, rows)
+    assert not np.array_equal(draw(dataset, 2, 10, seed=8).rows, rows)
     assert len(set(rows.ravel())) == 20
     assert rows.dtype == np.int64
 
 
 def test_a_smaller_draw_is_the_beginning_of_a_larger_one(dataset: Dataset) -> None:
-    rows = draw_images(dataset, params(9, 5)).rows
+    rows = draw(dataset, 9, 5).rows
 
     for batches in range(1, 9):
-        assert np.array_equal(draw_images(dataset, params(batches, 5)).rows, rows[:batches])
+        assert np.array_equal(draw(dataset, batches, 5).rows, rows[:batches])
 
 
 def test_the_hash_is_that_of_the_rows_as_little_endian_int64(dataset: Dataset) -> None:
-    draw = draw_images(dataset, params(2, 3))
+    drawn = draw(dataset, 2, 3)
 
-    assert draw.sha256 == hashlib.sha256(struct.pack("<6q", *draw.rows.ravel())).hexdigest()
+    assert drawn.sha256 == hashlib.sha256(struct.pack("<6q", *drawn.rows.ravel())).hexdigest()
 
 
 def test_batches_hold_the_drawn_images_in_order_as_they_are_at_evaluation(dataset: Dataset) -> None:
-    rows = draw_images(dataset, params(3, 4)).rows
+    rows = draw(dataset, 3, 4).rows
 
     batches = list(input_batches(dataset.train, rows, miniature.MEAN, miniature.STD))
     assert [batch.shape for batch in batches] == [(4, 3, miniature.SIZE, miniature.SIZE)] * 3
@@ -135,4 +135,6 @@ def test_batches_hold_the_drawn_images_in_order_as_they_are_at_evaluation(datase
 @pytest.mark.parametrize("value", [0, -1, 2.5, "3", None])
 def test_numbers_of_images_are_whole_and_positive(key: str, value: object) -> None:
     with pytest.raises(ValidationError, match=key):
-        CalibParams.model_validate({"batches": 1, "batch_size": 1, "seed": 0} | {key: value})
+        CalibParams.model_validate(
+            {"batches": 1, "batch_size": 1, "seed": 0, "processes": 1, "threads": None} | {key: value}
+        )

@@ -10,7 +10,7 @@ import torch
 from ptqflow.data.dataset import SPLITS, Dataset, DatasetCard
 from ptqflow.errors import DataError, ParamsError
 from ptqflow.params import read_params
-from ptqflow.quantization.calibration import CalibParams, draw_images, input_batches
+from ptqflow.quantization.calibration import draw_images, input_batches
 from ptqflow.quantization.spread import CalibSpreadParams, collect_sizes, summarize
 from ptqflow.quantization.statistics import collect_statistics, observe
 
@@ -44,7 +44,7 @@ def test_each_size_has_the_statistics_of_that_many_batches_of_the_draw(
 
     assert sorted(collected) == sorted(sizes)
     for size, statistics in collected.items():
-        rows = draw_images(images, CalibParams(batches=size, batch_size=BATCH, seed=7)).rows
+        rows = draw_images(images, size, BATCH, 7).rows
         batches = input_batches(images.train, rows, miniature.MEAN, miniature.STD)
         alone = collect_statistics(observe(network, miniature.SIZE), batches, rows)
         assert np.array_equal(statistics.rows, rows)

@@ -1,5 +1,6 @@
 """The data set on disk: memory-mapped arrays for train, val and test, and a card that describes them."""
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,6 +60,14 @@ class Split:
 
     def __getitem__(self, part: slice) -> "Split":
         return Split(self.images[part], self.labels[part], self.digests[part])
+
+    def release(self) -> None:
+        """Let the images that were read go from the memory of this process; they stay mapped."""
+        base: object = self.images
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)

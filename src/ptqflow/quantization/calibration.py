@@ -26,6 +26,10 @@ class CalibParams(Params):
     """Images a batch."""
     seed: NonNegativeInt
     """Which images are drawn."""
+    processes: PositiveInt
+    """Among which the batches are divided; what comes out does not depend on it."""
+    threads: PositiveInt | None
+    """Of the CPU, shared by all processes; None: one for each core."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Draw:
         return hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
 
 
-def draw_images(dataset: Dataset, params: CalibParams) -> Draw:
+def draw_images(dataset: Dataset, batches: int, batch_size: int, seed: int) -> Draw:
     """Draw `batches * batch_size` training images that are neither in val nor in test.
 
     Raises:
@@ -51,16 +55,16 @@ def draw_images(dataset: Dataset, params: CalibParams) -> Draw:
     """
     evaluated = np.concatenate([dataset.val.digests, dataset.test.digests])
     allowed = np.flatnonzero(~np.isin(dataset.train.digests, evaluated)).astype(np.int64)
-    wanted = params.batches * params.batch_size
+    wanted = batches * batch_size
     if wanted > len(allowed):
-        most = len(allowed) // params.batch_size
+        most = len(allowed) // batch_size
         raise DataError(
-            f"calib.batches={params.batches} of calib.batch_size={params.batch_size} are {wanted} images, there are "
+            f"calib.batches={batches} of calib.batch_size={batch_size} are {wanted} images, there are "
             f"{len(allowed)}: "
             + (f"calib.batches may be at most {most} at this batch size" if most else "lower calib.batch_size")
         )
-    rows = np.random.default_rng(params.seed).permutation(allowed)[:wanted]
-    return Draw(rows.reshape(params.batches, params.batch_size), len(dataset.train) - len(allowed))
+    rows = np.random.default_rng(seed).permutation(allowed)[:wanted]
+    return Draw(rows.reshape(batches, batch_size), len(dataset.train) - len(allowed))
 
 
 def input_batches(

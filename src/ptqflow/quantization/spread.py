@@ -12,7 +12,7 @@ from torch import nn
 from ptqflow.data.dataset import Dataset
 from ptqflow.models.fp32 import ModelCard
 from ptqflow.params import Params
-from ptqflow.quantization.calibration import CalibParams, draw_images, input_batches
+from ptqflow.quantization.calibration import draw_images, input_batches
 from ptqflow.quantization.statistics import Statistics, collect_statistics, observe
 
 
@@ -40,7 +40,7 @@ def collect_sizes(
     is merged into all sizes that hold it.
     """
     ordered = sorted(sizes)
-    draw = draw_images(dataset, CalibParams(batches=ordered[-1], batch_size=batch_size, seed=seed))
+    draw = draw_images(dataset, ordered[-1], batch_size, seed)
     parts = []
     for start, stop in pairwise([0, *ordered]):
         rows = draw.rows[start:stop]

@@ -105,7 +105,7 @@ def collect_statistics(observed: Observed, batches: Iterable[Tensor], rows: NDAr
     means: dict[str, list[Tensor]] = {}
     waiting = iter(batches)
     first = next(waiting)
-    together = _batches_together(prepared, first)
+    together = batches_together(prepared, first)
     batch_size = len(first) if together > 1 else None
     for observer in observers.values():
         observer.batch_size = batch_size
@@ -124,13 +124,9 @@ def collect_statistics(observed: Observed, batches: Iterable[Tensor], rows: NDAr
 
 def save_statistics(directory: Path, statistics: Statistics, card: StatisticsCard) -> None:
     """Write statistics and card, whole or not at all, with equal bytes for equal statistics."""
-    arrays: dict[str, NDArray[Any]] = {"rows": statistics.rows}
-    arrays |= {f"mean:{name}": mean for name, mean in statistics.means.items()}
-    for name, seen in statistics.tensors.items():
-        arrays |= {f"{part}:{name}": array for part, array in _to_arrays(seen).items()}
     with new_directory(directory) as partial_directory:
         file = statistics_file(partial_directory)
-        write_bytes(file, safetensors.numpy.save(arrays))
+        write_bytes(file, encode(statistics))
         write_card(partial_directory / "card.json", card.model_copy(update={"statistics_sha256": sha256_file(file)}))
 
 
@@ -147,7 +143,7 @@ def load_statistics(directory: Path, model: str) -> Statistics:
     if card.model != model:
         raise ArtifactError(f"{directory}: the statistics belong to {card.model}, not to {model}; run `dvc repro`")
     try:
-        return _from_arrays(safetensors.numpy.load(file.read_bytes()))
+        return decode(file.read_bytes())
     except (SafetensorError, KeyError, ValueError) as error:
         raise ArtifactError(f"{file} cannot be read ({error}); run `dvc repro`") from None
 
@@ -155,6 +151,21 @@ def load_statistics(directory: Path, model: str) -> Statistics:
 def statistics_file(directory: Path) -> Path:
     """Return the file that holds the arrays."""
     return directory / "statistics.safetensors"
+
+
+def encode(statistics: Statistics) -> bytes:
+    """Return statistics as the bytes of a safetensors file, equal ones for equal statistics."""
+    arrays: dict[str, NDArray[Any]] = {"rows": statistics.rows}
+    arrays |= {f"mean:{name}": mean for name, mean in statistics.means.items()}
+    for name, seen in statistics.tensors.items():
+        arrays |= {f"{part}:{name}": array for part, array in _to_arrays(seen).items()}
+    data: bytes = safetensors.numpy.save(arrays)
+    return data
+
+
+def decode(data: bytes) -> Statistics:
+    """Return the statistics that `encode` made bytes of."""
+    return _from_arrays(safetensors.numpy.load(data))
 
 
 def _to_arrays(seen: TensorStatistics | None) -> dict[str, NDArray[Any]]:
@@ -203,7 +214,7 @@ def _record_means(means: list[Tensor], batch_size: int | None, layer: nn.Module,
     means.extend(layer_means(layer, batch) for batch in batches)
 
 
-def _batches_together(prepared: GraphModule, batch: Tensor) -> int:
+def batches_together(prepared: GraphModule, batch: Tensor) -> int:
     """Return how many batches may run at a time, which is faster where images are small.
 
     More than one only if images are the first dimension of every tensor, by which the extremes of batches are told

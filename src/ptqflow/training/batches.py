@@ -1,6 +1,5 @@
 """The batches of an epoch: read ahead from the disk, or taken from a GPU that holds all images."""
 
-import mmap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,8 @@ Pair = tuple[Tensor, Tensor]
 _AHEAD = 4  # batches that are read while one is trained on
 _SHARE_OF_GPU = 0.5  # of its free memory that the images may take
 _CHUNK = 1 << 26  # bytes that go to a GPU at a time
+_MOST_MAPPED = 1 << 28  # bytes of the images on disk that stay in the memory of this process
+_READ_AROUND = 1 << 16  # bytes that the kernel maps around what is read
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class _OnDisk:
     """Images of a split, which may be larger than the memory, as they are mapped from the disk."""
 
     def __init__(self, split: Split, device: torch.device) -> None:
-        self._split, self._device = split, device
+        self._split, self._device, self._mapped = split, device, 0
 
     def pairs(self, order: Tensor, shares: Iterable[slice]) -> Iterator[Pair]:
         """Yield images and labels of each share of `order`, some of them read before they are wanted."""
@@ -120,8 +121,10 @@ class _OnDisk:
 
     def _read(self, rows: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Pair:
         images, labels = torch.from_numpy(self._split.images[rows]), torch.from_numpy(self._split.labels[rows])
-        if isinstance(self._split.images.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            self._split.images.base.madvise(mmap.MADV_DONTNEED)  # what was read need not stay in this process
+        self._mapped += len(rows) * (self._split.images[:1].nbytes + _READ_AROUND)
+        if self._mapped > _MOST_MAPPED:
+            self._split.release()
+            self._mapped = 0
         if self._device.type == "cuda":
             return images.pin_memory(), labels.pin_memory()
         return images, labels

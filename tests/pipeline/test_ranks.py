@@ -1,0 +1,33 @@
+"""Stages that several processes share, with real dvc."""
+
+import json
+
+import pytest
+from pipeline.repository import Repository
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(("section", "stage"), [("calib", "calib"), ("evaluate", "evaluate")])
+def test_any_number_of_processes_gives_the_same_bytes(repository: Repository, section: str, stage: str) -> None:
+    repository.set_params({"calib": {"batches": 22}, "evaluate": {"batch_size": 3}})
+    repository.run("dvc", "repro")
+    names = ("models/statistics", "metrics/calib.json", "data/predictions", "metrics/evaluate.json", "metrics/plots")
+    before = repository.contents(*names)
+    for processes in (2, 3):
+        repository.set_params({section: {"processes": processes}})
+        assert repository.run("dvc", "repro", "evaluate").ran == [stage]
+        assert repository.contents(*names) == before
+
+
+def test_a_network_trained_on_two_devices_is_about_the_same_and_is_what_later_stages_take(
+    repository: Repository,
+) -> None:
+    before = json.loads(repository.read("metrics/train.json"))
+    repository.set_params({"train": {"devices": 2}})
+
+    result = repository.run("dvc", "repro")
+
+    assert result.ran[0] == "train"
+    assert result.output.count("epoch 1: ") == 1, "one rank prints"
+    assert json.loads(repository.read("metrics/train.json")) == pytest.approx(before, rel=1e-3)

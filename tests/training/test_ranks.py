@@ -1,0 +1,163 @@
+"""Training in several real processes, by torchrun's agent and gloo."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+TESTS = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+SCRIPT = str(TESTS / "training" / "ranked.py")
+
+
+def start(ranks: int, weights: str, *changes: str, **environment: str) -> "subprocess.Popen[str]":
+    path = f"{TESTS.parent / 'src'}:{TESTS}"
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, str(ranks), weights, *changes],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def train(ranks: int, *changes: str) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    process = start(ranks, f"{ranks}", *changes)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    rows = json.loads(Path(f"{ranks}.json").read_text())
+    assert len(output.splitlines()) == len(rows), "one rank prints"
+    return load_file(f"{ranks}"), rows
+
+
+RECIPES = {
+    "uneven batches": ["images=29", "epochs=1"],
+    "a last batch of fewer images than ranks": ["images=26", "epochs=1"],
+    "the whole recipe": ["epochs=2", "ema_decay=0.5", 'select="best"', 'schedule="one_cycle"', "label_smoothing=0.1"],
+}
+
+
+@pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES)
+def test_any_number_of_ranks_trains_the_same_network_but_for_rounding(changes: list[str]) -> None:
+    alone, rows = train(1, *changes)
+    for ranks in (2, 3):
+        weights, its_rows = train(ranks, *changes)
+        for name, tensor in alone.items():
+            torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
+        for row, its_row in zip(rows, its_rows, strict=True):
+            assert its_row["train_top1"] == row["train_top1"], "each image counts once"
+            assert its_row["val_top1"] == row["val_top1"], "each image counts once"
+            assert its_row == pytest.approx(row, rel=1e-4)
+
+
+def test_without_synced_batch_normalization_each_rank_sees_its_share_alone() -> None:
+    alone, _ = train(1, "epochs=1")
+    apart, _ = train(2, "epochs=1", "sync_batchnorm=false")
+    assert not torch.allclose(apart["bn1.running_mean"], alone["bn1.running_mean"], rtol=1e-3)
+
+
+def ranks_of(agent: int) -> list[int]:
+    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+    return [int(pid) for pid in children if SCRIPT.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def wait_for_epoch(process: "subprocess.Popen[str]") -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("epoch 1: ")
+
+
+def wait_until_gone(pids: list[int], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < end, "a rank is still there"
+        time.sleep(0.05)
+
+
+ENDLESS = "epochs=1000000"
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_all_others_within_30_seconds_and_training_goes_on_from_the_checkpoint(victim: int) -> None:
+    recipe = "epochs=60", "images=200"
+    process = start(2, "weights", *recipe)
+    wait_for_epoch(process)
+    ranks = ranks_of(process.pid)
+    assert len(ranks) == 2
+    os.kill(ranks[victim], signal.SIGKILL)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+
+    assert time.monotonic() - began < 30
+    wait_until_gone(ranks, 1)
+    assert process.returncode == 1
+    assert errors == f"train: rank {victim} was ended by SIGKILL, and the others with it; run `dvc repro` again\n"
+    resumed, rows = train(2, *recipe)
+    shutil.rmtree("checkpoints")
+    whole, whole_rows = train(2, *recipe)
+    assert rows == whole_rows
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_rank_outlives_its_launcher(sign: signal.Signals) -> None:
+    process = start(2, "weights", ENDLESS)
+    wait_for_epoch(process)
+    ranks = ranks_of(process.pid)
+    assert len(ranks) == 2
+    process.send_signal(sign)
+    began = time.monotonic()
+    process.communicate(timeout=60)
+    wait_until_gone(ranks, 2)
+    assert time.monotonic() - began < 2 or sign == signal.SIGKILL
+
+
+def test_a_mistake_that_every_rank_makes_is_told_once() -> None:
+    process = start(3, "weights", "images=1", "epochs=1")
+    output, errors = process.communicate(timeout=120)
+    assert (process.returncode, output) == (1, "")
+    assert errors == "train: training needs two images or more, the train split has 1\n"
+
+
+def test_divergence_is_told_once_and_by_all() -> None:
+    process = start(2, "weights", "lr=1e38", "epochs=9")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert len(errors.splitlines()) == 1
+    assert errors.startswith("train: training diverged in epoch 1, step ")
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_two_hosts_meet_where_the_first_one_waits(free_port: int) -> None:
+    alone, _ = train(1, "epochs=1")
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
+    hosts = [start(1, "of_two", "epochs=1", "nodes=2", NODE_RANK=str(node), **place) for node in (0, 1)]
+    for host in hosts:
+        _, errors = host.communicate(timeout=120)
+        assert host.returncode == 0, errors
+    for name, tensor in load_file("of_two").items():
+        torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-5)
+
+
+def test_hosts_without_a_meeting_point_are_told_what_to_set() -> None:
+    process = start(1, "weights", "nodes=2")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.startswith("train: 2 hosts need a meeting point: set MASTER_ADDR to the first one's address")
