@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ptqflow.errors import ArtifactError, DataError
 from ptqflow.paired import Pairs, count_pairs, drop_interval, holm_by_class, mcnemar, pairs_by_class
 from ptqflow.predictions import Prediction, Predictions, load_predictions
-from ptqflow.verdict import format_p, verdict
+from ptqflow.verdict import short_p, verdict
 
 PREDICTIONS_DIR = "data/predictions"
 _NETWORK = "int8"
@@ -106,13 +106,7 @@ class Comparison:
 
     def _class_table(self) -> list[str]:
         rows = [
-            (
-                name,
-                str(pairs.images),
-                f"{100 * pairs.drop:.2f}",
-                *_discordant(pairs),
-                format_p(self.p_values[name]).removeprefix("p "),
-            )
+            (name, str(pairs.images), f"{100 * pairs.drop:.2f}", *_discordant(pairs), short_p(self.p_values[name]))
             for name, pairs in self.changed_classes.items()
         ]
         return [_table(("class", "images", "drop", "only A", "only B", "p (Holm)"), rows)] if rows else []
@@ -183,10 +177,6 @@ def fetch_predictions(revision: str, repository: Path = Path()) -> Predictions:
                 "`dvc pull` where somebody has pushed them, else `dvc repro`"
             ) from None
         return load_predictions(target)
-
-
-def _p(value: float) -> str:
-    return format_p(value).removeprefix("p = ").removeprefix("p ")
 
 
 def _discordant(pairs: Pairs) -> tuple[str, str]:
