@@ -118,12 +118,9 @@ def changed(results: Results) -> dict[str, Any]:
     if not count:
         return {"changes": "None: INT8 predicts what FP32 predicts for every test image.", "changed": []}
     text = (
-        f"{count:,} of {len(fp32.predicted):,} test images are taken for another class. "
-        + (
-            f"The {len(shown)} of which FP32 was surest"
-            if count > len(shown)
-            else "Those of which FP32 was surest come first"
-        )
-        + "; behind each prediction is by how much its probability leads that of the runner-up."
+        f"{count:,} of {len(fp32.predicted):,} test images are taken for another class. Behind each prediction is its "
+        "margin, by which its probability leads that of the runner-up; "
+        + (f"these are the {len(shown)} " if count > len(shown) else "first come those ")
+        + "with the largest sum of both margins."
     )
     return {"changes": text, "changed": shown}
