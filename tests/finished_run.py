@@ -157,8 +157,10 @@ def evaluate_metrics(
                 "drop": round(of_class, 6),
                 "low": round(of_class - 0.05, 6),
                 "high": round(of_class + 0.05, 6),
+                "both_right": int((fp32 & int8)[rows].sum()),
                 "only_fp32_right": int((fp32 & ~int8)[rows].sum()),
                 "only_int8_right": int((~fp32 & int8)[rows].sum()),
+                "both_wrong": int((~fp32 & ~int8)[rows].sum()),
                 "p_holm": 0.01 if i == 1 else 1.0,
             }
             if rows.any()
