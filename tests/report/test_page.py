@@ -73,6 +73,7 @@ def test_the_page_holds_the_figures_of_every_section() -> None:
     ):
         assert text in page
     assert "make benchmark" in page
+    assert "docs/figures.md, in the repository of ptqflow, explains every figure" in page
 
 
 def test_nothing_on_the_page_comes_from_elsewhere_or_runs() -> None:
@@ -184,7 +185,7 @@ def test_a_thousand_classes_and_two_hundred_modules_stay_small_and_tell_what_is_
     assert len(page) < 3 * MEGABYTE
     assert "Of 1000 classes, the 40 that changed most." in page
     assert "The first 400 of 1,000 rows; all are in metrics/evaluate.json." in page
-    assert "most sensitive of 200, of which the first 40 are shown" in page
+    assert "has the lowest SQNR of 200 modules, of which the first 40 are shown" in page
     assert [image["alt"] for image in reader.of("img")].count("") == 4  # the matrices; their charts have a label
 
 

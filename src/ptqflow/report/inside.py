@@ -58,13 +58,17 @@ def layers(results: Results) -> dict[str, Any]:
     ]
     drawn = []
     if measured:
-        bars = [{"module": name, "sqnr": alone[name]["sqnr_db"]} for name in measured[:BARS]]
+        bars = [
+            {"module": name, "sqnr_db": alone[name]["sqnr_db"], "drop": signed(100 * alone[name]["drop"], 2)}
+            for name in measured[:BARS]
+        ]
         drawn.append(
             Chart(
                 "Sensitivity",
-                "Signal above noise at the output of each module when it alone is quantized; a short bar is sensitive. "
-                f"{measured[0]} is the most sensitive of {len(measured)}{cut(len(measured))}.",
-                charts.draw(charts.bars(bars, "module", "sqnr", "SQNR, dB")),
+                "Signal above noise (SQNR) at the output of each module when it alone is quantized, the lowest first, "
+                f"and the loss of top-1 on val. {measured[0]} has the lowest SQNR of {len(measured)} modules"
+                f"{cut(len(measured))}. A budget goes by the loss, and by SQNR where it is equal.",
+                charts.draw(charts.sensitivities(bars)),
             )
         )
     if ranges:

@@ -14,7 +14,7 @@ from ptqflow.report.parts import BARS, Chart, Table, limited_table, listed, sign
 from ptqflow.report.results import Results
 from ptqflow.verdict import ALPHA, short_p
 
-_READABLE_CLASSES = 20  # in a matrix with names and numbers; with more it is an image of one pixel a cell
+_READABLE_CLASSES = 12  # in a matrix with names and numbers; with more it is an image of one pixel a cell
 
 
 def confusion(results: Results) -> dict[str, Any]:
