@@ -15,7 +15,7 @@ UNCALIBRATED_DIR = Path("models/int8_uncalibrated")
 
 
 def main() -> None:
-    """Write models/int8, models/int8_uncalibrated, metrics/convert.json and metrics/plots/activations.csv."""
+    """Write models/int8, models/int8_uncalibrated, two metrics files and metrics/plots/activations.csv."""
     from ptqflow.artifacts import PLOTS_DIR, write_csv, write_metrics
     from ptqflow.data.dataset import open_dataset
     from ptqflow.models.fp32 import load_fp32
@@ -47,6 +47,7 @@ def main() -> None:
     tensors = chosen_metrics(statistics, quantized.qparams)
     trail = {"budget": budget.as_metrics()} if budget.trail else {}
     write_metrics("convert", {"layers": count_layers(layers), **trail, "tensors": tensors})
+    write_metrics("convert_seconds", budget.seconds())
 
 
 if __name__ == "__main__":

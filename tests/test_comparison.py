@@ -93,7 +93,10 @@ def test_int8_and_fp32_are_paired_image_by_image_and_class_by_class(
     assert sum(of_class["images"] for of_class in figures["classes"].values()) == COUNT
     cat = figures["classes"]["cat"]
     assert cat["drop"] == round(fp32[labels == 2].mean() - int8[labels == 2].mean(), 6)
+    assert cat["both_right"] == (fp32 & int8)[labels == 2].sum()
     assert cat["only_fp32_right"] == (fp32 & ~int8)[labels == 2].sum()
+    assert cat["only_int8_right"] == (int8 & ~fp32)[labels == 2].sum()
+    assert cat["both_wrong"] == (~fp32 & ~int8)[labels == 2].sum()
     assert cat["p_holm"] >= binomtest((fp32 & ~int8)[labels == 2].sum(), (fp32 != int8)[labels == 2].sum()).pvalue
 
 

@@ -48,12 +48,7 @@ def compare(
         "agreement": agreement(int8, fp32),
         **({} if ratio is None else {"sqnr_db": ratio}),
         "kl": round(mean_kl(fp32.numpy(), int8.numpy()), DIGITS),
-        "paired": {
-            "both_right": pairs.both_right,
-            **_counts(pairs),
-            "both_wrong": pairs.both_wrong,
-            "p": _p(mcnemar(pairs)),
-        },
+        "paired": {**_counts(pairs), "p": _p(mcnemar(pairs))},
         "classes": _classes(pairs_by_class(labels, right["fp32"], right["int8"], classes)),
     }
 
@@ -78,7 +73,12 @@ def _drop(pairs: Pairs, name: str) -> dict[str, float]:
 
 
 def _counts(pairs: Pairs) -> dict[str, int]:
-    return {"only_fp32_right": pairs.only_reference_right, "only_int8_right": pairs.only_candidate_right}
+    return {
+        "both_right": pairs.both_right,
+        "only_fp32_right": pairs.only_reference_right,
+        "only_int8_right": pairs.only_candidate_right,
+        "both_wrong": pairs.both_wrong,
+    }
 
 
 def _classes(pairs: Mapping[str, Pairs]) -> dict[str, dict[str, float]]:

@@ -61,6 +61,12 @@ def predict(logits: NDArray[np.float64]) -> Prediction:
     )
 
 
+def changed_rows(first: Prediction, second: Prediction) -> NDArray[np.int64]:
+    """Return the images that two networks take for different classes, those with the largest sum of margins first."""
+    rows = np.flatnonzero(first.predicted != second.predicted)
+    return rows[np.argsort(-(first.margin + second.margin)[rows], kind="stable")]
+
+
 def save_predictions(
     directory: Path, predictions: Mapping[str, Prediction], labels: NDArray[np.int64], card: PredictionsCard
 ) -> None:

@@ -1,6 +1,7 @@
 """The INT8 models of two git revisions, image by image."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 
 from ptqflow.errors import ArtifactError, DataError
 from ptqflow.paired import Pairs, count_pairs, drop_interval, holm_by_class, mcnemar, pairs_by_class
-from ptqflow.predictions import Prediction, Predictions, load_predictions
-from ptqflow.verdict import format_p, verdict
+from ptqflow.predictions import Prediction, Predictions, changed_rows, load_predictions
+from ptqflow.verdict import short_p, verdict
 
 PREDICTIONS_DIR = "data/predictions"
 _NETWORK = "int8"
@@ -45,9 +46,7 @@ class Comparison:
     @cached_property
     def changed(self) -> NDArray[np.int64]:
         """Images for which the models predict different classes, those with the largest margins first."""
-        first, second = self.models
-        rows = np.flatnonzero(first.predicted != second.predicted)
-        return rows[np.argsort(-(first.margin + second.margin)[rows], kind="stable")]
+        return changed_rows(*self.models)
 
     @cached_property
     def changed_classes(self) -> dict[str, Pairs]:
@@ -106,13 +105,7 @@ class Comparison:
 
     def _class_table(self) -> list[str]:
         rows = [
-            (
-                name,
-                str(pairs.images),
-                f"{100 * pairs.drop:.2f}",
-                *_discordant(pairs),
-                format_p(self.p_values[name]).removeprefix("p "),
-            )
+            (name, str(pairs.images), f"{100 * pairs.drop:.2f}", *_discordant(pairs), short_p(self.p_values[name]))
             for name, pairs in self.changed_classes.items()
         ]
         return [_table(("class", "images", "drop", "only A", "only B", "p (Holm)"), rows)] if rows else []
@@ -161,32 +154,35 @@ def fetch_predictions(revision: str, repository: Path = Path()) -> Predictions:
     """Get the predictions that `evaluate` made at a git revision.
 
     Raises:
-        ArtifactError: there is no such revision, it keeps no predictions, or they are in neither place.
+        ArtifactError: there is no git repository or revision, it has no pipeline or keeps no predictions, or they
+            are in neither place.
     """
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
-    from dvc.scm import RevError
+    from dvc.scm import RevError, SCMError
     from dvc_data.index import DataIndexError
 
     with TemporaryDirectory() as folder:
-        target = Path(folder) / "predictions"
+        target, lock = Path(folder) / "predictions", ""
         try:
             files = DVCFileSystem(str(repository), rev=revision)
-            if f"path: {PREDICTIONS_DIR}\n" not in files.read_text("dvc.lock"):
+            with suppress(FileNotFoundError):
+                lock = files.read_text("dvc.lock")
+            if not lock and not files.exists("dvc.yaml"):
+                raise ArtifactError(f"{revision} has no DVC pipeline: run this in the repository of one")
+            if f"path: {PREDICTIONS_DIR}\n" not in lock:
                 raise ArtifactError(f"{revision} keeps no predictions: check it out, run `dvc repro`, commit dvc.lock")
             files.get(PREDICTIONS_DIR, str(target), recursive=True)
         except RevError:
             raise ArtifactError(f"there is no git revision {revision}") from None
+        except SCMError:
+            raise ArtifactError(f"{repository.resolve()} is in no git repository: run this in one") from None
         except (DvcException, DataIndexError, OSError):
             raise ArtifactError(
                 f"the predictions of {revision} are neither in DVC's cache nor in a remote: check it out, then run "
                 "`dvc pull` where somebody has pushed them, else `dvc repro`"
             ) from None
         return load_predictions(target)
-
-
-def _p(value: float) -> str:
-    return format_p(value).removeprefix("p = ").removeprefix("p ")
 
 
 def _discordant(pairs: Pairs) -> tuple[str, str]:

@@ -20,6 +20,8 @@ def verdict(evaluate: Mapping[str, Any], reference: str = "FP32", candidate: str
     points, p = 100 * abs(drop["top1"]), format_p(paired["p"])
     low, high = (drop["low"], drop["high"]) if drop["top1"] >= 0 else (-drop["high"], -drop["low"])
     interval = f"95 % interval {100 * low:z.2f} to {100 * high:z.2f}"
+    if (paired["p"] < ALPHA) != (low > 0):
+        interval += "; where the two disagree, the exact p decides"
     changed = paired["only_fp32_right"] + paired["only_int8_right"]
     if evaluate["agreement"] == 1:
         found = f"{candidate} predicts what {reference} predicts for every one of the {_of_test(images)}: no drop, {p}."
@@ -44,11 +46,17 @@ def count_images(evaluate: Mapping[str, Any]) -> int:
 
 
 def format_p(p: float) -> str:
-    """Return `p = 0.18`: two digits, or as many as keep it on its side of 5 %."""
+    """Return `p = 0.18` or `p < 0.001`."""
+    number = short_p(p)
+    return f"p {number}" if number.startswith("<") else f"p = {number}"
+
+
+def short_p(p: float) -> str:
+    """Return `0.18`, or `< 0.001`: two digits, or as many as keep it on its side of 5 %."""
     if p < 0.001:
-        return "p < 0.001"
+        return "< 0.001"
     texts = (f"{p:.{digits}g}" for digits in range(2, 18))
-    return f"p = {next(text for text in texts if (float(text) < ALPHA) == (p < ALPHA))}"
+    return next(text for text in texts if (float(text) < ALPHA) == (p < ALPHA))
 
 
 def _of_test(images: int) -> str:
@@ -59,5 +67,5 @@ def _limit(images: int) -> str:
     """Return a warning where not even one point could be told from noise."""
     if images < _FEWEST_CHANGES:
         return f" So few test images ({images}) cannot tell any drop from noise."
-    least = 100 * _FEWEST_CHANGES / images
-    return f" With {_of_test(images)}, no drop below {least:.2g} points can be told from noise." if least > 1 else ""
+    least = 10_000 * _FEWEST_CHANGES // images / 100  # rounded down, or a drop of just so much would be called both
+    return f" With {_of_test(images)}, no drop below {least:.2f} points can be told from noise." if least > 1 else ""

@@ -38,6 +38,7 @@ def test_a_budget_that_is_met_at_once_gives_the_same_network_and_leaves_its_trai
     budget = json.loads(repository.read("metrics/convert.json"))["budget"]
     assert budget["kept"] == ""
     assert list(budget["trail"]) == ["0 kept"]
+    assert json.loads(repository.read("metrics/convert_seconds.json"))["0 kept"] > 0
 
 
 def test_going_back_to_old_params_runs_nothing(repository: Repository) -> None:

@@ -53,6 +53,32 @@ def test_what_cannot_be_compared_is_one_line(repository: Repository) -> None:
     assert "Traceback" not in result.output
 
 
+def test_where_there_is_nothing_to_compare_the_reason_is_one_line(repository: Repository) -> None:
+    folder = repository.path.parent / "a folder"
+    folder.mkdir()
+    elsewhere = Repository(folder)
+    for command, revision, words in (
+        (("true",), "HEAD", f"{folder} is in no git repository"),
+        (("git", "init", "-q"), "HEAD", "there is no git revision HEAD"),
+        (("git", "commit", "-q", "--allow-empty", "-m", "nothing"), "HEAD", "HEAD has no DVC pipeline: "),
+    ):
+        elsewhere.run(*command)
+        assert_refused(elsewhere, revision, words)
+
+    repository.run("git", "rm", "-q", "--cached", "dvc.lock")
+    repository.run("git", "commit", "-qm", "no lock")
+    assert_refused(repository, "HEAD", "HEAD keeps no predictions: check it out, run `dvc repro`, commit dvc.lock")
+
+
+def assert_refused(repository: Repository, revision: str, words: str) -> None:
+    result = repository.try_run("ptqflow", "compare", revision, revision)
+    assert result.status == 1
+    told = [line for line in result.output.splitlines() if line.startswith("ptqflow: ")]
+    assert len(told) == 1
+    assert words in told[0]
+    assert "Traceback" not in result.output
+
+
 def test_a_clone_compares_by_way_of_the_remote(repository: Repository) -> None:
     repository.run("dvc", "remote", "add", "-d", "store", str(repository.path.parent / "store"))
     repository.commit("a remote")

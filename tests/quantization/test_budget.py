@@ -145,6 +145,8 @@ def test_the_trail_holds_what_each_conversion_gives_and_no_seconds() -> None:
     assert metrics["trail"]["0 kept"] == {"drop": trials[0].lost / 200, "kept": ""}
     assert list(metrics["trail"]) == [f"{trial.count} kept" for trial in trials]
     assert "seconds" not in json.dumps(metrics)
+    assert found.seconds() == {f"{trial.count} kept": round(trial.seconds, 1) for trial in trials}
+    assert Budget((), ()).seconds() == {}
     assert "hard" in describe_trial(trials[-1])
 
 

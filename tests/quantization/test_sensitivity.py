@@ -254,13 +254,15 @@ def test_with_nothing_to_quantize_there_are_no_figures_and_a_row_of_empty_cells(
     ]
 
 
-def test_an_output_that_is_not_finite_is_refused(inputs: list[Tensor]) -> None:
+def test_an_output_that_is_not_finite_is_refused_with_the_first_image_that_has_it(inputs: list[Tensor]) -> None:
     model = make("residual")
     statistics = collect(model, inputs)
     nn.init.constant_(model.fc.bias, torch.inf)
 
-    with pytest.raises(DataError, match="FP32 network for an image of val is not finite"):
-        measure(model, statistics, miniature.split(9))
+    first, *_ = draw_rows(9, 3)
+    assert first > 0
+    with pytest.raises(DataError, match=f"^fp32: the output for image {first} of val is not finite$"):
+        measure(model, statistics, miniature.split(9), images=3)
 
 
 def test_measured_are_all_images_or_as_many_as_asked_for_in_their_order() -> None:

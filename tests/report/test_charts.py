@@ -12,7 +12,10 @@ from ptqflow.report.charts import COLORS, Spec, draw
 HOSTILE = ("</script><script>alert(1)</script>", 'a"b\\', "datum.x", "a\u2028b", "'+alert(1)+'", "")
 SVG = "{http://www.w3.org/2000/svg}"
 ROWS = [
-    {"name": name, "class": name, "tensor": name, "figure": i, "drop": i, "low": i - 1, "high": i + 1, "sure": i > 2}
+    {
+        **dict.fromkeys(("class", "tensor", "module"), name),
+        **{"sqnr_db": i - 1, "drop": i, "low": i - 1, "high": i + 1, "sure": i > 2},
+    }
     for i, name in enumerate(HOSTILE)
 ]
 EPOCHS = [{"epoch": i, "train": 1 / i, "val": 2 / i} for i in range(1, 6)]
@@ -25,7 +28,7 @@ def specs() -> dict[str, Spec]:
         "matrix": charts.matrix(np.abs(counts), HOSTILE, signed=False),
         "difference": charts.matrix(counts, HOSTILE, signed=True),
         "drops": charts.drops(ROWS),
-        "bars": charts.bars(ROWS, "name", "figure", "SQNR, dB"),
+        "sensitivities": charts.sensitivities(ROWS),
         "ranges": charts.ranges([{**row, "min": -5, "max": 50} for row in ROWS]),
     }
 
@@ -55,7 +58,7 @@ def test_every_colour_has_a_rule_in_the_style_sheet(drawn: dict[str, str]) -> No
     assert not re.search(r'(fill|stroke)="(?!none|transparent|#)', "".join(drawn.values()))
 
 
-@pytest.mark.parametrize("name", ["matrix", "difference", "drops", "bars", "ranges"])
+@pytest.mark.parametrize("name", ["matrix", "difference", "drops", "sensitivities", "ranges"])
 def test_any_name_is_shown_as_it_is(drawn: dict[str, str], name: str) -> None:
     shown = texts(drawn[name])
     for text in ('a"b\\', "datum.x", "'+alert(1)+'"):

@@ -22,17 +22,17 @@ def predictions(predicted: list[int], margin: list[float]) -> Prediction:
     return Prediction(np.array(predicted, dtype=np.int64), margins, margins)
 
 
-def test_changed_images_come_by_the_margin_of_fp32() -> None:
-    fp32 = predictions([0, 1, 2, 0, 1], [0.1, 0.9, 0.5, 0.3, 0.3])
-    int8 = predictions([1, 1, 0, 1, 0], [0.7, 0.9, 0.2, 0.4, 0.6])
+def test_changed_images_come_by_the_sum_of_both_margins() -> None:
+    fp32 = predictions([0, 1, 2, 0, 1], [0.125, 0.875, 0.75, 0.375, 0.25])
+    int8 = predictions([1, 1, 0, 1, 0], [0.625, 0.875, 0.125, 0.25, 0.375])
     pixels = random_pixels(5, 8, 8, 3)
 
     changed = changed_images(pixels, np.array([0, 1, 1, 0, 1]), ("ant", "bee", "cat"), fp32, int8)
 
-    assert [image.row for image in changed] == [2, 3, 4, 0]  # of equal margins the first in the test set
+    assert [image.row for image in changed] == [2, 0, 3, 4]  # of equal margins the first in the test set
     first = changed[0]
     assert (first.label, first.fp32, first.int8) == ("bee", "cat", "ant")
-    assert (first.fp32_margin, first.int8_margin) == pytest.approx((0.5, 0.2))
+    assert (first.fp32_margin, first.int8_margin) == (0.75, 0.125)
     assert np.array_equal(np.asarray(decode(first.uri)), pixels[2])
 
 

@@ -73,6 +73,7 @@ def test_the_page_holds_the_figures_of_every_section() -> None:
     ):
         assert text in page
     assert "make benchmark" in page
+    assert "docs/figures.md, in the repository of ptqflow, explains every figure" in page
 
 
 def test_nothing_on_the_page_comes_from_elsewhere_or_runs() -> None:
@@ -146,6 +147,36 @@ def test_few_modules_are_told_as_far_as_they_were_measured(modules: dict[str, fl
     assert ('<th scope="row">fc</th>' in page) == bool(modules)
 
 
+def test_what_a_budget_keeps_is_named_with_all_that_was_tried() -> None:
+    names = [f"layer{i}.conv" for i in range(12)]
+    trail = {
+        "0 kept": {"drop": 0.021, "kept": ""},
+        "12 kept": {"drop": -0.001, "kept": ", ".join(names)},
+        "1 kept": {"drop": 0.004, "kept": "layer0.conv"},
+    }
+    reader, page = read(budget={"kept": "layer0.conv", "trail": trail})
+
+    sentence = "To lose at most 0.5 points of top-1 on val (convert.max_drop), these modules stay FP32: layer0.conv."
+    assert sentence in page
+    cells = [text for text in reader.texts[reader.texts.index("modules kept FP32") + 1 :] if text][:9]
+    assert cells == [
+        *("0 kept", "+2.10", "-"),
+        *("12 kept", "-0.10", ", ".join(names[:10]) + " and 2 more"),
+        *("1 kept", "+0.40", "layer0.conv"),
+    ]
+
+
+def test_a_budget_that_was_met_at_once_keeps_nothing() -> None:
+    _, page = read(budget={"kept": "", "trail": {"0 kept": {"drop": 0.0, "kept": ""}}})
+    assert "(convert.max_drop), no module has to stay FP32." in page
+
+
+def test_without_a_budget_nothing_is_said_of_one() -> None:
+    _, page = read()
+    assert "convert_seconds" not in page
+    assert "To lose at most" not in page
+
+
 def test_a_thousand_classes_and_two_hundred_modules_stay_small_and_tell_what_is_cut() -> None:
     classes = tuple(f"the name of class number {i}" for i in range(1000))
     reader, page = read(
@@ -154,7 +185,7 @@ def test_a_thousand_classes_and_two_hundred_modules_stay_small_and_tell_what_is_
     assert len(page) < 3 * MEGABYTE
     assert "Of 1000 classes, the 40 that changed most." in page
     assert "The first 400 of 1,000 rows; all are in metrics/evaluate.json." in page
-    assert "most sensitive of 200, of which the first 40 are shown" in page
+    assert "has the lowest SQNR of 200 modules, of which the first 40 are shown" in page
     assert [image["alt"] for image in reader.of("img")].count("") == 4  # the matrices; their charts have a label
 
 

@@ -8,9 +8,32 @@ import pytest
 from browsing import DESK, opened
 from playwright.sync_api import Browser
 
+from ptqflow.report import charts
+
 pytestmark = pytest.mark.browser
 
 PHONE = 390
+# Of each text in a chart, by how many pixels it is outside the drawing.
+OUTSIDE = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
+  const all = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll('text')].map(text => {
+    const box = text.getBoundingClientRect();
+    return [text.textContent,
+      Math.max(all.left - box.left, box.right - all.right, all.top - box.top, box.bottom - all.bottom)];
+  });
+})"""
+# The titles of axes that stand on a label of their axis.
+OVERPRINTED = """() => [...document.querySelectorAll('svg .role-axis')].flatMap(axis => {
+  const boxes = role => [...axis.querySelectorAll(`.role-axis-${role} text`)].map(text => text.getBoundingClientRect());
+  return boxes('title').filter(title => boxes('label').some(label =>
+    title.left < label.right && label.left < title.right && title.top < label.bottom && label.top < title.bottom));
+})"""
+# Of each cell of figures, in how many lines it stands.
+LINES = """() => [...document.querySelectorAll('table:not(.words) td, .words td:not(:last-child)')].map(cell => {
+  const range = document.createRange();
+  range.selectNodeContents(cell);
+  return [cell.textContent, new Set([...range.getClientRects()].map(box => box.top)).size];
+})"""
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "a&amp;b", "日本", "x" * 300)
 
 
@@ -29,6 +52,41 @@ def test_nothing_fails_and_every_chart_has_size_within_the_page(
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.locator(".images img").count() == 24
         assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("count", [2, 12])
+def test_no_text_of_a_chart_is_cut_or_overprinted_and_no_figure_of_a_table_broken(
+    browser: Browser, report: Callable[..., Path], width: int, count: int
+) -> None:
+    classes = tuple(f"{i:02}, a little tilted fir tree"[-11 - i :] for i in range(count))
+    modules = {f"layer{i}.{j}.downsample.0": 20.0 + 10 * j for i in range(1, 5) for j in range(2)}
+    with opened(browser, report(benchmark=True, classes=classes, modules=modules, changed=0.5), width) as page:
+        texts = page.evaluate(OUTSIDE)
+        assert len(texts) > 100
+        assert {text: outside for text, outside in texts if outside > 0.5} == {}
+        assert page.evaluate(OVERPRINTED) == []
+        page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true; })")
+        lines = page.evaluate(LINES)
+        assert len(lines) > 100
+        assert {text for text, count in lines if count > 1} == set()
+
+
+@pytest.mark.parametrize("lowest", [0.0, -2.0])
+def test_dots_stand_clear_of_the_names_of_their_classes(
+    browser: Browser, report: Callable[..., Path], lowest: float
+) -> None:
+    rows = [
+        {"class": f"Wide-mouthed name, number {i}", "drop": lowest + i, "low": lowest, "high": 9, "sure": i > 3}
+        for i in range(6)
+    ]
+    page_file = report()
+    page_file.write_text(f'<link rel="icon" href="data:,">{charts.draw(charts.drops(rows))}')
+    with opened(browser, page_file) as page:
+        names = [box for name in page.get_by_text("Wide").all() if (box := name.bounding_box())]
+        dots = [box for dot in page.locator(".mark-symbol path").all() if (box := dot.bounding_box())]
+        assert len(names) == len(dots) == 6
+        assert max(box["x"] + box["width"] for box in names) < min(box["x"] for box in dots)
 
 
 def test_a_hostile_class_name_is_shown_and_nothing_else(browser: Browser, report: Callable[..., Path]) -> None:

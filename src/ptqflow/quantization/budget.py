@@ -38,6 +38,11 @@ class Trial:
     seconds: float
 
     @property
+    def name(self) -> str:
+        """What it is called in the metrics."""
+        return f"{self.count} kept"
+
+    @property
     def drop(self) -> float:
         """Loss of top-1 in points."""
         return 100 * self.lost / self.images
@@ -58,10 +63,14 @@ class Budget:
     def as_metrics(self) -> dict[str, Any]:
         """Return the choice and the trail, with losses as fractions; no seconds, which are never the same."""
         trail = {
-            f"{trial.count} kept": {"drop": round(trial.lost / trial.images, DIGITS), "kept": ", ".join(trial.kept)}
+            trial.name: {"drop": round(trial.lost / trial.images, DIGITS), "kept": ", ".join(trial.kept)}
             for trial in self.trail
         }
         return {"kept": ", ".join(self.kept), "trail": trail}
+
+    def seconds(self) -> dict[str, float]:
+        """Return how long each trial took; nothing where none was made."""
+        return {trial.name: round(trial.seconds, 1) for trial in self.trail}
 
 
 def meet_budget(

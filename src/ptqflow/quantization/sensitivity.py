@@ -152,7 +152,7 @@ def measure_sensitivity(
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
             batch = to_input(torch.from_numpy(val.images[chunk]), card.mean, card.std)
-            right += _count_right(_finite(partial_passes.run_fp32(batch)), val.labels[chunk])
+            right += _count_right(_finite(partial_passes.run_fp32(batch), chunk), val.labels[chunk])
             references = {name: partial_passes.outputs(name) for name in tallies}
             with without_torch_warnings():
                 _Int8Pass(converted, references, tallies).run(batch)
@@ -313,9 +313,10 @@ class _Int8Pass(fx.Interpreter):
         return output
 
 
-def _finite(logits: Tensor) -> Tensor:
-    if not logits.isfinite().all():
-        raise DataError("sensitivity: the output of the FP32 network for an image of val is not finite")
+def _finite(logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    finite = logits.isfinite().all(dim=1)
+    if not finite.all():
+        raise DataError(f"fp32: the output for image {rows[int(finite.int().argmin())]} of val is not finite")
     return logits
 
 

@@ -20,6 +20,9 @@ COLORS = (INK, MUTED, GRID, BLUE, ORANGE)
 _WIDTH = 350  # fits a phone unscaled
 _ROW = 18
 _DOTS = 30  # epochs: with more, dots hide the line
+# Room for labels is measured with the font that vl-convert has; that of a browser may be a quarter wider.
+_LABELS, _MORE_FOR_LABELS = 120, 30
+_MATRIX_LABELS, _MORE_FOR_MATRIX_LABELS = 68, 17
 _CONFIG = {
     "aria": False,  # each chart has one label and a table
     "background": None,
@@ -29,11 +32,12 @@ _CONFIG = {
         "gridColor": GRID,
         "labelColor": INK,
         "labelFontSize": 11,
-        "labelLimit": 130,
+        "labelLimit": _LABELS,
         "tickColor": MUTED,
         "titleColor": MUTED,
         "titleFontSize": 11,
         "titleFontWeight": "normal",
+        "titlePadding": 8,
     },
     "legend": {
         "labelColor": INK,
@@ -120,7 +124,8 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str], *, signed: bool) -
     # two classes may have one name.
     labels = {
         "labelExpr": f"{_expression_list(classes)}[datum.value]",
-        "labelLimit": 70,
+        "labelLimit": _MATRIX_LABELS,
+        "titlePadding": _MORE_FOR_MATRIX_LABELS + 4,
         "grid": True,
         "bandPosition": 0,
     }
@@ -143,7 +148,7 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str], *, signed: bool) -
                 },
             },
             {
-                "mark": {"type": "text", "color": INK, "fontSize": 11 if len(classes) <= 12 else 9},
+                "mark": {"type": "text", "color": INK, "fontSize": 11 if len(classes) <= 8 else 9},
                 "encoding": {"text": {"field": "text"}},
             },
         ],
@@ -167,7 +172,10 @@ def drops(rows: Sequence[Mapping[str, Any]]) -> Spec:
             },
             {
                 "mark": {"type": "rule", "color": BLUE, "strokeWidth": 2},
-                "encoding": {"x": _figure("low", "drop of top-1, points"), "x2": {"field": "high"}},
+                "encoding": {
+                    "x": {**_figure("low", "drop of top-1, points"), "scale": {"padding": 8}},  # of a dot at the edge
+                    "x2": {"field": "high"},
+                },
             },
             {
                 "mark": {"type": "point", "size": 60, "opacity": 1},
@@ -182,12 +190,28 @@ def drops(rows: Sequence[Mapping[str, Any]]) -> Spec:
     }
 
 
-def bars(rows: Sequence[Mapping[str, Any]], name: str, figure: str, title: str) -> Spec:
-    """Return a bar a row, in the order given."""
+def sensitivities(rows: Sequence[Mapping[str, Any]]) -> Spec:
+    """Return a bar a module, in the order given, and behind it the drop.
+
+    Args:
+        rows: module, sqnr_db, and drop as text.
+    """
+    ends = [max(row["sqnr_db"], 0) for row in rows]
+    low, high = min(0, *(row["sqnr_db"] for row in rows)), max(ends)
+    domain = [low, high + 0.4 * (high - low)]  # with room for the text behind the longest bar
     return {
-        **_bands(rows),
-        "mark": {"type": "bar", "color": BLUE, "height": {"band": 0.7}},
-        "encoding": {"y": _names(name), "x": _figure(figure, title)},
+        **_bands([{**row, "end": end} for row, end in zip(rows, ends, strict=True)]),
+        "encoding": {"y": _names("module")},
+        "layer": [
+            {
+                "mark": {"type": "bar", "color": BLUE, "height": {"band": 0.7}},
+                "encoding": {"x": {**_figure("sqnr_db", "SQNR, dB, and drop, points"), "scale": {"domain": domain}}},
+            },
+            {
+                "mark": {"type": "text", "align": "left", "dx": 4, "color": INK, "fontSize": 11},
+                "encoding": {"x": {"field": "end", "type": "quantitative"}, "text": {"field": "drop"}},
+            },
+        ],
     }
 
 
@@ -223,6 +247,7 @@ def _bands(rows: Sequence[Mapping[str, Any]]) -> Spec:
         "width": _WIDTH,
         "height": {"step": _ROW},
         "autosize": {"type": "fit-x", "contains": "padding"},
+        "padding": {"left": _MORE_FOR_LABELS, "top": 5, "right": 5, "bottom": 5},
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ptqflow.predictions import Prediction
+from ptqflow.predictions import Prediction, changed_rows
 
 _SHOWN = 24
 _LARGEST_SIDE = 160  # pixels; larger images are scaled down and become JPEG, so that the page stays small
@@ -36,7 +36,7 @@ def changed_images(
     fp32: Prediction,
     int8: Prediction,
 ) -> list[ChangedImage]:
-    """Return the changed predictions of which FP32 was surest, the largest margin first, 24 at most.
+    """Return the changed predictions, those with the largest sum of margins first, 24 at most.
 
     Args:
         images: uint8 (N, size, size, 3), RGB.
@@ -45,8 +45,6 @@ def changed_images(
         fp32: predictions before.
         int8: predictions after.
     """
-    rows = np.flatnonzero(fp32.predicted != int8.predicted)
-    rows = rows[np.argsort(-fp32.margin[rows], kind="stable")][:_SHOWN]
     return [
         ChangedImage(
             row=int(row),
@@ -57,7 +55,7 @@ def changed_images(
             fp32_margin=float(fp32.margin[row]),
             int8_margin=float(int8.margin[row]),
         )
-        for row in rows
+        for row in changed_rows(fp32, int8)[:_SHOWN]
     ]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.report import charts
-from ptqflow.report.parts import BARS, Chart, Table, cut, decimals, limited_table, signed
+from ptqflow.report.parts import BARS, Chart, Table, cut, decimals, limited_table, listed, signed
 from ptqflow.report.results import Results
 
 
@@ -58,13 +58,17 @@ def layers(results: Results) -> dict[str, Any]:
     ]
     drawn = []
     if measured:
-        bars = [{"module": name, "sqnr": alone[name]["sqnr_db"]} for name in measured[:BARS]]
+        bars = [
+            {"module": name, "sqnr_db": alone[name]["sqnr_db"], "drop": signed(100 * alone[name]["drop"], 2)}
+            for name in measured[:BARS]
+        ]
         drawn.append(
             Chart(
                 "Sensitivity",
-                "Signal above noise at the output of each module when it alone is quantized; a short bar is sensitive. "
-                f"{measured[0]} is the most sensitive of {len(measured)}{cut(len(measured))}.",
-                charts.draw(charts.bars(bars, "module", "sqnr", "SQNR, dB")),
+                "Signal above noise (SQNR) at the output of each module when it alone is quantized, the lowest first, "
+                f"and the loss of top-1 on val. {measured[0]} has the lowest SQNR of {len(measured)} modules"
+                f"{cut(len(measured))}. A budget goes by the loss, and by SQNR where it is equal.",
+                charts.draw(charts.sensitivities(bars)),
             )
         )
     if ranges:
@@ -79,9 +83,31 @@ def layers(results: Results) -> dict[str, Any]:
         )
     return {
         "layers": f"{count['int8']} layers run on INT8, {count['fp32']} on FP32.",
+        **_budget(results),
         "layer_charts": drawn,
         "sensitivity": _sensitivity_table(results.sensitivity),
         "ranges": _ranges_table(results),
+    }
+
+
+def _budget(results: Results) -> dict[str, Any]:
+    """Return what a budget keeps FP32 and what was tried for it; nothing without one."""
+    if (budget := results.convert.get("budget")) is None:
+        return {"budget": "", "trail": None}
+    most = results.manifest.params["convert"]["max_drop"]
+    kept = f"these modules stay FP32: {budget['kept']}." if budget["kept"] else "no module has to stay FP32."
+    rows = [
+        [name, signed(100 * trial["drop"], 2), listed(trial["kept"].split(", ")) or "-"]
+        for name, trial in budget["trail"].items()
+    ]
+    return {
+        "budget": f"To lose at most {most:g} points of top-1 on val (convert.max_drop), {kept}",
+        "trail": Table(
+            ["tried", "drop on val, points", "modules kept FP32"],
+            rows,
+            note="In the order of the trials; how long each took is in metrics/convert_seconds.json.",
+            words=True,
+        ),
     }
 
 

@@ -12,9 +12,9 @@ from ptqflow.report import charts
 from ptqflow.report.images import changed_images, matrix_uri
 from ptqflow.report.parts import BARS, Chart, Table, limited_table, listed, signed
 from ptqflow.report.results import Results
-from ptqflow.verdict import ALPHA, format_p
+from ptqflow.verdict import ALPHA, short_p
 
-_READABLE_CLASSES = 20  # in a matrix with names and numbers; with more it is an image of one pixel a cell
+_READABLE_CLASSES = 12  # in a matrix with names and numbers; with more it is an image of one pixel a cell
 
 
 def confusion(results: Results) -> dict[str, Any]:
@@ -24,7 +24,6 @@ def confusion(results: Results) -> dict[str, Any]:
     difference = int8 - fp32
     moved = int((results.predictions["fp32"].predicted != results.predictions["int8"].predicted).sum())
     large = len(classes) > _READABLE_CLASSES
-    moved = int((results.predictions["fp32"].predicted != results.predictions["int8"].predicted).sum())
     panels = [
         (title, f"{np.trace(matrix):,} of {len(labels):,} images are on the diagonal.", matrix)
         for title, matrix in (("FP32", fp32), ("INT8, calibrated", int8))
@@ -107,7 +106,7 @@ def _class_row(name: str, figures: Mapping[str, Any]) -> list[str]:
         f"{signed(100 * figures['low'], 2)} to {signed(100 * figures['high'], 2)}",
         f"{figures['only_fp32_right']:,}",
         f"{figures['only_int8_right']:,}",
-        format_p(figures["p_holm"]).removeprefix("p = ").removeprefix("p "),
+        short_p(figures["p_holm"]),
     ]
 
 
@@ -119,12 +118,9 @@ def changed(results: Results) -> dict[str, Any]:
     if not count:
         return {"changes": "None: INT8 predicts what FP32 predicts for every test image.", "changed": []}
     text = (
-        f"{count:,} of {len(fp32.predicted):,} test images are taken for another class. "
-        + (
-            f"The {len(shown)} of which FP32 was surest"
-            if count > len(shown)
-            else "Those of which FP32 was surest come first"
-        )
-        + "; behind each prediction is by how much its probability leads that of the runner-up."
+        f"{count:,} of {len(fp32.predicted):,} test images are taken for another class. Behind each prediction is its "
+        "margin, by which its probability leads that of the runner-up; "
+        + (f"these are the {len(shown)} " if count > len(shown) else "first come those ")
+        + "with the largest sum of both margins."
     )
     return {"changes": text, "changed": shown}
