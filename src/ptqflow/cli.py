@@ -42,6 +42,9 @@ def run(arguments: Sequence[str]) -> int:
         complain(str(error))
     except OSError as error:
         complain(describe_os_error(error))
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        complain(f"the package {package} is not installed: `pip install '.[pipeline]'` in a clone of ptqflow brings it")
     return 1
 
 
@@ -115,7 +118,7 @@ def _predict(options: argparse.Namespace) -> int:
     from ptqflow.inference.classifier import load_classifier
     from ptqflow.inference.predict import predict
 
-    classifier = load_classifier(options.model, options.runtime)
+    classifier = load_classifier(options.model, options.runtime, complain)
     failures: list[str] = []
 
     def fail(message: str) -> None:
