@@ -180,7 +180,7 @@ graph in float arithmetic, which needs ONNX Runtime and nothing of the CPU. A ru
 those than INT8 is to FP32, or within 1 % (40 dB); SQNR is the power of the logits over that of the difference.
 
 With --data, the gate of the stage `export` is run again on the test images: ONNX Runtime must predict what torch does,
-and neither it nor OpenVINO may be right for a significantly other share of them.
+OpenVINO for 98 % of them, and neither may be right for a significantly other share of them.
 
 A runtime that fails is one line on stderr, and the exit status is 1.""",
     )

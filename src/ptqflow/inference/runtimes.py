@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the command line reads the names below before it knows whet
 
 Runtime = Literal["openvino", "onnxruntime", "torchscript"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
-"""The one that answers first comes first: docs/use.md has the measurements."""
+"""In the order of the CPU seconds of `ptqflow predict` on many images: docs/use.md has the measurements."""
 
 _PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torchscript": "torch"}
 _ANYWHERE = "`pip install --upgrade onnxruntime` gets a runtime that needs nothing of the CPU"
