@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 import ptqflow
 from ptqflow.errors import ModelError
+from ptqflow.export.describe import PACKAGE
 from ptqflow.export.files import check_files, write_files
 from ptqflow.export.gate import Gate
 from ptqflow.export.onnx import to_onnx
@@ -291,8 +292,8 @@ def test_the_hash_of_the_code_is_that_of_the_whole_package(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read_manifest(exported.directory).code_sha256
-    package = shutil.copytree(Path(ptqflow.__file__).parent, tmp_path / "ptqflow")
-    monkeypatch.setattr(ptqflow, "__file__", str(package / "__init__.py"))
+    package = shutil.copytree(PACKAGE, tmp_path / "ptqflow")
+    monkeypatch.setattr("ptqflow.export.describe.PACKAGE", package)
     exported.describe()
     assert read_manifest(exported.directory).code_sha256 == before
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-import ptqflow
 from ptqflow.artifacts import sha256_file
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.export.files import Networks
@@ -20,6 +19,7 @@ from ptqflow.quantization.layers import list_layers
 from ptqflow.quantization.statistics import Statistics
 from ptqflow.quantization.twin import step_roundings
 
+PACKAGE = Path(__file__).parents[1]
 _SECTIONS = ("data", "model", "train", "calib", "convert")
 
 
@@ -80,8 +80,7 @@ def _layers(networks: Networks) -> tuple[LayerCard, ...]:
 
 
 def _hash_code(card: ModelCard) -> str:
-    package = Path(ptqflow.__file__).parent
     digest = hashlib.sha256((card.code_sha256 or "").encode())
-    for name in sorted(file.relative_to(package).as_posix() for file in package.rglob("*.py")):
-        digest.update(name.encode() + b"\0" + (package / name).read_bytes())
+    for name in sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py")):
+        digest.update(name.encode() + b"\0" + (PACKAGE / name).read_bytes())
     return digest.hexdigest()
