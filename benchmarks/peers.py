@@ -9,7 +9,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -33,6 +33,8 @@ from ptqflow.benchmark.runtimes import Runtime, Task
 from ptqflow.comparison import agreement, sqnr_db
 from ptqflow.data.dataset import Split, open_dataset
 from ptqflow.evaluation import compute_logits, evaluate
+from ptqflow.inference.normalization import normalize
+from ptqflow.inference.runtimes import open_file
 from ptqflow.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, read_manifest
 from ptqflow.models.fp32 import load_fp32, weights_file
 from ptqflow.preprocessing import to_input
@@ -88,7 +90,7 @@ TARGETS = (
 
 
 def main() -> None:
-    """Print a table in Markdown and, for each target, whether it is reached."""
+    """Print the tables of docs/speed.md: the models, and for each target whether it is reached."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 256])
     parser.add_argument("--processes", type=int, default=5, help="of each model at each batch size, one after another")
@@ -110,8 +112,7 @@ def main() -> None:
         timings = {batch: time_models(models, batch, manifest.image_size, arguments) for batch in arguments.batch_sizes}
         print(describe(manifest, images, dataset.test, arguments))
         print(table(models, logits, dataset.test, timings))
-        for target in TARGETS:
-            print(verdict(target, timings))
+        print(verdicts(timings))
 
 
 def make_models(manifest: Manifest, images: np.ndarray, folder: Path) -> dict[str, Model]:
@@ -176,7 +177,7 @@ def in_batches(images: np.ndarray) -> list[np.ndarray]:
     return np.array_split(images, max(1, len(images) // 32))
 
 
-class Reader(CalibrationDataReader):
+class Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
     """Calibration images as ONNX Runtime's quantizer reads them."""
 
     def __init__(self, images: np.ndarray) -> None:
@@ -194,23 +195,10 @@ def logits_of(model: Model, split: Split, manifest: Manifest) -> Tensor:
     if model.runtime == "torch_eager":
         network = load_fp32(FP32_DIR)[0] if model.engine is None else load_int8(INT8_DIR).module
         return compute_logits(network, split, mean, std, LOGITS_BATCH, "test")
-    if model.runtime == "torchscript":
-        return compute_logits(torch.jit.load(model.path), split, mean, std, LOGITS_BATCH, "test")
-    run = runner(model)
-    parts = []
-    for start in range(0, len(split), LOGITS_BATCH):
-        pixels = torch.from_numpy(np.array(split.images[start : start + LOGITS_BATCH]))
-        parts.append(torch.from_numpy(np.array(run(to_input(pixels, mean, std).numpy()))).double())
-    return torch.cat(parts)
-
-
-def runner(model: Model) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what maps a batch to logits in ONNX Runtime or OpenVINO."""
-    if model.runtime == "onnxruntime":
-        session = onnxruntime.InferenceSession(model.path, providers=["CPUExecutionProvider"])
-        return lambda batch: session.run(None, {"images": batch})[0]
-    compiled = openvino.Core().compile_model(model.path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda batch: compiled([batch])[0]
+    run = open_file(model.path, model.runtime, manifest.engine)
+    starts = range(0, len(split), LOGITS_BATCH)
+    batches = (normalize(split.images[start : start + LOGITS_BATCH], mean, std) for start in starts)
+    return torch.from_numpy(np.concatenate([run(batch) for batch in batches])).double()
 
 
 def time_models(
@@ -247,7 +235,7 @@ def table(
     models: Mapping[str, Model], logits: Mapping[str, Tensor], test: Split, timings: Mapping[int, Mapping[str, Timing]]
 ) -> str:
     """One row a model: figures against FP32 in torch; speeds with the 5th and 95th percentile of the rounds."""
-    heads = [f"batch {batch} ms | times as fast as FP32 eager" for batch in timings]
+    heads = [f"batch {batch} ms | times as fast" for batch in timings]
     lines = [
         f"| model | top-1 % | agreement % | SQNR dB | s to quantize | {' | '.join(heads)} | MB |",
         f"|---|{'---|' * (5 + 2 * len(heads))}",
@@ -267,15 +255,19 @@ def table(
     return "\n".join(lines) + "\n"
 
 
-def verdict(target: Target, timings: Mapping[int, Mapping[str, Timing]]) -> str:
-    """Say for each batch size whether a target is reached, against the fastest reference."""
-    parts = []
-    for batch, of_batch in timings.items():
-        gains: list[Speedup] = [speedup(of_batch[target.model], of_batch[name]) for name in target.references]
-        least = min(gains, key=lambda gain: gain.median)
-        met = "met" if least.median >= target.ratio else "MISSED"
-        parts.append(f"batch {batch}: {met}, {with_spread(least)} times as fast")
-    return f"- {target.text}: {'; '.join(parts)}"
+def verdicts(timings: Mapping[int, Mapping[str, Timing]]) -> str:
+    """One row a target: whether it is reached at each batch size, against the fastest reference."""
+    lines = [f"| to reach | {' | '.join(f'batch {batch}' for batch in timings)} |", f"|---|{'---|' * len(timings)}"]
+    for target in TARGETS:
+        cells = [verdict(target, of_batch) for of_batch in timings.values()]
+        lines.append(f"| {target.text} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def verdict(target: Target, timings: Mapping[str, Timing]) -> str:
+    gains: list[Speedup] = [speedup(timings[target.model], timings[name]) for name in target.references]
+    least = min(gains, key=lambda gain: gain.median)
+    return f"{'met' if least.median >= target.ratio else 'MISSED'}: {with_spread(least)} times as fast"
 
 
 def with_spread(gain: Speedup) -> str:

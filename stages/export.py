@@ -13,12 +13,12 @@ EXPORT_DIR = Path("models/export")
 
 def main() -> None:
     """Write models/export, if all its files pass, and metrics/export.json."""
-    from ptqflow.artifacts import new_directory, read_metrics, write_card, write_metrics
+    from ptqflow.artifacts import new_directory, read_metrics, write_metrics
     from ptqflow.data.dataset import open_dataset
     from ptqflow.export.describe import describe
     from ptqflow.export.files import ExportParams, Networks, check_files, write_files
     from ptqflow.export.gate import Gate
-    from ptqflow.manifest import MANIFEST_FILE
+    from ptqflow.manifest import write_manifest
     from ptqflow.models.fp32 import load_fp32
     from ptqflow.params import read_params
     from ptqflow.quantization.artifact import load_int8
@@ -32,7 +32,7 @@ def main() -> None:
     with new_directory(EXPORT_DIR) as partial:
         write_files(partial, networks, params)
         manifest = describe(partial, networks, dataset.card, statistics, read_metrics("evaluate"))
-        write_card(partial / MANIFEST_FILE, manifest)
+        write_manifest(partial, manifest)
         gate = Gate(partial, DATASET_DIR, dataset.test.labels, params.batch_size)
         figures = check_files(gate, networks, dataset.test, params)
     write_metrics("export", figures)

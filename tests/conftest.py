@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,19 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export(pristine: Path, tmp_path: Path) -> Path:
     """A copy to change."""
     return shutil.copytree(pristine, tmp_path / "export")
+
+
+@pytest.fixture
+def broken_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An OpenVINO that is found and cannot be imported; return why."""
+    reason = "libtbb.so.12 cannot be opened"
+    package = tmp_path / "packages" / "openvino"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(f"raise ImportError({reason!r})\n")
+    monkeypatch.syspath_prepend(package.parent)
+    for module in [name for name in sys.modules if name.partition(".")[0] == "openvino"]:
+        monkeypatch.delitem(sys.modules, module)
+    return reason
 
 
 @pytest.fixture(scope="session")

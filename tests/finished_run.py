@@ -9,10 +9,10 @@ from data.samples import random_pixels
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from ptqflow.artifacts import write_card, write_csv, write_json, write_metrics
+from ptqflow.artifacts import write_csv, write_json, write_metrics
 from ptqflow.data.pool import Pool, Source
 from ptqflow.data.writing import save_dataset
-from ptqflow.manifest import CalibrationCard, FileCard, InputCard, LayerCard, Manifest, Needs
+from ptqflow.manifest import CalibrationCard, FileCard, InputCard, LayerCard, Manifest, Needs, write_manifest
 from ptqflow.predictions import Prediction, PredictionsCard, save_predictions
 from ptqflow.report.results import DATASET_DIR, EXPORT_DIR, INT8_DIR, PREDICTIONS_DIR
 
@@ -208,6 +208,7 @@ def _write_models(classes: tuple[str, ...], size: int, name: str) -> None:
         params={"data": {"name": name, "limit": None}, "convert": {"activation": {"method": "mse"}, "max_drop": 0.5}},
         dataset_sha256=json.loads((DATASET_DIR / "card.json").read_text())["sha256"],
         code_sha256=SHA256,
+        weights_sha256=SHA256,
         calibration=CalibrationCard(images=320, indices_sha256=SHA256),
         layers=(LayerCard(name="conv1", operation="ConvReLU2d", precision="int8", scale=0.02, zero_point=0),),
         files={
@@ -215,4 +216,4 @@ def _write_models(classes: tuple[str, ...], size: int, name: str) -> None:
         },
         metrics={},
     )
-    write_card(EXPORT_DIR / "model.json", manifest)
+    write_manifest(EXPORT_DIR, manifest)

@@ -88,6 +88,18 @@ def test_predict_answers_the_other_images_of_a_call_and_exits_with_1(
         assert re.search(words, line)
 
 
+def test_predict_takes_the_next_runtime_where_one_is_broken_and_says_so(
+    pristine: Path, photos: Path, broken_openvino: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["predict", str(pristine), str(photos)]) == 0
+
+    output = capsys.readouterr()
+    assert len(output.out.splitlines()) == 2
+    [line] = output.err.splitlines()
+    assert line.startswith("ptqflow: left out openvino: ")
+    assert broken_openvino in line
+
+
 def test_names_that_no_locale_can_print_are_escaped(pristine: Path, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "photos", {"käfer.png": png(0), os.fsdecode(b"\xff.png"): png(1)})
     (folder / os.fsdecode(b"\xfe.png")).write_bytes(b"no image")
@@ -159,11 +171,45 @@ def test_a_manifest_of_another_format_or_without_files_is_one_line(
     assert re.search(words, line)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": ["fly", "eel", "dog", "cat", "bee", "ant"]},
+        {"input": {"mean": [0.5, 0.4, 0.2], "std": [0.2, 0.25, 0.3]}},
+        {"metrics": {"int8": {"top1": 0.99}}},
+        {"layers": []},
+        {"manifest_sha256": ""},
+    ],
+)
+@pytest.mark.parametrize("command", ["predict", "inspect", "verify"])
+def test_a_manifest_that_was_edited_is_refused(
+    export: Path, photos: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], command: str
+) -> None:
+    manifest = export / "model.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
+    assert cli.run([command, str(export), *([str(photos)] if command == "predict" else [])]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"ptqflow: {manifest} has changed")
+
+
 @pytest.mark.parametrize("command", [["predict", "no/model", "a.png"], ["inspect", "no/model"], ["verify", "no/model"]])
 def test_a_model_that_is_not_there_is_one_line(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(command) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("ptqflow: no/model/model.json is missing")
+    assert line.endswith("or copy the whole of the directory again")
+
+
+def test_a_package_of_the_pipeline_that_is_missing_is_told_with_what_brings_it() -> None:
+    program = (
+        "import sys; sys.modules['safetensors'] = None; from ptqflow import cli; print(cli.run(['compare', 'a', 'b']))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True
+    )
+    assert result.stdout == "1\n"
+    [line] = result.stderr.splitlines()
+    assert line.startswith("ptqflow: the package safetensors is not installed: `pip install '.[pipeline]'`")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ def load(directory: "str | PathLike[str]", runtime: "Runtime | None" = None) -> 
 
     Args:
         directory: what the stage `export` wrote; the hash of the file that is loaded is checked first.
-        runtime: `openvino`, `onnxruntime` or `torchscript`; None takes the first of them that can run the model here.
+        runtime: `openvino`, `onnxruntime` or `torchscript`; None takes the first of them that can run the model here,
+            and warns of one that is installed and fails to load.
 
     Raises:
         ptqflow.errors.ArtifactError: a file is missing or changed, or of a newer format than this version reads.

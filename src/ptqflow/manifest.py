@@ -1,12 +1,13 @@
 """What an exported model is: model.json beside its files, read without torch."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from ptqflow.artifacts import Card, read_card, sha256_file
+from ptqflow.artifacts import Card, read_card, sha256_file, write_card
 from ptqflow.errors import ArtifactError
 
 VERSION = "0.1.0"
@@ -22,6 +23,8 @@ INPUT: Final = "images"
 OUTPUT: Final = "logits"
 
 Channels = tuple[float, float, float]
+
+_COPY_AGAIN = "copy the whole of the directory again"
 
 
 class InputCard(Card):
@@ -95,31 +98,55 @@ class Manifest(Card):
     needs: Needs
     torch_version: str
     params: dict[str, dict[str, Any]]
-    """The sections data, model, train, calib and convert, without the places of files on the machine that ran them."""
+    """The sections data, model, train, calib and convert, without the places of files on the machine that ran them.
+    `model.weights` is there where it is the name of published weights."""
     dataset_sha256: dict[str, str]
     """Images, then labels, of each split."""
     code_sha256: str
-    """Of the modules that made the files, the user's network among them."""
+    """Of all modules of ptqflow and the user's network, as they were when the stage `export` ran. Later changes that
+    leave what it reads as it is, to the byte, do not show."""
+    weights_sha256: str
+    """Of the FP32 weights that were quantized, as `train` wrote them."""
     calibration: CalibrationCard
     layers: tuple[LayerCard, ...]
     """In the order in which they run."""
     files: dict[str, FileCard]
     metrics: dict[str, Any]
     """metrics/evaluate.json without its classes: what torch measured on the test images."""
+    manifest_sha256: str = ""
+    """Of all of the above, so that a change is noticed; it is no signature."""
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest of an exported model with its own hash."""
+    write_card(directory / MANIFEST_FILE, manifest.model_copy(update={"manifest_sha256": _hash_content(manifest)}))
 
 
 def read_manifest(directory: Path) -> Manifest:
     """Read the manifest of an exported model.
 
     Raises:
-        ArtifactError: it is missing, of a newer format, or not what this version writes.
+        ArtifactError: it is missing, changed, of a newer format, or not what this version writes.
     """
     path = directory / MANIFEST_FILE
     if (found := _format_version(path)) is not None and found > FORMAT_VERSION:
         raise ArtifactError(
             f"{path} is of format {found}, and this ptqflow reads up to {FORMAT_VERSION}: install a newer ptqflow"
         )
-    return read_card(path, Manifest)
+    try:
+        manifest = read_card(path, Manifest)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}, or {_COPY_AGAIN}") from None
+    if manifest.manifest_sha256 != _hash_content(manifest):
+        raise ArtifactError(
+            f"{path} has changed: what it says does not have the hash that it names; run `dvc repro`, or {_COPY_AGAIN}"
+        )
+    return manifest
+
+
+def _hash_content(manifest: Manifest) -> str:
+    content = manifest.model_dump(mode="json", exclude={"manifest_sha256"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _format_version(path: Path) -> int | None:
@@ -141,10 +168,9 @@ def check_file(directory: Path, manifest: Manifest, name: str) -> Path:
     if name not in manifest.files:
         raise ArtifactError(f"{directory} has no {name}, only {', '.join(sorted(manifest.files))}")
     if not path.is_file():
-        raise ArtifactError(f"{path} is missing; run `dvc repro`, or copy the whole of the directory again")
+        raise ArtifactError(f"{path} is missing; run `dvc repro`, or {_COPY_AGAIN}")
     if sha256_file(path) != manifest.files[name].sha256:
         raise ArtifactError(
-            f"{path} has changed: its hash is not the one in {MANIFEST_FILE}; run `dvc repro`, or copy the whole of "
-            "the directory again"
+            f"{path} has changed: its hash is not the one in {MANIFEST_FILE}; run `dvc repro`, or {_COPY_AGAIN}"
         )
     return path

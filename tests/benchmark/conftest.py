@@ -10,19 +10,18 @@ import torch
 from quantization.fresh_process import ENGINES, collect, convert_params
 from tiny_onnx import write_onnx
 
-from ptqflow.artifacts import write_card
 from ptqflow.benchmark.grid import Files
 from ptqflow.manifest import (
     FP32_ONNX,
     INT8_ONNX,
     INT8_TORCHSCRIPT,
-    MANIFEST_FILE,
     CalibrationCard,
     FileCard,
     InputCard,
     LayerCard,
     Manifest,
     Needs,
+    write_manifest,
 )
 from ptqflow.models.fp32 import load_fp32, save_fp32, weights_file
 from ptqflow.preprocessing import to_input
@@ -79,6 +78,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         params={},
         dataset_sha256={},
         code_sha256="",
+        weights_sha256="",
         calibration=CalibrationCard(images=16, indices_sha256=""),
         layers=tuple(
             LayerCard(
@@ -89,7 +89,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         files={name: file_card(export / name) for name in (FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT)},
         metrics={},
     )
-    write_card(export / MANIFEST_FILE, manifest)
+    write_manifest(export, manifest)
     return folder
 
 

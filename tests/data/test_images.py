@@ -1,13 +1,18 @@
 """Any mode and size becomes RGB of one size."""
 
+import os
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from data.samples import encode, png, random_pixels
 from PIL import Image
 
+import ptqflow
 from ptqflow.data.images import UnreadableImageError, decode_image, fit_arrays, fit_image
 
 WHITE, GREY, RED, PINK = (255, 255, 255), (77, 77, 77), (255, 0, 0), (255, 127, 127)
@@ -113,6 +118,37 @@ def test_a_large_image_is_averaged_not_sampled() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
 def test_the_smallest_and_the_longest_images_are_images(size: tuple[int, int]) -> None:
     assert (decode_image(encode(Image.new("RGB", size, RED)), 8) == RED).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells the peak in /proc")
+def test_transparency_takes_the_memory_of_one_more_image() -> None:
+    program = """
+import re
+from pathlib import Path
+from PIL import Image
+from ptqflow.data.images import fit_image
+
+def most() -> int:
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+start = most()
+image = Image.new("LA", (4000, 6000), (77, 128))
+loaded = most()
+fit_image(image, 8)
+print((most() - loaded) / (loaded - start))
+"""
+    source = str(Path(ptqflow.__file__).parents[1])
+    output = subprocess.check_output([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": source})
+    assert float(output) < 1.5
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "I;16"])
+def test_an_image_that_is_converted_in_strips_has_the_pixels_of_each(mode: str) -> None:
+    pixels = random_pixels(1200, 1000, 4)
+    image = Image.fromarray(pixels.view(np.uint16)[..., 0]) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+    rows = [np.stack([fit_image(image.crop((i, i, i + 1, i + 1)), 1)[0, 0]]) for i in range(1000)]
+    square = fit_image(image.crop((0, 0, 1000, 1000)), 1000)
+    assert (square[range(1000), range(1000)] == np.concatenate(rows)).all()
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

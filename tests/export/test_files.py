@@ -1,6 +1,8 @@
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import miniature
@@ -9,15 +11,21 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from exporting import PARAMS, ROOT, Exported, make_networks
+from exporting import PARAMS, ROOT, WEIGHTS_SHA256, Exported, make_networks
+from numpy.typing import NDArray
 from quantization.fresh_process import ENGINES
+from ruamel.yaml import YAML
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import ptqflow
 from ptqflow.errors import ModelError
+from ptqflow.export.describe import PACKAGE
 from ptqflow.export.files import check_files, write_files
+from ptqflow.export.gate import Gate
 from ptqflow.export.onnx import to_onnx
 from ptqflow.export.torchscript import to_torchscript
+from ptqflow.inference.classifier import softmax
 from ptqflow.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, VERSION, read_manifest
 from ptqflow.models.architecture import build_model
 from ptqflow.models.fp32 import ModelCard
@@ -144,6 +152,59 @@ write_files(pathlib.Path(sys.argv[1]), networks, PARAMS)
     assert set(contents[0]) == {INT8_ONNX, FP32_ONNX, INT8_TORCHSCRIPT}
 
 
+def test_torchscript_has_equal_bytes_also_where_a_process_writes_it_again(exported: Exported) -> None:
+    again = [to_torchscript(exported.networks.int8.module, miniature.SIZE) for _ in range(2)]
+    assert {(exported.directory / INT8_TORCHSCRIPT).read_bytes(), *again} == {again[0]}
+
+
+@dataclass(frozen=True)
+class Answering(Gate):
+    """Runs no file: gives as many wrong answers as it is told."""
+
+    wrong: int = 0
+
+    def replay(self, runtime: str, name: str, count: int, *options: str) -> NDArray[np.float64]:
+        answers = one_hot(self.labels)
+        answers[: self.wrong] = np.roll(answers[: self.wrong], 1, axis=1)
+        return answers
+
+
+def one_hot(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.eye(len(miniature.CLASSES))[labels]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "wrong", "passes"),
+    [
+        ("onnxruntime", 5, True),
+        ("onnxruntime", 6, False),
+        ("openvino", 20, True),
+        ("openvino", 21, False),
+    ],
+)
+def test_openvino_may_differ_for_2_percent_of_the_images_and_onnx_runtime_for_half_a_percent(
+    tmp_path: Path, runtime: str, wrong: int, passes: bool
+) -> None:
+    labels = np.arange(1000) % len(miniature.CLASSES)
+    reference = one_hot(labels)
+    reference[:wrong] = np.roll(reference[:wrong], 2, axis=1)  # as wrong, with another class: no accuracy is lost
+    gate = Answering(tmp_path, tmp_path, labels, 16, wrong=wrong)
+    if passes:
+        assert gate.require_agreement(runtime, INT8_ONNX, torch.from_numpy(reference), 0.995)["agreement"] < 1
+    else:
+        with pytest.raises(ModelError, match=f"^int8.onnx in {runtime} predicts what torch predicts for"):
+            gate.require_agreement(runtime, INT8_ONNX, torch.from_numpy(reference), 0.995)
+
+
+def test_openvino_passes_the_gate_and_predict_runs_what_the_gate_ran(exported: Exported) -> None:
+    pytest.importorskip("openvino")
+    figures = check_files(exported.gate, exported.networks, exported.dataset.test, PARAMS)
+    assert figures[INT8_ONNX]["openvino"]["agreement"] >= 0.98
+    logits = exported.gate.replay("openvino", INT8_ONNX, 50)
+    probabilities = ptqflow.load(exported.directory, "openvino")(np.asarray(exported.dataset.test.images))
+    assert np.array_equal(softmax(logits), probabilities)
+
+
 @pytest.mark.parametrize("layer", ["conv1", "conv2"])
 def test_a_graph_with_a_wrong_layer_fails_and_the_layer_is_named(exported: Exported, layer: str) -> None:
     tamper(exported.directory / INT8_ONNX, f"{layer}.scale", -30)
@@ -164,7 +225,7 @@ def test_torchscript_of_another_network_fails(exported: Exported, inputs: list[T
 
 def test_changed_bytes_are_not_run(exported: Exported) -> None:
     (exported.directory / INT8_TORCHSCRIPT).write_bytes(b"PK")
-    with pytest.raises(ModelError, match=r"does not run in torch: export: .*int8.torchscript.pt has changed"):
+    with pytest.raises(ModelError, match=r"does not run in torchscript: export: .*int8.torchscript.pt has changed"):
         check_files(exported.gate, exported.networks, exported.dataset.test, PARAMS)
 
 
@@ -208,7 +269,38 @@ def test_the_manifest_tells_what_the_files_are(exported: Exported) -> None:
     module = exported.networks.int8.module
     assert layers["conv2"].scale == pytest.approx(float(module.conv2.scale))
     assert (layers["fc"].precision, layers["fc"].scale) == ("fp32", None)
+    assert manifest.weights_sha256 == WEIGHTS_SHA256
     assert f'version = "{VERSION}"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("weights", "recorded"),
+    [(None, {"weights": None}), ("IMAGENET1K_V1", {"weights": "IMAGENET1K_V1"}), ("/home/me/IMAGENET1K_V1", {})],
+)
+def test_the_manifest_names_published_weights_and_no_file_of_this_machine(
+    exported: Exported, weights: str | None, recorded: dict[str, str | None]
+) -> None:
+    params = YAML(typ="safe").load(Path("params.yaml"))
+    params["model"]["weights"] = weights
+    YAML().dump(params, Path("params.yaml"))
+    exported.describe()
+    found = read_manifest(exported.directory).params["model"]
+    assert {key: value for key, value in found.items() if key == "weights"} == recorded
+
+
+def test_the_hash_of_the_code_is_that_of_the_whole_package(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_manifest(exported.directory).code_sha256
+    package = shutil.copytree(PACKAGE, tmp_path / "ptqflow")
+    monkeypatch.setattr("ptqflow.export.describe.PACKAGE", package)
+    exported.describe()
+    assert read_manifest(exported.directory).code_sha256 == before
+
+    with (package / "quantization/ranges.py").open("a") as module:
+        module.write("# edited\n")
+    exported.describe()
+    assert read_manifest(exported.directory).code_sha256 != before
 
 
 def test_the_graph_says_how_images_become_its_input(exported: Exported) -> None:

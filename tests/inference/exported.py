@@ -1,15 +1,17 @@
 """A miniature INT8 network in the files of an exported model."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import miniature
 import numpy as np
 import torch
+from pydantic import ValidationError
 from quantization.fresh_process import collect, convert_params
 
-from ptqflow.artifacts import sha256_file, write_bytes, write_card
+from ptqflow.artifacts import sha256_file, write_bytes
 from ptqflow.export.files import ExportParams, Networks, write_files
 from ptqflow.export.torchscript import to_torchscript
 from ptqflow.manifest import (
@@ -23,6 +25,7 @@ from ptqflow.manifest import (
     LayerCard,
     Manifest,
     Needs,
+    write_manifest,
 )
 from ptqflow.preprocessing import to_input
 from ptqflow.quantization.artifact import Int8Card, Int8Model
@@ -42,7 +45,7 @@ def write_export(directory: Path) -> Path:
     quantized = quantize(model, card, convert_params(engine=ENGINE), collect(model, list(inputs.split(8))), train)
     int8 = Int8Model(quantized.converted, Int8Card(scheme=quantized.scheme, calibrated=True, model=card))
     write_files(directory, Networks(model, int8), ExportParams(onnx=True, min_agreement=0.9, batch_size=8))
-    write_card(directory / MANIFEST_FILE, manifest(directory, [INT8_TORCHSCRIPT, INT8_ONNX, FP32_ONNX]))
+    write_manifest(directory, manifest(directory, [INT8_TORCHSCRIPT, INT8_ONNX, FP32_ONNX]))
     return directory
 
 
@@ -62,6 +65,7 @@ def manifest(directory: Path, files: list[str]) -> Manifest:
         params={},
         dataset_sha256={},
         code_sha256="0" * 64,
+        weights_sha256="0" * 64,
         calibration=CalibrationCard(images=40, indices_sha256="0" * 64),
         layers=(
             LayerCard(name="conv1", operation="ConvReLU2d", precision="int8", scale=0.0123456789, zero_point=7),
@@ -76,9 +80,11 @@ def manifest(directory: Path, files: list[str]) -> Manifest:
 
 
 def change_manifest(directory: Path, **changes: Any) -> None:
-    """Change the manifest of an exported model; what it says need not be valid then."""
+    """Write another manifest of an exported model, with its own hash where what it says is valid."""
     path = directory / MANIFEST_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with suppress(ValidationError):
+        write_manifest(directory, Manifest.model_validate_json(path.read_text()))
 
 
 def replace_torchscript(directory: Path) -> None:
@@ -86,7 +92,7 @@ def replace_torchscript(directory: Path) -> None:
     torch.manual_seed(1)
     write_bytes(directory / INT8_TORCHSCRIPT, to_torchscript(miniature.residual(6), miniature.SIZE))
     files = [file.name for file in directory.iterdir() if file.name != MANIFEST_FILE]
-    write_card(directory / MANIFEST_FILE, manifest(directory, files))
+    write_manifest(directory, manifest(directory, files))
 
 
 def reference_probabilities(pixels: np.ndarray, directory: Path) -> np.ndarray:

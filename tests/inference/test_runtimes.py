@@ -6,7 +6,7 @@ from torch import cpu
 
 import ptqflow
 from ptqflow.errors import EngineError
-from ptqflow.inference.runtimes import RUNTIMES, choose_runtime, find_obstacle
+from ptqflow.inference.runtimes import RUNTIMES, find_obstacle
 from ptqflow.manifest import read_manifest
 
 
@@ -15,7 +15,15 @@ def test_the_first_runtime_without_an_obstacle_is_chosen(pristine: Path) -> None
     usable = [runtime for runtime in RUNTIMES if find_obstacle(runtime, card) is None]
 
     assert {"onnxruntime", "torchscript"} <= set(usable)
-    assert choose_runtime(card) == ptqflow.load(pristine).runtime == usable[0]
+    assert ptqflow.load(pristine).runtime == usable[0]
+
+
+def test_a_runtime_that_fails_to_load_is_left_out_with_a_warning(pristine: Path, broken_openvino: str) -> None:
+    with pytest.warns(UserWarning, match=f"^left out openvino: openvino cannot load .*int8.onnx: {broken_openvino}"):
+        classifier = ptqflow.load(pristine)
+    assert classifier.runtime == "onnxruntime"
+    with pytest.raises(EngineError, match=f"^openvino cannot load .*: {broken_openvino}"):
+        ptqflow.load(pristine, "openvino")
 
 
 def test_a_model_without_onnx_files_runs_in_torch(export: Path) -> None:

@@ -62,6 +62,14 @@ def test_kernels_that_compute_something_else_fail(export: Path) -> None:
     assert found["onnxruntime"].passed is True
 
 
+def test_a_runtime_that_fails_to_load_fails_alone(pristine: Path, broken_openvino: str) -> None:
+    found = findings(pristine)
+    assert found["openvino"].passed is False
+    assert broken_openvino in found["openvino"].text
+    assert found["onnxruntime"].passed
+    assert found["torchscript"].passed
+
+
 def test_where_quantization_cost_nothing_the_kernels_may_still_round(export: Path) -> None:
     (export / "int8.onnx").write_bytes((export / "fp32.onnx").read_bytes())
     change_manifest(export, files=manifest(export, ["fp32.onnx", "int8.onnx"]).model_dump()["files"])

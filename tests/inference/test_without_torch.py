@@ -60,5 +60,7 @@ def test_a_model_is_used_where_torch_is_not_installed(environment: Path, pristin
     verified = run(environment / "ptqflow", "verify", pristine).stdout
     assert "onnxruntime: passed" in verified
     assert "torchscript: not run: the package torch is not installed" in verified
+    compared = run(environment / "ptqflow", "compare", "HEAD~1", "HEAD", status=1)
+    assert re.fullmatch(r"ptqflow: the package \w+ is not installed: .*\[pipeline\].*\n", compared.stderr)
     asked = run(environment / "ptqflow", "predict", pristine, photos, "--runtime", "torchscript", status=1)
     assert asked.stderr.startswith("ptqflow: torchscript cannot run the model here: the package torch is not installed")

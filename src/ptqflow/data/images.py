@@ -22,6 +22,9 @@ _UNREADABLE = (
 )
 
 
+_STRIP = 1_000_000  # pixels
+
+
 class UnreadableImageError(Exception):
     """The bytes are not an image that Pillow reads completely."""
 
@@ -37,7 +40,8 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return fit_image(ImageOps.exif_transpose(image), size)
+            ImageOps.exif_transpose(image, in_place=True)
+            return fit_image(image, size)
     except UnidentifiedImageError:  # its text is the address of the bytes in memory
         raise UnreadableImageError("the format is none that Pillow knows") from None
     except _UNREADABLE as error:
@@ -46,7 +50,7 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
 
 def fit_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """Convert to RGB, crop to a square in the middle and scale to (size, size, 3) uint8."""
-    rgb = _to_rgb(image)
+    rgb = image if image.mode == "RGB" and not image.has_transparency_data else _to_rgb_in_strips(image)
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(rgb)
@@ -57,6 +61,15 @@ def fit_arrays(images: NDArray[Any], size: int) -> NDArray[np.uint8]:
     if images.shape[1:] == (size, size, 3):
         return images.astype(np.uint8, copy=False)
     return np.stack([fit_image(Image.fromarray(image), size) for image in images])
+
+
+def _to_rgb_in_strips(image: Image.Image) -> Image.Image:
+    """Convert some rows at a time: whole, what is in between would take four times the memory of the image."""
+    rows = max(1, _STRIP // image.width)
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        rgb.paste(_to_rgb(image.crop((0, top, image.width, min(top + rows, image.height)))), (0, top))
+    return rgb
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,7 +1,6 @@
 """The manifest of an exported model."""
 
 import hashlib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ from ptqflow.data.dataset import DatasetCard
 from ptqflow.export.files import Networks
 from ptqflow.manifest import VERSION, CalibrationCard, FileCard, InputCard, LayerCard, Manifest, Needs
 from ptqflow.models.fp32 import ModelCard
+from ptqflow.models.published import is_published
 from ptqflow.params import read_sections
 from ptqflow.quantization.calibration import Draw
 from ptqflow.quantization.layers import list_layers
 from ptqflow.quantization.statistics import Statistics
 from ptqflow.quantization.twin import step_roundings
 
+PACKAGE = Path(__file__).parents[1]
 _SECTIONS = ("data", "model", "train", "calib", "convert")
-_PLACES = {"data": "path", "model": "weights"}  # of files on one machine; the hashes tell what was in them
 
 
 def describe(
@@ -42,6 +42,7 @@ def describe(
         params=_params(),
         dataset_sha256=dict(dataset.sha256),
         code_sha256=_hash_code(card),
+        weights_sha256=card.weights_sha256,
         calibration=CalibrationCard(images=rows.size, indices_sha256=Draw(rows, 0).sha256),
         layers=_layers(networks),
         files={
@@ -53,11 +54,13 @@ def describe(
 
 
 def _params() -> dict[str, dict[str, Any]]:
+    """Return the sections without the places of files on this machine: hashes tell what was in them."""
     sections = read_sections(_SECTIONS)
-    return {
-        name: {key: value for key, value in values.items() if key != _PLACES.get(name)}
-        for name, values in sections.items()
-    }
+    del sections["data"]["path"]
+    model = sections["model"]
+    if model["weights"] and not is_published(model["name"], model["weights"]):
+        del model["weights"]
+    return sections
 
 
 def _layers(networks: Networks) -> tuple[LayerCard, ...]:
@@ -77,10 +80,7 @@ def _layers(networks: Networks) -> tuple[LayerCard, ...]:
 
 
 def _hash_code(card: ModelCard) -> str:
-    """Hash the modules of ptqflow that this process has loaded, which are those that its stage depends on."""
     digest = hashlib.sha256((card.code_sha256 or "").encode())
-    for name, module in sorted(sys.modules.items()):
-        is_package = hasattr(module, "__path__")  # whose code is no dep of the stage
-        if name.partition(".")[0] == "ptqflow" and module.__file__ and not is_package:
-            digest.update(name.encode() + b"\0" + Path(module.__file__).read_bytes())
+    for name in sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py")):
+        digest.update(name.encode() + b"\0" + (PACKAGE / name).read_bytes())
     return digest.hexdigest()

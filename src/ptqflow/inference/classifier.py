@@ -1,6 +1,7 @@
 """An exported model as a function from images to probabilities."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps
 from ptqflow.data.images import UnreadableImageError, fit_arrays, fit_image
 from ptqflow.errors import DataError
 from ptqflow.inference.normalization import normalize
-from ptqflow.inference.runtimes import Runtime, choose_runtime, open_network
+from ptqflow.inference.runtimes import Runtime, open_first, open_network
 from ptqflow.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -48,12 +49,17 @@ class Classifier:
         return softmax(compute_logits(self.network, self.manifest, to_pixels(images, self.manifest.image_size)))
 
 
-def load_classifier(directory: str | PathLike[str], runtime: Runtime | None = None) -> Classifier:
-    """Load what the stage `export` wrote; `ptqflow.load` is this function with the documentation."""
+def load_classifier(
+    directory: str | PathLike[str], runtime: Runtime | None = None, note: Callable[[str], None] = warnings.warn
+) -> Classifier:
+    """Load what the stage `export` wrote; `ptqflow.load` tells more, but for `note`, which `open_first` calls."""
     directory = Path(directory)
     manifest = read_manifest(directory)
-    runtime = runtime or choose_runtime(manifest)
-    return Classifier(manifest, runtime, open_network(directory, manifest, runtime))
+    if runtime is None:
+        runtime, network = open_first(directory, manifest, note)
+    else:
+        network = open_network(directory, manifest, runtime)
+    return Classifier(manifest, runtime, network)
 
 
 def batch_size(image_size: int) -> int:
@@ -75,10 +81,11 @@ def to_pixels(images: Picture | Sequence[Picture], size: int) -> NDArray[np.uint
         DataError: they are of another kind, or there are 0.
     """
     if isinstance(images, np.ndarray) and images.ndim == 4:
-        pixels = fit_arrays(_checked(images, "the array"), size) if len(images) else images
+        pixels = fit_arrays(_checked(images, "the array", 4), size) if len(images) else images
     else:
-        given = [images] if isinstance(images, Image.Image | np.ndarray) else list(images)
-        fitted = [_fit(image, size, f"image {i}") for i, image in enumerate(given)]
+        if isinstance(images, Image.Image | np.ndarray) or not isinstance(images, Iterable):
+            images = [images]
+        fitted = [_fit(image, size, f"image {i}") for i, image in enumerate(images)]
         pixels = np.stack(fitted) if fitted else np.empty(0, np.uint8)
     if not len(pixels):
         raise DataError("a batch of 0 images: give 1 or more")
@@ -95,16 +102,22 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 
 def _fit(image: Any, size: int, name: str) -> NDArray[np.uint8]:
     if not isinstance(image, Image.Image):
-        return fit_image(Image.fromarray(_checked(image, name)), size)
+        return fit_image(Image.fromarray(_checked(image, name, 3)), size)
     try:
         return fit_image(ImageOps.exif_transpose(image), size)
     except (UnreadableImageError, OSError) as error:  # a PIL image is read from its file when it is first needed
         raise DataError(f"{name}: {error}") from None
 
 
-def _checked(images: Any, name: str) -> NDArray[np.uint8]:
+def _checked(images: Any, name: str, ndim: int) -> NDArray[np.uint8]:
     found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else f"a {type(images).__name__}"
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[-1:] != (3,) or 0 in images.shape:
+    if (
+        not isinstance(images, np.ndarray)
+        or images.dtype != np.uint8
+        or images.ndim != ndim
+        or images.shape[-1] != 3
+        or 0 in images.shape
+    ):
         raise DataError(
             f"{name} is {found}: give uint8 RGB arrays (N, H, W, 3) or (H, W, 3), PIL images, or a list of either"
         )

@@ -18,23 +18,33 @@ if TYPE_CHECKING:  # the command line reads the names below before it knows whet
 
 Runtime = Literal["openvino", "onnxruntime", "torchscript"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
-"""The one that answers first comes first: docs/use.md has the measurements."""
+"""In the order of the CPU seconds of `ptqflow predict` on many images: docs/use.md has the measurements."""
 
 _PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torchscript": "torch"}
 _ANYWHERE = "`pip install --upgrade onnxruntime` gets a runtime that needs nothing of the CPU"
 
 
-def choose_runtime(manifest: "Manifest") -> Runtime:
-    """Return the first of `RUNTIMES` that can run a model here.
+def open_first(directory: Path, manifest: "Manifest", note: Callable[[str], None]) -> "tuple[Runtime, Network]":
+    """Load a model into the first of `RUNTIMES` that can run it here, and tell which it is.
+
+    Args:
+        directory: where it lies.
+        manifest: what it says.
+        note: called with one line for each runtime before it that is installed and fails to load.
 
     Raises:
+        ArtifactError: a file is missing or changed.
         EngineError: none can; the error says why of each.
     """
     reasons = []
     for runtime in RUNTIMES:
         reason = find_obstacle(runtime, manifest)
         if reason is None:
-            return runtime
+            try:
+                return runtime, open_network(directory, manifest, runtime)
+            except EngineError as error:
+                reason = str(error)
+                note(f"left out {runtime}: {reason}")
         reasons.append(f"{runtime}: {reason}")
     raise EngineError(f"no runtime can run the model here ({'; '.join(reasons)}); {_ANYWHERE}")
 
@@ -59,29 +69,47 @@ def open_network(directory: Path, manifest: "Manifest", runtime: Runtime) -> "Ne
 
     if reason := find_obstacle(runtime, manifest):
         raise EngineError(f"{runtime} cannot run the model here: {reason}; {_ANYWHERE}")
-    path = check_file(directory, manifest, _file(runtime))
+    return open_file(check_file(directory, manifest, _file(runtime)), runtime, manifest.engine)
+
+
+def open_file(path: Path, runtime: Runtime, engine: str, optimize: bool = True) -> "Network":
+    """Load one file into a runtime.
+
+    Args:
+        path: an ONNX file, or for torch a TorchScript one.
+        runtime: which.
+        engine: of torch, that an INT8 TorchScript file was made for.
+        optimize: False lets ONNX Runtime run every step of an INT8 graph as written, in float arithmetic.
+
+    Raises:
+        EngineError: it cannot be loaded.
+    """
     try:
         if runtime == "torchscript":
-            return open_torchscript(path, manifest.engine)
-        return open_openvino(path) if runtime == "openvino" else open_onnxruntime(path)
+            return _open_torchscript(path, engine)
+        return _open_openvino(path) if runtime == "openvino" else _open_onnxruntime(path, optimize)
     except Exception as error:  # each runtime raises its own, and any where it is too old or its installation is broken
         raise EngineError(f"{runtime} cannot load {path}: {' '.join(str(error).split())}; {_ANYWHERE}") from None
 
 
-def open_onnxruntime(path: Path, optimize: bool = True) -> "Network":
-    """Load an ONNX file; without optimization every step of an INT8 graph is run as written, in float arithmetic."""
+def onnxruntime_session(model: Path | bytes, optimize: bool = True) -> Any:
+    """Load a model into ONNX Runtime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _open_onnxruntime(path: Path, optimize: bool) -> "Network":
+    session = onnxruntime_session(path, optimize)
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0]
 
 
-def open_openvino(path: Path) -> "Network":
+def _open_openvino(path: Path) -> "Network":
     """Load an ONNX file; what is FP32 in it stays so, which OpenVINO by itself lowers where the CPU is faster then."""
     import openvino
 
@@ -90,7 +118,7 @@ def open_openvino(path: Path) -> "Network":
     return lambda images: compiled(images)[0].copy()  # the next call writes over it
 
 
-def open_torchscript(path: Path, engine: str) -> "Network":
+def _open_torchscript(path: Path, engine: str) -> "Network":
     """Load a TorchScript file and select the engine for this process."""
     import torch
 
@@ -114,8 +142,10 @@ def _file(runtime: Runtime) -> str:
 
 
 def _find_obstacle_of_torch(manifest: "Manifest") -> str | None:
-    from ptqflow.quantization.engine import available_engines, lacks_vnni
-
+    try:
+        from ptqflow.quantization.engine import available_engines, lacks_vnni
+    except Exception:  # a broken installation, which is told where the file is loaded
+        return None
     engine = next((engine for engine in available_engines() if engine == manifest.engine), None)
     if engine is None:
         return f"it needs the engine {manifest.engine}, and torch has {', '.join(available_engines())}"

@@ -15,6 +15,11 @@ ensure_torchvision_imports()
 from torchvision import models  # noqa: E402
 
 
+def is_published(architecture: str, name: str) -> bool:
+    """Tell whether torchvision publishes weights of this name for an architecture."""
+    return architecture in models.list_models() and name in models.get_model_weights(architecture).__members__
+
+
 def download_weights(architecture: str, name: str) -> Path:
     """Return the file of published weights, from torch's hub cache or downloaded to it with its checksum.
 
