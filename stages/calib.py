@@ -27,7 +27,7 @@ def main() -> None:
     draw = draw_images(dataset, params)
     batches = input_batches(dataset.train, draw.rows, card.mean, card.std)
     statistics = collect_statistics(observe(model, card.image_size), batches, draw.rows)
-    save_statistics(STATISTICS_DIR, statistics, StatisticsCard(model=card.name, images=draw.rows.size))
+    save_statistics(STATISTICS_DIR, statistics, StatisticsCard(model=card, images=draw.rows.size))
     counts = np.bincount(dataset.train.labels[draw.rows.ravel()], minlength=len(card.classes))
     write_metrics(
         "calib",

@@ -31,7 +31,7 @@ def main() -> None:
     params = read_params("convert", ConvertParams)
     model, card = load_fp32(FP32_DIR)
     dataset = open_dataset(DATASET_DIR)
-    statistics = load_statistics(STATISTICS_DIR, card.name)
+    statistics = load_statistics(STATISTICS_DIR, card)
     budget = Budget((), ())
     if params.max_drop is not None:
         budget = meet_budget(
