@@ -17,7 +17,6 @@ def main() -> None:
     from ptqflow.data.dataset import open_dataset
     from ptqflow.models.fp32 import load_fp32
     from ptqflow.params import read_params
-    from ptqflow.quantization.activations import observed_metrics
     from ptqflow.quantization.calibration import CalibParams, draw_images, input_batches
     from ptqflow.quantization.statistics import StatisticsCard, collect_statistics, observe, save_statistics
 
@@ -36,7 +35,7 @@ def main() -> None:
             "dropped": draw.dropped,
             "indices_sha256": draw.sha256,
             "classes": dict(zip(card.classes, counts.tolist(), strict=True)),
-            "tensors": observed_metrics(statistics),
+            "tensors": statistics.as_metrics(),
         },
     )
 

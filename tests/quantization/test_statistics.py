@@ -274,6 +274,17 @@ def test_a_tensor_that_never_had_a_value_survives_collecting_merging_saving_and_
 
 
 @only_residual
+def test_of_every_tensor_with_values_the_smallest_and_the_largest_is_told_by_name(statistics: Statistics) -> None:
+    metrics = Statistics(statistics.tensors | {"never": None}, statistics.means, statistics.rows).as_metrics()
+
+    assert list(metrics) == sorted(OBSERVED["residual"])
+    for name, figures in metrics.items():
+        seen = statistics.tensors[name]
+        assert seen is not None
+        assert figures == {"min": float(f"{seen.minimum:.6g}"), "max": float(f"{seen.maximum:.6g}")}
+
+
+@only_residual
 def test_a_tensor_that_had_values_in_one_part_alone_keeps_them(statistics: Statistics) -> None:
     without = Statistics(statistics.tensors | {"conv2": None}, statistics.means, statistics.rows)
 

@@ -53,7 +53,7 @@ class ConvertParams(Params):
     keep_fp32: Annotated[tuple[str, ...], Strict(False)]
     """Names or patterns of modules that stay FP32."""
     overrides: dict[str, Method]
-    """Method for the tensors whose names match a pattern; the first counts that matches one of those that share a range."""
+    """Method for tensors by patterns of their names; the first that matches one of those that share a range counts."""
     fuse_additions: bool
     """On `onednn`: whether a residual is added to the sums of a convolution before they are rounded."""
     round_biases: bool

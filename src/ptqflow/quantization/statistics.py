@@ -65,6 +65,14 @@ class Statistics:
         means = {name: np.concatenate([mean, other.means[name]]) for name, mean in self.means.items()}
         return Statistics(tensors, means, np.concatenate([self.rows, other.rows]))
 
+    def as_metrics(self) -> dict[str, Any]:
+        """Return the smallest and the largest value of each tensor that had any."""
+        return {
+            name: {"min": six_digits(seen.minimum), "max": six_digits(seen.maximum)}
+            for name, seen in sorted(self.tensors.items())
+            if seen
+        }
+
     @property
     def _channels(self) -> dict[str, int]:
         return {name: mean.shape[1] for name, mean in self.means.items()}
@@ -165,6 +173,11 @@ def load_statistics(directory: Path, model: ModelCard) -> Statistics:
         return _from_arrays(safetensors.numpy.load(file.read_bytes()))
     except (SafetensorError, KeyError, ValueError) as error:
         raise ArtifactError(f"{file} cannot be read ({error}); run `dvc repro`") from None
+
+
+def six_digits(value: float) -> float:
+    """Round a number for a figure."""
+    return float(np.format_float_positional(value, precision=6, fractional=False))
 
 
 def statistics_file(directory: Path) -> Path:
