@@ -104,7 +104,7 @@ def main() -> None:
     manifest = read_manifest(EXPORT_DIR)
     dataset = open_dataset(Path("data/dataset"))
     _, card = load_fp32(FP32_DIR)
-    rows = load_statistics(Path("models/statistics"), card.name).rows.ravel()
+    rows = load_statistics(Path("models/statistics"), card).rows.ravel()
     images = to_input(torch.from_numpy(dataset.train.images[rows]), card.mean, card.std).numpy()
     with TemporaryDirectory() as scratch:
         models = make_models(manifest, images, Path(scratch))

@@ -41,7 +41,7 @@ def main() -> None:
     dataset = open_dataset(Path("data/dataset"))
     split = getattr(dataset, arguments.split)
     model, card = load_fp32(Path("models/fp32"))
-    statistics = load_statistics(Path("models/statistics"), card.name)
+    statistics = load_statistics(Path("models/statistics"), card)
     reference = compute_logits(model, split, card.mean, card.std, 256, "fp32")
     right = predictions(reference) == split.labels
     print(f"{card.name}, {len(split)} images of {arguments.split}, FP32 top-1 {100 * right.mean():.2f} %, ", end="")

@@ -24,7 +24,6 @@ def main() -> None:
     from ptqflow.artifacts import write_metrics
     from ptqflow.data.dataset import open_dataset
     from ptqflow.models.fp32 import load_fp32
-    from ptqflow.quantization.activations import observed_metrics
     from ptqflow.quantization.calibration import draw_images
     from ptqflow.quantization.parts import collect_in_parts
     from ptqflow.quantization.statistics import StatisticsCard, observe, save_statistics
@@ -38,7 +37,7 @@ def main() -> None:
         statistics = collect_in_parts(observed, dataset.train, draw.rows, card.mean, card.std, ranks)
     if ranks.rank:
         return
-    save_statistics(STATISTICS_DIR, statistics, StatisticsCard(model=card.name, images=draw.rows.size))
+    save_statistics(STATISTICS_DIR, statistics, StatisticsCard(model=card, images=draw.rows.size))
     counts = np.bincount(dataset.train.labels[draw.rows.ravel()], minlength=len(card.classes))
     write_metrics(
         "calib",
@@ -47,7 +46,7 @@ def main() -> None:
             "dropped": draw.dropped,
             "indices_sha256": draw.sha256,
             "classes": dict(zip(card.classes, counts.tolist(), strict=True)),
-            "tensors": observed_metrics(statistics),
+            "tensors": statistics.as_metrics(),
         },
     )
 

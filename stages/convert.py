@@ -31,17 +31,19 @@ def main() -> None:
     params = read_params("convert", ConvertParams)
     model, card = load_fp32(FP32_DIR)
     dataset = open_dataset(DATASET_DIR)
-    statistics = load_statistics(STATISTICS_DIR, card.name)
+    statistics = load_statistics(STATISTICS_DIR, card)
     budget = Budget((), ())
     if params.max_drop is not None:
         budget = meet_budget(
             model, card, params, statistics, dataset.train, dataset.val, lambda trial: print(describe_trial(trial))
         )
-    for directory, seen in ((UNCALIBRATED_DIR, None), (INT8_DIR, statistics)):
-        quantized = quantize(model, card, params, seen, dataset.train, budget.kept)
-        layers = list_layers(model, quantized.converted, quantized.scheme.fp32)
-        int8_card = Int8Card(scheme=quantized.scheme, calibrated=seen is not None, model=card)
-        save_int8(directory, quantized.prepared, quantized.converted, layers, int8_card)
+    quantized, control = (
+        quantize(model, card, params, seen, dataset.train, budget.kept) for seen in (statistics, None)
+    )
+    layers = list_layers(model, quantized.converted, quantized.scheme.fp32)
+    for directory, made in ((INT8_DIR, quantized), (UNCALIBRATED_DIR, control)):  # neither was refused
+        int8_card = Int8Card(scheme=made.scheme, calibrated=made is quantized, model=card)
+        save_int8(directory, made.prepared, made.converted, layers, int8_card)
     print(describe_layers(layers))
     write_csv(PLOTS_DIR / "activations.csv", histogram_rows(statistics, quantized.qparams))
     tensors = chosen_metrics(statistics, quantized.qparams)

@@ -28,7 +28,7 @@ def main() -> None:
     dataset = open_dataset(DATASET_DIR)
     fp32, card = load_fp32(FP32_DIR)
     networks = Networks(fp32, load_int8(INT8_DIR))
-    statistics = load_statistics(STATISTICS_DIR, card.name)
+    statistics = load_statistics(STATISTICS_DIR, card)
     with new_directory(EXPORT_DIR) as partial:
         write_files(partial, networks, params)
         manifest = describe(partial, networks, dataset.card, statistics, read_metrics("evaluate"))

@@ -24,7 +24,7 @@ def main() -> None:
     params, convert_params = read_params("sensitivity", SensitivityParams), read_params("convert", ConvertParams)
     val = open_dataset(DATASET_DIR).val
     model, card = load_fp32(FP32_DIR)
-    statistics = load_statistics(STATISTICS_DIR, card.name)
+    statistics = load_statistics(STATISTICS_DIR, card)
     int8 = load_int8(INT8_DIR)
     found = measure_sensitivity(
         model, card, int8.card.scheme, statistics, convert_params, int8.module, val, params.images

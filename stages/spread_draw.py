@@ -27,7 +27,7 @@ def main() -> None:
     collected = collect_sizes(model, card, open_dataset(DATASET_DIR), seed, sizes, batch_size)
     with new_directory(SPREAD_DIR / str(seed)) as directory:
         for size, statistics in collected.items():
-            statistics_card = StatisticsCard(model=card.name, images=statistics.rows.size)
+            statistics_card = StatisticsCard(model=card, images=statistics.rows.size)
             save_statistics(directory / str(size), statistics, statistics_card)
 
 

@@ -28,7 +28,7 @@ def main() -> None:
     seed, size = sys.argv[1:]
     dataset = open_dataset(DATASET_DIR)
     model, card = load_fp32(FP32_DIR)
-    statistics = load_statistics(SPREAD_DIR / seed / size, card.name)
+    statistics = load_statistics(SPREAD_DIR / seed / size, card)
     int8 = quantize(model, card, params, statistics, dataset.train).converted
     logits = compute_logits(int8, dataset.val, card.mean, card.std, batch_size, "val")
     write_json(SCORES_DIR / f"{seed}-{size}.json", evaluate(logits, dataset.val.labels).as_metrics())

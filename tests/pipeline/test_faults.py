@@ -27,6 +27,7 @@ def assert_one_clear_line(result: Result, *words: str) -> None:
         ("calib", "batches", 0, ("calib.batches", "0", "greater than 0")),
         ("calib", "batches", 999, ("calib.batches=999", "may be at most 22")),
         ("convert", "engine", "tensorrt", ("convert.engine", "'tensorrt'", "'onednn'")),
+        ("convert", "overrides", {"layer9": "mse"}, ("convert.overrides", "'layer9'", "near names")),
         ("train", "lr", -1.0, ("train.lr", "-1.0", "greater than 0")),
         ("model", "name", "resnet19", ("model.name", "'resnet19'", "resnet18")),
         ("model", "weights", "nowhere.pt", ("model.weights", "nowhere.pt", "does not exist")),
@@ -45,7 +46,9 @@ def test_a_bad_param_is_one_line_that_names_it_and_costs_nothing_that_was_there(
     result = repository.try_run("dvc", "repro")
 
     assert_one_clear_line(result, *words)
-    for stage in stages[stages.index(result.ran[-1]) + 1 :]:
+    failed = result.ran[-1]
+    assert failed == "inputs" or repository.contents(*outputs_of(failed)) == {}, "dvc clears them, but for the links"
+    for stage in stages[stages.index(failed) + 1 :]:
         assert repository.contents(*outputs_of(stage)) == outputs[stage], f"{stage} was not reached"
     repository.run("git", "checkout", ".")
     repository.run("dvc", "checkout")

@@ -45,6 +45,6 @@ def statistics(network: nn.Module, inputs: list[Tensor]) -> Statistics:
 @pytest.fixture
 def statistics_dir(tmp_path: Path, function: str, statistics: Statistics) -> Path:
     """The same on disk."""
-    card = StatisticsCard(model=f"miniature:{function}", images=statistics.rows.size)
+    card = StatisticsCard(model=miniature.card(function), images=statistics.rows.size)
     save_statistics(tmp_path / "statistics", statistics, card)
     return tmp_path / "statistics"

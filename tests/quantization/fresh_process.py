@@ -98,9 +98,9 @@ def main(folder: Path, threads: int) -> None:
         save_fp32(path / "fp32", network(len(miniature.CLASSES)), card)
         model, card = load_fp32(path / "fp32")
         save_statistics(
-            path / "statistics", collect(model, list(inputs.split(8))), StatisticsCard(model=name, images=len(inputs))
+            path / "statistics", collect(model, list(inputs.split(8))), StatisticsCard(model=card, images=len(inputs))
         )
-        statistics = load_statistics(path / "statistics", name)
+        statistics = load_statistics(path / "statistics", card)
         for choice, changes in ((choice, changes) for choice, (of, changes) in CHOICES.items() if of == name):
             seen = None if choice.endswith("uncalibrated") else statistics
             quantized = quantize(model, card, convert_params(**changes), seen, train)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ptqflow.quantization.activations import chosen_metrics, histogram_rows, observed_metrics
+from ptqflow.quantization.activations import chosen_metrics, histogram_rows
 from ptqflow.quantization.observer import StatisticsObserver, TensorStatistics
 from ptqflow.quantization.ranges import Codes, QParams, Range, to_qparams
 from ptqflow.quantization.statistics import Statistics
@@ -46,18 +46,6 @@ def statistics() -> Statistics:
 
 def six_digits(value: float) -> float:
     return float(f"{value:.6g}")
-
-
-def test_of_every_tensor_with_values_the_smallest_and_the_largest_is_told_by_name(statistics: Statistics) -> None:
-    metrics = observed_metrics(statistics)
-
-    assert list(metrics) == ["conv1", "fc", "x"]
-    for name, figures in metrics.items():
-        assert figures == {
-            "min": six_digits(VALUES[name].min().item()),
-            "max": six_digits(VALUES[name].max().item()),
-        }
-    assert metrics["x"] == {"min": -1.0, "max": 2.0}
 
 
 def test_of_every_quantized_tensor_with_values_range_and_clipped_share_are_told(statistics: Statistics) -> None:
@@ -120,7 +108,6 @@ def test_each_bar_counts_the_values_between_its_edges(statistics: Statistics) ->
 
 def test_all_of_it_is_plain_json(statistics: Statistics) -> None:
     for made in (
-        observed_metrics(statistics),
         chosen_metrics(statistics, QPARAMS),
         histogram_rows(statistics, QPARAMS),
     ):
@@ -140,4 +127,3 @@ def test_a_tensor_of_zeros_is_one_bar() -> None:
 
     (row,) = histogram_rows(statistics, {"x": to_qparams(Range(0.0, 0.0), CODES)})
     assert (row["from"], row["values"]) == (0.0, 10)
-    assert observed_metrics(statistics) == {"x": {"min": 0.0, "max": 0.0}}

@@ -205,6 +205,16 @@ def test_statistics_of_different_networks_are_not_merged(inputs: list[Tensor], s
 
 
 @only_residual
+def test_statistics_of_networks_with_different_numbers_of_classes_are_not_merged(
+    inputs: list[Tensor], statistics: Statistics
+) -> None:
+    other = collect(miniature.residual(100).eval(), inputs[:4])
+
+    with pytest.raises(ArtifactError, match="cannot be merged: fc has 6 channels in one, 100 in the other"):
+        statistics.merged(other)
+
+
+@only_residual
 def test_statistics_of_batches_of_different_sizes_are_not_merged(
     network: nn.Module, inputs: list[Tensor], statistics: Statistics
 ) -> None:
@@ -215,7 +225,7 @@ def test_statistics_of_batches_of_different_sizes_are_not_merged(
 
 
 def test_statistics_come_back_bit_for_bit(statistics: Statistics, statistics_dir: Path, function: str) -> None:
-    assert_equal(load_statistics(statistics_dir, f"miniature:{function}"), statistics)
+    assert_equal(load_statistics(statistics_dir, miniature.card(function)), statistics)
 
 
 def test_equal_statistics_make_equal_bytes(
@@ -228,7 +238,7 @@ def test_equal_statistics_make_equal_bytes(
 ) -> None:
     again = collect(network, inputs[:4])
     backwards = Statistics(dict([*again.tensors.items()][::-1]), dict([*again.means.items()][::-1]), again.rows)
-    card = StatisticsCard(model=f"miniature:{function}", images=32)
+    card = StatisticsCard(model=miniature.card(function), images=32)
     expected = {file.name: file.read_bytes() for file in statistics_dir.iterdir()}
 
     for number, same in enumerate((again, backwards, load_statistics(statistics_dir, card.model))):
@@ -258,9 +268,20 @@ def test_a_tensor_that_never_had_a_value_survives_collecting_merging_saving_and_
 
     assert list(collected.tensors) == ["x", "conv", "getitem", "side", "cat", "mean", "fc"]
     assert [name for name, seen in collected.tensors.items() if seen is None] == ["getitem", "side"]
-    save_statistics(tmp_path / "statistics", collected, StatisticsCard(model="empty", images=16))
-    assert_equal(load_statistics(tmp_path / "statistics", "empty"), collected)
+    save_statistics(tmp_path / "statistics", collected, StatisticsCard(model=miniature.card(), images=16))
+    assert_equal(load_statistics(tmp_path / "statistics", miniature.card()), collected)
     assert_equal(collected.merged(collect(network, inputs[2:4], 16)), collect(network, inputs[:4]))
+
+
+@only_residual
+def test_of_every_tensor_with_values_the_smallest_and_the_largest_is_told_by_name(statistics: Statistics) -> None:
+    metrics = Statistics(statistics.tensors | {"never": None}, statistics.means, statistics.rows).as_metrics()
+
+    assert list(metrics) == sorted(OBSERVED["residual"])
+    for name, figures in metrics.items():
+        seen = statistics.tensors[name]
+        assert seen is not None
+        assert figures == {"min": float(f"{seen.minimum:.6g}"), "max": float(f"{seen.maximum:.6g}")}
 
 
 @only_residual
@@ -297,9 +318,23 @@ def test_an_activation_that_is_not_finite_is_refused_by_the_layer_it_comes_from(
 
 
 @only_residual
-def test_statistics_of_another_architecture_are_refused(statistics_dir: Path) -> None:
-    with pytest.raises(ArtifactError, match="the statistics belong to miniature:residual, not to resnet18"):
-        load_statistics(statistics_dir, "resnet18")
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "resnet18"),
+        ("stem", "small"),
+        ("classes", miniature.CLASSES[:5]),
+        ("image_size", 16),
+        ("weights_sha256", "0" * 64),
+    ],
+)
+def test_statistics_of_another_network_are_refused_by_what_is_another(
+    statistics_dir: Path, key: str, value: object
+) -> None:
+    other = miniature.card().model_copy(update={key: value})
+
+    with pytest.raises(ArtifactError, match=f"belong to another network: its {key} is not that of the FP32 model"):
+        load_statistics(statistics_dir, other)
 
 
 def edit(directory: Path, **changes: object) -> None:
@@ -315,7 +350,7 @@ def forge(directory: Path, data: bytes) -> None:
 
 def refusal(directory: Path) -> str:
     with pytest.raises(ArtifactError) as error:
-        load_statistics(directory, "miniature:residual")
+        load_statistics(directory, miniature.card())
     assert "\n" not in str(error.value)
     assert "run `dvc repro`" in str(error.value)
     return str(error.value)
@@ -358,6 +393,15 @@ def test_an_array_too_few_is_refused_even_with_the_right_hash(statistics_dir: Pa
 
 
 @only_residual
+@pytest.mark.parametrize("part", ["minima", "maxima"])
+def test_extremes_of_no_batch_are_refused_even_with_the_right_hash(statistics_dir: Path, part: str) -> None:
+    arrays = safetensors.numpy.load((statistics_dir / "statistics.safetensors").read_bytes())
+    forge(statistics_dir, safetensors.numpy.save(arrays | {f"{part}:conv1": np.zeros(0, np.float32)}))
+
+    assert "statistics.safetensors cannot be read (" in refusal(statistics_dir)
+
+
+@only_residual
 def test_bins_of_another_shape_are_refused_even_with_the_right_hash(statistics_dir: Path) -> None:
     arrays = safetensors.numpy.load((statistics_dir / "statistics.safetensors").read_bytes())
     forge(statistics_dir, safetensors.numpy.save(arrays | {"bins:x": np.arange(3)}))
@@ -367,7 +411,15 @@ def test_bins_of_another_shape_are_refused_even_with_the_right_hash(statistics_d
 
 @only_residual
 @pytest.mark.parametrize(
-    ("key", "value"), [("format_version", 1), ("format_version", 3), ("images", "many"), ("scale", 1.0)]
+    ("key", "value"),
+    [
+        ("format_version", 2),
+        ("format_version", 4),
+        ("images", "many"),
+        ("images", 0),
+        ("model", "resnet18"),
+        ("scale", 1.0),
+    ],
 )
 def test_a_card_of_another_version_is_refused_by_key(statistics_dir: Path, key: str, value: object) -> None:
     edit(statistics_dir, **{key: value})
@@ -389,7 +441,7 @@ def test_a_missing_or_broken_card_is_refused(statistics_dir: Path, text: str | N
 def test_one_file_serves_every_engine(
     statistics_dir: Path, function: str, network: nn.Module, inputs: list[Tensor], engine: Engine
 ) -> None:
-    statistics = load_statistics(statistics_dir, f"miniature:{function}")
+    statistics = load_statistics(statistics_dir, miniature.card(function))
     scheme = settle_scheme(network, params(engine))
     prepared = prepare(network, miniature.SIZE, scheme)
     qparams = set_ranges(network, prepared, scheme, statistics, params(engine))

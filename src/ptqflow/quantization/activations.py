@@ -1,24 +1,13 @@
-"""What the statistics of each tensor are, and what the chosen ranges make of them, as figures and as a plot."""
+"""What the chosen ranges make of the statistics, as figures and as a plot."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from ptqflow.quantization.histogram import Histogram
 from ptqflow.quantization.ranges import QParams, clipped_share
-from ptqflow.quantization.statistics import Statistics
+from ptqflow.quantization.statistics import Statistics, six_digits
 
 _BARS = 64  # of a plotted histogram, at most
-
-
-def observed_metrics(statistics: Statistics) -> dict[str, Any]:
-    """Return the smallest and the largest value of each tensor that had any."""
-    return {
-        name: {"min": _figure(seen.minimum), "max": _figure(seen.maximum)}
-        for name, seen in sorted(statistics.tensors.items())
-        if seen
-    }
 
 
 def chosen_metrics(statistics: Statistics, qparams: Mapping[str, QParams]) -> dict[str, Any]:
@@ -27,9 +16,9 @@ def chosen_metrics(statistics: Statistics, qparams: Mapping[str, QParams]) -> di
     for name, chosen in qparams.items():
         if seen := statistics.tensors[name]:
             metrics[name] = {
-                "low": _figure(chosen.range.low),
-                "high": _figure(chosen.range.high),
-                "scale": _figure(chosen.scale),
+                "low": six_digits(chosen.range.low),
+                "high": six_digits(chosen.range.high),
+                "scale": six_digits(chosen.scale),
                 "zero_point": chosen.zero_point,
                 "clipped": round(clipped_share(seen.histogram, chosen), 6),
             }
@@ -41,11 +30,11 @@ def histogram_rows(statistics: Statistics, qparams: Mapping[str, QParams]) -> li
     return [
         {
             "tensor": name,
-            "from": _figure(low),
-            "to": _figure(high),
+            "from": six_digits(low),
+            "to": six_digits(high),
             "values": int(count),
-            "low": _figure(chosen.range.low),
-            "high": _figure(chosen.range.high),
+            "low": six_digits(chosen.range.low),
+            "high": six_digits(chosen.range.high),
         }
         for name, chosen in qparams.items()
         if (seen := statistics.tensors[name])
@@ -57,7 +46,3 @@ def _bars(histogram: Histogram) -> list[tuple[float, float, int]]:
     while len(histogram.counts) > _BARS:
         histogram = histogram.widened(histogram.exponent + 1)
     return list(zip(histogram.edges[:-1], histogram.edges[1:], histogram.counts, strict=True))
-
-
-def _figure(value: float) -> float:
-    return float(np.format_float_positional(value, precision=6, fractional=False))

@@ -53,7 +53,7 @@ class ConvertParams(Params):
     keep_fp32: Annotated[tuple[str, ...], Strict(False)]
     """Names or patterns of modules that stay FP32."""
     overrides: dict[str, Method]
-    """Method for the tensors whose names match a pattern; the first one that matches counts."""
+    """Method for tensors by patterns of their names; the first that matches one of those that share a range counts."""
     fuse_additions: bool
     """On `onednn`: whether a residual is added to the sums of a convolution before they are rounded."""
     round_biases: bool
@@ -124,14 +124,14 @@ def set_ranges(
 
     Raises:
         ArtifactError: the statistics belong to another network.
-        ParamsError: `keep_fp32` names a part of a layer alone, or an override matches nothing, or nothing that gets a
-            range.
+        ParamsError: `keep_fp32` names a part of a layer alone, or an override matches nothing, nothing but what
+            `keep_fp32` names, or nothing that gets a range.
     """
     refuse_parts(model, prepared, scheme.fp32)
     names_of = name_observed(model, prepared)
     together = _observed_together(prepared, names_of)
     ranged = statistics.tensors.keys() if idle_overrides else {name for names in together.values() for name in names}
-    methods = _methods(statistics, params, ranged)
+    overrides = _overrides(model, statistics, params, ranged)
     codes = Codes(scheme.largest_code, params.activation.symmetric)
     clamped = {names_of[target] for target in only_clamped(prepared)}
     chosen: dict[str, QParams] = {}
@@ -142,7 +142,8 @@ def set_ranges(
         seen = {name: found for name in counting if (found := statistics.tensors[name]) is not None}
         if not seen:
             continue
-        method = next((methods[name] for name in names if name in methods), params.activation.method)
+        own = (method for matched, method in overrides if not matched.isdisjoint(names))
+        method = next(own, params.activation.method)
         chosen_range = choose_range(share(list(seen.values())), method, params.activation.percentile, codes)
         qparams = to_qparams(chosen_range, codes)
         observer.scale, observer.zero_point = qparams.scale, qparams.zero_point
@@ -150,18 +151,26 @@ def set_ranges(
     return chosen
 
 
-def _methods(statistics: Statistics, params: ConvertParams, ranged: Collection[str]) -> dict[str, Method]:
-    """Return the method of each tensor that has one of its own."""
-    methods: dict[str, Method] = {}
+def _overrides(
+    model: nn.Module, statistics: Statistics, params: ConvertParams, ranged: Collection[str]
+) -> list[tuple[set[str], Method]]:
+    """Return the tensors that each override matches and its method, in order."""
+    kept = kept_modules(model, params.keep_fp32, keeps_head=False)
+    overrides = []
     for pattern, method in params.overrides.items():
         names = match_names("convert.overrides", [pattern], statistics.tensors)
+        if all(is_kept(name.partition(":")[0], kept) for name in names):
+            raise ParamsError(
+                f"convert.overrides: {pattern!r} is {method}, but all that it matches stays FP32 by convert.keep_fp32: "
+                f"{', '.join(params.keep_fp32)}; drop one of the two"
+            )
         if not any(name in ranged for name in names):
             raise ParamsError(
                 f"convert.overrides: {pattern!r} is {method}, but {names[0]} gets no range: it stays FP32, has a fixed "
                 f"one, or {params.engine} fuses it into what follows; drop the override"
             )
-        methods = dict.fromkeys(names, method) | methods
-    return methods
+        overrides.append((set(names), method))
+    return overrides
 
 
 def _observed_together(prepared: GraphModule, names: Mapping[str, str]) -> dict[StatisticsObserver, list[str]]:

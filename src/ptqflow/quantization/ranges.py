@@ -168,13 +168,18 @@ def _moving_average(extremes: NDArray[np.float32]) -> float:
 
 
 def _search(histogram: Histogram, codes: Codes, extreme: float, other: float) -> float:
-    """Return the end between zero and `extreme` with the least squared error, first in wide, then in narrow steps."""
+    """Return the end with the least squared error, first in wide steps between zero and `extreme`, then in narrow ones.
+
+    These go a step of the codes beyond it where there are two ends: zero has a code, so both extremes have one only if
+    the range is so much wider.
+    """
     best, shares = 1.0, _WIDE_STEPS
+    last = 1 + abs(extreme - other) / abs(extreme) / (codes.largest - 1) if extreme and other else 1.0
     for _ in range(2):
         ends = [sorted((share * extreme, other)) for share in shares.tolist()]
         errors = squared_error(histogram, [to_qparams(Range(low, high), codes) for low, high in ends])
         best = float(shares[int(np.argmin(errors))])
-        shares = np.minimum(best * _NARROW_STEPS, 1.0)
+        shares = np.minimum(best * _NARROW_STEPS, last)
     return best * extreme
 
 

@@ -11,12 +11,14 @@ import numpy as np
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 from safetensors import SafetensorError
 from torch import Tensor, fx, nn
 from torch.fx import GraphModule
 
 from ptqflow.artifacts import Card, new_directory, read_card, sha256_file, write_bytes, write_card
 from ptqflow.errors import ArtifactError
+from ptqflow.models.fp32 import ModelCard
 from ptqflow.quantization.graph import layer_means, name_observed, weighted_modules
 from ptqflow.quantization.histogram import Histogram
 from ptqflow.quantization.observer import StatisticsObserver, TensorStatistics
@@ -44,6 +46,12 @@ class Statistics:
         """
         if different := sorted(self.tensors.keys() ^ other.tensors.keys()):
             raise ArtifactError(f"statistics of different networks cannot be merged: {different[0]} is in one of them")
+        channels, other_channels = self._channels, other._channels
+        if different := [name for name in channels if channels[name] != other_channels.get(name)]:
+            raise ArtifactError(
+                f"statistics of different networks cannot be merged: {different[0]} has {channels[different[0]]} "
+                f"channels in one, {other_channels.get(different[0], 0)} in the other"
+            )
         (_, size), (_, other_size) = self.rows.shape, other.rows.shape
         if size != other_size:
             raise ArtifactError(
@@ -57,14 +65,26 @@ class Statistics:
         means = {name: np.concatenate([mean, other.means[name]]) for name, mean in self.means.items()}
         return Statistics(tensors, means, np.concatenate([self.rows, other.rows]))
 
+    def as_metrics(self) -> dict[str, Any]:
+        """Return the smallest and the largest value of each tensor that had any."""
+        return {
+            name: {"min": six_digits(seen.minimum), "max": six_digits(seen.maximum)}
+            for name, seen in sorted(self.tensors.items())
+            if seen
+        }
+
+    @property
+    def _channels(self) -> dict[str, int]:
+        return {name: mean.shape[1] for name, mean in self.means.items()}
+
 
 class StatisticsCard(Card):
     """What lies beside the statistics."""
 
-    format_version: Literal[2] = 2
-    model: str
-    """Architecture they were collected on."""
-    images: int
+    format_version: Literal[3] = 3
+    model: ModelCard
+    """Of the network that they were collected on, with the hash of its weights."""
+    images: PositiveInt
     """How many images were seen."""
     statistics_sha256: str = ""
 
@@ -130,22 +150,30 @@ def save_statistics(directory: Path, statistics: Statistics, card: StatisticsCar
         write_card(partial_directory / "card.json", card.model_copy(update={"statistics_sha256": sha256_file(file)}))
 
 
-def load_statistics(directory: Path, model: str) -> Statistics:
-    """Read the statistics of an architecture back.
+def load_statistics(directory: Path, model: ModelCard) -> Statistics:
+    """Read the statistics of a network back.
 
     Raises:
-        ArtifactError: a file is missing or changed, or they were collected on another architecture.
+        ArtifactError: a file is missing or changed, or they were collected on another network.
     """
     card = read_card(directory / "card.json", StatisticsCard)
     file = statistics_file(directory)
     if not file.exists() or sha256_file(file) != card.statistics_sha256:
         raise ArtifactError(f"{file} is missing or not the file that `calib` wrote; run `dvc repro`")
-    if card.model != model:
-        raise ArtifactError(f"{directory}: the statistics belong to {card.model}, not to {model}; run `dvc repro`")
+    if different := [key for key, value in model if getattr(card.model, key) != value]:
+        raise ArtifactError(
+            f"{directory}: the statistics belong to another network: its {different[0]} is not that of the FP32 model; "
+            "run `dvc repro`"
+        )
     try:
         return decode(file.read_bytes())
     except (SafetensorError, KeyError, ValueError) as error:
         raise ArtifactError(f"{file} cannot be read ({error}); run `dvc repro`") from None
+
+
+def six_digits(value: float) -> float:
+    """Round a number for a figure."""
+    return float(np.format_float_positional(value, precision=6, fractional=False))
 
 
 def statistics_file(directory: Path) -> Path:
@@ -188,9 +216,10 @@ def _from_arrays(arrays: dict[str, NDArray[Any]]) -> Statistics:
             means[name] = array
         elif part == "counts" and len(array):
             exponent, first = arrays[f"bins:{name}"].tolist()
-            tensors[name] = TensorStatistics(
-                arrays[f"minima:{name}"], arrays[f"maxima:{name}"], Histogram(exponent, first, array)
-            )
+            minima, maxima = arrays[f"minima:{name}"], arrays[f"maxima:{name}"]
+            if not 0 < len(minima) == len(maxima):
+                raise ValueError(f"{len(minima)} minima and {len(maxima)} maxima of {name}")
+            tensors[name] = TensorStatistics(minima, maxima, Histogram(exponent, first, array))
         elif part == "counts":
             tensors[name] = None
     return Statistics(tensors, means, arrays["rows"])
