@@ -24,8 +24,7 @@ _PR_SET_PDEATHSIG = 1
 def run(name: str, main: Callable[[], None]) -> None:
     """Run a stage's `main`; exit with status 1 and one line on stderr where the user can mend the cause.
 
-    Stage scripts import torch inside `main`, so that what is set up here holds from the first milliseconds on and a
-    misspelt key is reported before the slow imports.
+    Stage scripts import torch inside `main`, so that what is set up here holds from the first milliseconds on.
 
     - Ctrl-C ends the process at once: outputs appear whole or not at all, so there is nothing to clean up.
     - When `dvc` is killed, the stage dies with it; otherwise the next `dvc repro` would run beside it (Linux only).
