@@ -94,7 +94,7 @@ def _require_hashable(root: Path) -> None:
 
 
 def _entries(folder: str) -> Iterator["os.DirEntry[str]"]:
-    """Yield all below a folder but what is in the folders that DVC leaves out; without a call to the system for each."""
+    """Yield all below a folder but what is in folders that DVC leaves out, without asking the system of each."""
     with os.scandir(folder) as entries:
         for entry in entries:
             yield entry
