@@ -56,6 +56,17 @@ def test_a_bad_param_is_one_line_that_names_it_and_corrected_all_comes_back_with
     assert repository.contents("data", "models", "metrics") == before
 
 
+def test_a_named_pipe_behind_data_path_is_told_before_dvc_waits_for_it(repository: Repository) -> None:
+    folder = repository.path.parent / "photos/cat"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "pipe")
+    repository.set_params({"data": {"name": "image_folder", "path": str(folder.parent)}})
+
+    result = repository.try_run("dvc", "repro")
+
+    assert_one_clear_line(result, f"inputs: data.path: {folder}/pipe is neither a file nor a folder; remove it")
+
+
 def test_a_misspelt_key_on_the_command_line_is_refused(repository: Repository) -> None:
     result = repository.try_run("dvc", "exp", "run", "-S", "calib.batchs=3")
     assert result.status != 0
