@@ -56,12 +56,15 @@ class Checkpoints:
             warnings.warn(PtqflowWarning(problem), stacklevel=1)
 
     def newest(self) -> Checkpoint | None:
-        """Read the newest checkpoint that is whole and of this training; warn of those that are not."""
+        """Read the newest checkpoint that is whole and of this training, and say so; warn of those that are not."""
         for file in self._files():
             try:
-                return self._read(file)
+                found = self._read(file)
             except (OSError, ValueError, KeyError, SafetensorError) as error:
                 warnings.warn(PtqflowWarning(f"{file} is left alone: {error}"), stacklevel=1)
+            else:
+                print(f"training goes on behind epoch {int(file.name[:6])}, from {file}", flush=True)
+                return found
         return None
 
     def remove(self) -> None:

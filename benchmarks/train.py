@@ -1,0 +1,689 @@
+"""Training beside the loop that people write, in turns: torchvision's transforms for each image, a DataLoader, SGD.
+
+Run it from the root of the repository, on a machine that does nothing else. DATASET is what `fetch` wrote, FOLDER the
+same images as files, `train/<class>/…` and `test/<class>/…`; without it, the loop reads them from memory, as
+torchvision's CIFAR10 keeps them.
+
+    export PYTHONPATH=src
+    python benchmarks/train.py loop data/dataset FOLDER --epochs 20 --seeds 0 1 2
+    python benchmarks/train.py step data/dataset FOLDER    # images a second, beside the bare step on one batch
+    python benchmarks/train.py input data/dataset          # the input path alone, on one core
+    python benchmarks/train.py memory --gib 8 --limit-gib 2    # images that are more than the memory
+
+`loop` and `memory` have a process for each run; in `step` and `input` all ways take turns in one.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import mmap
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, count, islice
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Event
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Dataset as Images
+
+from ptqflow.benchmark.machine import cpu_model, usable_cores
+from ptqflow.data.dataset import DIGEST_BYTES, Dataset, DatasetCard, Split, open_dataset
+from ptqflow.evaluation import compute_logits
+from ptqflow.models.architecture import build_model
+from ptqflow.preprocessing import to_input
+from ptqflow.ranks import ALONE
+from ptqflow.torchvision_ops import ensure_torchvision_imports
+from ptqflow.training.augmentation import crop_and_flip, draw_epoch
+from ptqflow.training.batches import Batches
+from ptqflow.training.checkpoints import Checkpoints
+from ptqflow.training.fit import fit, pick_device
+from ptqflow.training.params import TrainParams
+from ptqflow.training.trainer import Recipe, Trainer
+
+ensure_torchvision_imports()
+
+from torchvision import transforms  # noqa: E402
+from torchvision.datasets import ImageFolder  # noqa: E402
+
+T = TypeVar("T")
+LR, MOMENTUM, WEIGHT_DECAY, PADDING = 1e-2, 0.9, 1e-5, 4
+LOOK_EVERY = 50  # steps, as in ptqflow.training.fit
+STAGE = {"GOMP_SPINCOUNT": "1000"}  # as ptqflow.stage sets it for every stage
+GIB, MIB = 1 << 30, 1 << 20
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, function in (("loop", loop), ("step", step), ("input", input_path), ("memory", memory)):
+        command = commands.add_parser(name, help=function.__doc__)
+        command.set_defaults(function=function)
+        command.add_argument("--batch-size", type=int, default=128)
+        if name == "memory":
+            command.add_argument("--gib", type=float, default=4, help="size of the images")
+            command.add_argument("--limit-gib", type=float, help="memory that the process may have")
+            command.add_argument("--steps", type=int, default=1000)
+            command.add_argument("--image-size", type=int, default=32)
+            command.add_argument("--folder", help="where to write the images; must lie on a disk")
+            continue
+        command.add_argument("dataset", type=Path)
+        if name == "input":
+            command.add_argument("--images", type=int, default=10_000, help="images in each round")
+            command.add_argument("--rounds", type=int, default=7)
+            continue
+        command.add_argument("folder", type=Path, nargs="?")
+        command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        command.add_argument("--workers", type=int, default=min(8, usable_cores()), help="of the loop's DataLoader")
+        command.add_argument("--model", default="resnet18")
+        command.add_argument("--stem", default="standard")
+        if name == "step":
+            command.add_argument("--steps", type=int, default=60, help="in each round")
+            command.add_argument("--rounds", type=int, default=5)
+        else:
+            command.add_argument("--epochs", type=int, default=20)
+            command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+            command.add_argument("--held-out", choices=["val", "test"], default="test")
+            command.add_argument(
+                "--calm", action="store_true", help="let the loop's OpenMP threads sleep soon, as ours do"
+            )
+            command.add_argument("--checkpoint-every", type=int, default=1, help="of ours; the loop has none")
+    arguments = parser.parse_args()
+    gpu = f"{torch.cuda.get_device_name()}, " if getattr(arguments, "device", "cpu") != "cpu" else ""
+    cpu = cpu_model(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    print(
+        f"{gpu}{usable_cores()} cores of {cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"Python {sys.version.split()[0]}, load average {load}"
+    )
+    arguments.function(arguments)
+
+
+def in_fresh_process(function: Callable[..., T], *arguments: object, environment: Mapping[str, str]) -> T:
+    """Call a function in a process of its own, where nothing has been set up yet."""
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            return pool.submit(function, *arguments).result()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Return median, minimum and maximum."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+# ---------------------------------------------------------------------------------------------------------------- loop
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    epochs: list[float]
+    """Seconds of each epoch, evaluation included."""
+    trainings: list[float]
+    """Seconds of each epoch without its evaluation."""
+    total: float
+    """Seconds from the imports to the last evaluation."""
+    top1: float
+    """Of the last epoch, on the images held out."""
+
+
+def loop(arguments: argparse.Namespace) -> None:
+    """Whole trainings of both, with an evaluation behind each epoch."""
+    dataset = open_dataset(arguments.dataset)
+    held_out = getattr(dataset, arguments.held_out)
+    rows = [find_rows(arguments.folder, dataset.train, "train")]
+    rows.append(find_rows(arguments.folder, held_out, "test" if arguments.held_out == "test" else "train"))
+    images = len(dataset.train)
+    print(
+        f"{arguments.model}, {images} images of {dataset.card.image_size}x{dataset.card.image_size}, {len(held_out)} "
+        f"held out ({arguments.held_out}), {arguments.epochs} epochs in batches of {arguments.batch_size}; "
+        f"the loop: {arguments.workers} workers, images from {arguments.folder or 'memory'}, "
+        f"{'calm' if arguments.calm else 'as written'}; ours: a checkpoint every {arguments.checkpoint_every} epochs"
+    )
+    print(f"{'':5}seed  {'epoch, s':22}{'training alone, s':22}{'images/s':>9}{'total, s':>10}{'top-1 %':>9}")
+    runs: dict[str, list[Run]] = {"loop": [], "ours": []}
+    for number, seed in enumerate(arguments.seeds):
+        for name in ("loop", "ours") if number % 2 == 0 else ("ours", "loop"):
+            if name == "loop":
+                run = in_fresh_process(run_loop, arguments, seed, rows, environment=STAGE if arguments.calm else {})
+            else:
+                run = in_fresh_process(run_ours, arguments, seed, environment=STAGE)
+            runs[name].append(run)
+            print(
+                f"{name:5}{seed:4}  {spread(run.epochs, '.2f'):22}{spread(run.trainings, '.2f'):22}"
+                f"{images / statistics.median(run.trainings):9.0f}{run.total:10.1f}{100 * run.top1:9.2f}",
+                flush=True,
+            )
+    report_loop(runs)
+
+
+def report_loop(runs: dict[str, list[Run]]) -> None:
+    """Print how many times as fast ours is, and how far apart the accuracies are."""
+    for what, figure in (
+        ("an epoch", lambda run: statistics.median(run.epochs)),
+        ("training alone", lambda run: statistics.median(run.trainings)),
+        ("in all", lambda run: run.total),
+    ):
+        ratios = [figure(theirs) / figure(own) for theirs, own in zip(runs["loop"], runs["ours"], strict=True)]
+        print(f"{what}: {spread(ratios, '.2f')} times as fast as the loop, by seed")
+    top1 = {name: [100 * run.top1 for run in of_name] for name, of_name in runs.items()}
+    for name, figures in top1.items():
+        deviation = f"± {statistics.stdev(figures):.2f}" if len(figures) > 1 else "(one run)"
+        print(f"{name}: top-1 {statistics.mean(figures):.2f} % {deviation}")
+    print(f"ours - loop: {statistics.mean(top1['ours']) - statistics.mean(top1['loop']):+.2f} points")
+
+
+def find_rows(folder: Path | None, split: Split, part: str) -> list[int]:
+    """Return which images of a part of an image folder are those of a split, by pixels and class.
+
+    Of images that are equal to the pixel, as many as the split has are taken.
+    """
+    if folder is None:
+        return []
+    wanted = Counter(zip(split.digests.tolist(), split.labels.tolist(), strict=True))
+    rows = []
+    for row, (image, label) in enumerate(ImageFolder(str(folder / part))):
+        key = (hashlib.blake2b(np.asarray(image).tobytes(), digest_size=DIGEST_BYTES).digest(), label)
+        if wanted[key]:
+            wanted[key] -= 1
+            rows.append(row)
+    if missing := wanted.total():
+        sys.exit(
+            f"{folder / part} lacks {missing} of {len(split)} images: they must have data.image_size, and DATASET must "
+            "have been fetched on this machine, for versions of Pillow decode differently"
+        )
+    return rows
+
+
+class Decoded(Images[Any]):
+    """Images in memory, as `torchvision.datasets.CIFAR10` keeps and reads them."""
+
+    def __init__(self, split: Split, transform: Callable[[Image.Image], Any]) -> None:
+        self.images, self.labels, self.transform = np.array(split.images), split.labels.tolist(), transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        return self.transform(Image.fromarray(self.images[row])), self.labels[row]
+
+
+def images_of_loop(
+    split: Split, folder: Path | None, part: str, rows: list[int], steps: list[Callable[[Any], Any]]
+) -> Images[Any]:
+    """Return the images of a split as the loop reads them, with torchvision's transforms."""
+    if folder is None:
+        return Decoded(split, transforms.Compose(steps))
+    return Subset(ImageFolder(str(folder / part), transforms.Compose(steps)), rows)
+
+
+def normalization(card: DatasetCard) -> list[Callable[[Any], Any]]:
+    """Return torchvision's transforms of an image to evaluate on."""
+    return [transforms.ToTensor(), transforms.Normalize(*card.normalization)]
+
+
+def augmentation(card: DatasetCard) -> list[Callable[[Any], Any]]:
+    """Return torchvision's transforms of an image to train on."""
+    flip = [transforms.RandomHorizontalFlip()] if card.horizontal_flip else []
+    return [transforms.RandomCrop(card.image_size, padding=PADDING), *flip, *normalization(card)]
+
+
+def build(arguments: argparse.Namespace, card: DatasetCard, seed: int) -> nn.Module:
+    """Build the network with the same random weights for every way."""
+    torch.manual_seed(seed)
+    return build_model(arguments.model, arguments.stem, len(card.classes), card.image_size)
+
+
+def plain_sgd(model: nn.Module, fused: bool | None = None) -> torch.optim.Optimizer:
+    """Return the optimizer of the recipe."""
+    return torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, fused=fused)
+
+
+def run_loop(arguments: argparse.Namespace, seed: int, rows: list[list[int]]) -> Run:
+    """Train as the loop that people write."""
+    start = time.perf_counter()
+    dataset, device = open_dataset(arguments.dataset), torch.device(arguments.device)
+    held_out, part = getattr(dataset, arguments.held_out), "test" if arguments.held_out == "test" else "train"
+    model = build(arguments, dataset.card, seed).to(device)
+    options = loader_options(arguments)
+    train = images_of_loop(dataset.train, arguments.folder, "train", rows[0], augmentation(dataset.card))
+    test = images_of_loop(held_out, arguments.folder, part, rows[1], normalization(dataset.card))
+    train_loader, test_loader = DataLoader(train, shuffle=True, **options), DataLoader(test, **options)
+    optimizer = plain_sgd(model)
+    epochs, trainings, top1 = [], [], 0.0
+    for _ in range(arguments.epochs):
+        began = time.perf_counter()
+        for _ in loop_epoch(train_loader, model, optimizer, device):
+            pass
+        trainings.append(time.perf_counter() - began)
+        top1 = accuracy(test_loader, model, device)
+        epochs.append(time.perf_counter() - began)
+    return Run(epochs, trainings, time.perf_counter() - start, top1)
+
+
+def loader_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return batch size and workers, which are forked as is usual: in a spawned process, spawning is the default."""
+    workers, context = arguments.workers, "fork" if arguments.workers else None
+    return {"batch_size": arguments.batch_size, "num_workers": workers, "multiprocessing_context": context}
+
+
+def loop_epoch(
+    loader: DataLoader[Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> Iterator[None]:
+    """Train an epoch, and yield behind each step."""
+    criterion = nn.CrossEntropyLoss()
+    model.train()
+    running_loss, hits = 0.0, 0
+    for images, labels in loader:
+        images, labels = images.to(device), labels.to(device)
+        optimizer.zero_grad()
+        outputs = model(images)
+        loss = criterion(outputs, labels)
+        loss.backward()
+        optimizer.step()
+        running_loss += loss.item() * labels.size(0)
+        hits += (outputs.argmax(dim=1) == labels).sum().item()
+        yield
+
+
+@torch.no_grad()
+def accuracy(loader: DataLoader[Any], model: nn.Module, device: torch.device) -> float:
+    """Return top-1, as a fraction."""
+    model.eval()
+    hits, images = 0, 0
+    for batch, labels in loader:
+        predicted = model(batch.to(device)).argmax(dim=1)
+        hits += (predicted == labels.to(device)).sum().item()
+        images += labels.size(0)
+    return hits / images
+
+
+def train_params(batch_size: int, epochs: int = 1, seed: int = 0, checkpoint_every: int = 0) -> TrainParams:
+    """Return the loop's recipe; all else is as in params.yaml."""
+    return TrainParams(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=LR,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        decay_norm=True,
+        schedule="constant",
+        warmup_epochs=None,
+        label_smoothing=0.0,
+        ema_decay=0.0,
+        select="last",
+        crop_padding=PADDING,
+        horizontal_flip=None,
+        seed=seed,
+        checkpoint_every=checkpoint_every,
+        devices=1,
+        nodes=1,
+        threads=None,
+        precision=None,
+        sync_batchnorm=True,
+    )
+
+
+def run_ours(arguments: argparse.Namespace, seed: int) -> Run:
+    """Train as the stage `train` does, checkpoints included."""
+    start = time.perf_counter()
+    dataset, device = open_dataset(arguments.dataset), torch.device(arguments.device)
+    pick_device()  # which settles what kernels may be chosen
+    model = build(arguments, dataset.card, seed)
+    params = train_params(arguments.batch_size, arguments.epochs, seed, arguments.checkpoint_every)
+    recipe = Recipe(*dataset.card.normalization, dataset.card.horizontal_flip)
+    epochs, trainings, top1 = [], [], 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder), {})
+        began = time.perf_counter()
+        for epoch in fit(
+            model, dataset.train, getattr(dataset, arguments.held_out), recipe, params, device, ALONE, checkpoints
+        ):
+            epochs.append(time.perf_counter() - began)
+            trainings.append(len(dataset.train) / (epoch.images_per_second or 1))
+            top1 = epoch.val.top1
+            began = time.perf_counter()
+        total = time.perf_counter() - start
+    return Run(epochs, trainings, total, top1)
+
+
+# ---------------------------------------------------------------------------------------------------------------- step
+
+
+def step(arguments: argparse.Namespace) -> None:
+    """Steps of both, and the bare step on a batch in memory."""
+    rows = find_rows(arguments.folder, open_dataset(arguments.dataset).train, "train")
+    timed = in_fresh_process(time_steps, arguments, rows, environment=STAGE)
+    images = arguments.batch_size * arguments.steps
+    print(
+        f"{arguments.model}, batches of {arguments.batch_size}, {arguments.rounds} rounds of {arguments.steps} steps; "
+        f"the loop: {arguments.workers} workers, images from {arguments.folder or 'memory'}"
+    )
+    for name, seconds in timed.items():
+        print(
+            f"{name:35}{spread([images / one for one in seconds], '.0f'):26} images/s   "
+            f"{spread([1000 * one / arguments.steps for one in seconds], '.1f')} ms a step"
+        )
+    limit = min((name for name in timed if name.startswith("bare")), key=lambda name: statistics.median(timed[name]))
+    for other in (limit, "loop"):
+        ratios = [theirs / own for theirs, own in zip(timed[other], timed["ours"], strict=True)]
+        print(f"ours / {other}: {spread(ratios, '.3f')}, of the same rounds")
+
+
+def time_steps(arguments: argparse.Namespace, rows: list[int]) -> dict[str, list[float]]:
+    """Return the seconds of each round of each way; the order of the ways changes from round to round."""
+    dataset, device = open_dataset(arguments.dataset), torch.device(arguments.device)
+    pick_device()
+    precise, fast = torch.contiguous_format, torch.channels_last
+    types = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if device.type == "cuda" else {})
+    ways: dict[str, Iterator[None]] = {}
+    for name, dtype in types.items():
+        ways[f"bare, {name}, contiguous, fused"] = bare_steps(arguments, dataset, device, precise, dtype, True)
+        ways[f"bare, {name}, channels_last, plain"] = bare_steps(arguments, dataset, device, fast, dtype, None)
+        ways[f"bare, {name}, channels_last, fused"] = bare_steps(arguments, dataset, device, fast, dtype, True)
+    ways["ours"] = our_steps(arguments, dataset, device)
+    ways["loop"] = loop_steps(arguments, dataset, device, rows)
+
+    def seconds(name: str, steps: int) -> float:
+        torch.use_deterministic_algorithms(name == "ours", warn_only=True)  # as the stage has it; the others have not
+        started = time.perf_counter()
+        for _ in islice(ways[name], steps):
+            pass
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    timed: dict[str, list[float]] = {name: [] for name in ways}
+    for name in ways:
+        seconds(name, max(5, arguments.steps // 6))  # kernels are chosen, workers started, the CUDA graph recorded
+    for turn in range(arguments.rounds):
+        for name in list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]:
+            timed[name].append(seconds(name, arguments.steps))
+    return timed
+
+
+def bare_steps(
+    arguments: argparse.Namespace,
+    dataset: Dataset,
+    device: torch.device,
+    memory_format: torch.memory_format,
+    dtype: torch.dtype,
+    fused: bool | None,
+) -> Iterator[None]:
+    """Train on one batch that is ready for the network, and yield behind each step."""
+    card = dataset.card
+    stored = torch.from_numpy(np.array(dataset.train.images[: arguments.batch_size]))
+    images = to_input(stored, *card.normalization).to(device, memory_format=memory_format)
+    labels = torch.from_numpy(np.array(dataset.train.labels[: arguments.batch_size])).to(device)
+    model = build(arguments, card, 0).to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    optimizer = plain_sgd(model, fused)
+    model.train()
+    while True:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            outputs = model(images)
+        nn.functional.cross_entropy(outputs.float(), labels).backward()
+        optimizer.step()
+        yield
+
+
+def our_steps(arguments: argparse.Namespace, dataset: Dataset, device: torch.device) -> Iterator[None]:
+    """Train as `ptqflow.training.fit` does, epoch behind epoch, and yield behind each step."""
+    card, params = dataset.card, train_params(arguments.batch_size)
+    recipe = Recipe(*card.normalization, card.horizontal_flip)
+    trainer = Trainer(build(arguments, card, 0), recipe, params, ALONE, device)
+    batches = Batches(dataset.train, params.batch_size, ALONE, device)
+    trainer.model.train()
+    for epoch in count(1):
+        draws = draw_epoch(batches.images, params.crop_padding, recipe.horizontal_flip, params.seed, epoch)
+        figures = torch.zeros(len(batches), 2, device=device)
+        for number, batch in enumerate(batches.epoch(draws), 1):
+            figures[number - 1].copy_(trainer.step(batch, (epoch - 1) * len(batches) + number, params.lr))
+            if number % LOOK_EVERY == 0 or number == len(batches):
+                figures.double().cpu()
+            yield
+
+
+def loop_steps(
+    arguments: argparse.Namespace, dataset: Dataset, device: torch.device, rows: list[int]
+) -> Iterator[None]:
+    """Train as the loop, epoch behind epoch, and yield behind each step."""
+    images = images_of_loop(dataset.train, arguments.folder, "train", rows, augmentation(dataset.card))
+    loader = DataLoader(images, shuffle=True, **loader_options(arguments))
+    model = build(arguments, dataset.card, 0).to(device)
+    optimizer = plain_sgd(model)
+    while True:
+        yield from loop_epoch(loader, model, optimizer, device)
+
+
+# --------------------------------------------------------------------------------------------------------------- input
+
+
+def input_path(arguments: argparse.Namespace) -> None:
+    """From images in memory to augmented, normalized batches, on one core."""
+    timed = in_fresh_process(time_inputs, arguments, environment=STAGE)
+    print(f"batches of {arguments.batch_size}, {arguments.rounds} rounds of {arguments.images} images, one core")
+    for name, seconds in timed.items():
+        print(f"{name:45}{spread([arguments.images / one for one in seconds], '.0f')} images/s")
+    for own in (name for name in timed if name.startswith("ours")):
+        for other in (name for name in timed if name.startswith("torchvision")):
+            ratios = [theirs / mine for theirs, mine in zip(timed[other], timed[own], strict=True)]
+            print(f"{own} / {other}: {spread(ratios, '.1f')}, of the same rounds")
+
+
+def time_inputs(arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Return the seconds of each round of each way."""
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # the thread that reads ahead shares the core
+    torch.set_num_threads(1)
+    dataset = open_dataset(arguments.dataset)
+    arguments.images = min(arguments.images, len(dataset.train))
+    transform = transforms.Compose(augmentation(dataset.card))
+    some = np.random.default_rng(0).permutation(len(dataset.train))[: arguments.images]
+    decoded = [Image.fromarray(dataset.train.images[row]) for row in some]
+    in_memory = Split(np.array(dataset.train.images), np.array(dataset.train.labels), dataset.train.digests)
+
+    def torchvision_images() -> None:
+        for image in decoded:
+            transform(image)
+
+    def torchvision_batches() -> None:
+        for start in range(0, len(decoded), arguments.batch_size):
+            torch.stack([transform(image) for image in decoded[start : start + arguments.batch_size]])
+
+    ways: dict[str, Callable[[], None]] = {
+        "torchvision, image by image": torchvision_images,
+        "torchvision, stacked to batches": torchvision_batches,
+        "ours, images mapped from the disk": lambda: our_inputs(arguments, dataset.train, dataset.card),
+        "ours, images in memory": lambda: our_inputs(arguments, in_memory, dataset.card),
+    }
+    timed: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(arguments.rounds + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            timed[name].append(time.perf_counter() - started)
+    return {name: seconds[1:] for name, seconds in timed.items()}
+
+
+def our_inputs(arguments: argparse.Namespace, split: Split, card: DatasetCard) -> None:
+    """Make the first batches of an epoch, as `Batches` and `Trainer` do."""
+    batches = Batches(split, arguments.batch_size, ALONE, torch.device("cpu"))
+    draws = draw_epoch(len(split), PADDING, card.horizontal_flip, 0, 1)
+    left = arguments.images
+    for batch in batches.epoch(draws):
+        images = crop_and_flip(batch.images, batch.places, batch.mirrored, PADDING)
+        to_input(images, *card.normalization, torch.channels_last)
+        left -= len(images)
+        if left <= 0:
+            break
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+
+
+def memory(arguments: argparse.Namespace) -> None:
+    """Memory that a training takes whose images are more than it."""
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        path = Path(folder) / "images.npy"
+        images = write_images(path, arguments)
+        print(
+            f"{images} images of {arguments.image_size}x{arguments.image_size}, {path.stat().st_size / MIB:.0f} MiB "
+            f"in {folder}, batches of {arguments.batch_size}, {arguments.steps} steps"
+        )
+        print(f"{'resident, MiB':36}{'before':>8}{'peak':>8}{'of files':>10}{'of no file':>12}{'images/s':>10}")
+        for name, watch, lets_go in (
+            ("training", watch_training, True),
+            ("training, keeping what it has read", watch_training, False),
+            ("one evaluation", watch_evaluation, True),
+        ):
+            try:
+                with control_group(arguments.limit_gib) as group:
+                    peak = in_fresh_process(watch, arguments, path, lets_go, group, environment=STAGE)
+            except RuntimeError as error:  # killed, or torch got no more
+                print(f"{name:36}{error or type(error).__name__}")
+                continue
+            print(
+                f"{name:36}{peak['before']:8.0f}{peak['VmHWM']:8.0f}{peak['RssFile']:10.0f}{peak['RssAnon']:12.0f}"
+                f"{peak['rate']:10.0f}   {peak['limited']}",
+                flush=True,
+            )
+
+
+def write_images(path: Path, arguments: argparse.Namespace) -> int:
+    """Write random images to the disk, out of the page cache, and return how many."""
+    shape = (arguments.image_size, arguments.image_size, 3)
+    images = int(arguments.gib * GIB) // int(np.prod(shape))
+    generator = np.random.default_rng(0)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (images, *shape)})
+        left = images * int(np.prod(shape))
+        while left:
+            left -= file.write(generator.bytes(min(left, 64 * MIB)))
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return images
+
+
+def watch_training(
+    arguments: argparse.Namespace, path: Path, lets_go: bool, group: Path | None
+) -> dict[str, float | str]:
+    """Train a small network, and return resident MiB before and at their peaks, and images a second."""
+    if not lets_go:
+        del mmap.MADV_DONTNEED  # without which `Batches` keeps what it has read
+    limited = limit_memory(arguments.limit_gib, group)
+    split, model, recipe = map_images(path)
+    params, device = train_params(arguments.batch_size), torch.device("cpu")
+    trainer = Trainer(model, recipe, params, ALONE, device)
+    batches = Batches(split, params.batch_size, ALONE, device)
+    epochs = (batches.epoch(draw_epoch(len(split), PADDING, True, 0, epoch)) for epoch in count(1))
+    steps = islice(chain.from_iterable(epochs), arguments.steps)
+
+    def train() -> None:
+        for step, batch in enumerate(steps, 1):
+            trainer.step(batch, step, LR)
+
+    figures = watch(train)
+    return {**figures, "rate": arguments.steps * params.batch_size / figures["seconds"], "limited": limited}
+
+
+def watch_evaluation(arguments: argparse.Namespace, path: Path, _: bool, group: Path | None) -> dict[str, float | str]:
+    """Evaluate a small network on all images, and return the same figures."""
+    limited = limit_memory(arguments.limit_gib, group)
+    split, model, recipe = map_images(path)
+    figures = watch(lambda: compute_logits(model, split, recipe.mean, recipe.std, 256, "val"))
+    return {**figures, "rate": len(split) / figures["seconds"], "limited": limited}
+
+
+def map_images(path: Path) -> tuple[Split, nn.Module, Recipe]:
+    """Return the images, as `open_dataset` does, and a small network for them."""
+    images = np.load(path, mmap_mode="r")
+    labels = np.random.default_rng(0).integers(0, 10, len(images))
+    convolution = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU())
+    model = nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    recipe = Recipe((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), True)
+    return Split(images, labels, np.empty(0, f"V{DIGEST_BYTES}")), model, recipe
+
+
+def watch(work: Callable[[], object]) -> dict[str, float]:
+    """Return the resident MiB before and at their peaks while a function runs, and its seconds."""
+    before = resident()["VmRSS"]
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM is the peak from here on
+    peak, done = {"RssFile": 0.0, "RssAnon": 0.0}, Event()
+
+    def look() -> None:
+        while not done.wait(0.005):
+            now = resident()
+            peak.update({name: max(highest, now[name]) for name, highest in peak.items()})
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        started = time.perf_counter()
+        try:
+            work()
+        finally:
+            done.set()
+        seconds = time.perf_counter() - started
+        looking.result()
+    return {**peak, "VmHWM": resident()["VmHWM"], "before": before, "seconds": seconds}
+
+
+def resident() -> dict[str, float]:
+    """Return what Linux says of this process's memory, in MiB."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    fields = (line.split() for line in lines if line.startswith(("VmHWM", "VmRSS", "RssFile", "RssAnon")))
+    return {name.rstrip(":"): int(kib) / 1024 for name, kib, _ in fields}
+
+
+@contextlib.contextmanager
+def control_group(gib: float | None) -> Iterator[Path | None]:
+    """Make a control group (v2) with so much memory below our own, or yield None where that is not to be had."""
+    own = Path("/proc/self/cgroup").read_text(encoding="utf-8").partition("0::/")[2].strip()
+    parent = Path("/sys/fs/cgroup") / own
+    handed_down = parent / "cgroup.subtree_control"
+    if gib is None or not handed_down.exists() or "memory" not in handed_down.read_text(encoding="ascii").split():
+        yield None
+        return
+    group = parent / f"ptqflow-benchmark-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.max").write_text(str(int(gib * GIB)), encoding="ascii")
+        yield group
+    finally:
+        group.rmdir()
+
+
+def limit_memory(gib: float | None, group: Path | None) -> str:
+    """Limit this process to a control group, else what it has in no file, as `ulimit -d` does; say what was done."""
+    if gib is None:
+        return "no limit"
+    if group:
+        (group / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
+        return f"limit {gib:g} GiB, page cache included"
+    resource.setrlimit(resource.RLIMIT_DATA, (int(gib * GIB), int(gib * GIB)))
+    return f"limit {gib:g} GiB of what is in no file; no control group (v2) to limit pages of files"
+
+
+if __name__ == "__main__":
+    main()
