@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,53 @@ def test_an_experiment_in_a_copy_names_the_repository_where_it_looked(
 @pytest.mark.parametrize("path", ["nowhere", "no/where.tar", "~no-such-user/photos"])
 def test_a_missing_data_path_is_named(path: str, tmp_path: Path) -> None:
     assert f"data.path: {path} does not exist (looked in {tmp_path})" in refusal(path)
+
+
+def test_a_data_path_that_is_neither_file_nor_folder_is_named(tmp_path: Path) -> None:
+    os.mkfifo("pipe")
+    assert refusal("pipe") == f"data.path: {tmp_path}/pipe is neither a file nor a folder; give a folder or an archive"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda odd: odd.symlink_to("nowhere"), "is a link that leads nowhere; mend or remove it"),
+        (lambda odd: odd.symlink_to("odd"), "is a link that leads nowhere; mend or remove it"),
+        (os.mkfifo, "is neither a file nor a folder; remove it"),
+    ],
+    ids=["dangling link", "link to itself", "FIFO"],
+)
+def test_what_dvc_fails_on_or_waits_for_is_named_before_it_is_linked(
+    make: Callable[[Path], None], words: str, tmp_path: Path
+) -> None:
+    write("photos/cat/1.png")
+    make(Path("photos/cat/odd"))
+    assert refusal("photos") == f"data.path: {tmp_path}/photos/cat/odd {words}"
+
+
+@pytest.mark.parametrize("name", [".dvcignore", "cat/.dvcignore", "cat/.dvc/config"])
+def test_what_keeps_files_from_dvc_is_named(name: str, tmp_path: Path) -> None:
+    write("photos/cat/1.png")
+    write(f"photos/{name}")
+    odd = name.removesuffix("/config")
+    assert f"data.path: {tmp_path}/photos/{odd} keeps files beside it from DVC; remove it, or" in refusal("photos")
+
+
+def test_links_to_files_and_what_dvc_leaves_out_itself_do_no_harm() -> None:
+    write("photos/cat/1.png")
+    for name in (".git", ".dvc/tmp/exps/.dvc"):
+        write(f"photos/{name}/.dvcignore")
+    Path("photos/cat/2.png").symlink_to("1.png")
+    Path("photos/dog").symlink_to("cat")
+    link_inputs(data("photos"), model())
+    assert (DATA / "cat/2.png").read_text() == "content"
+
+
+def test_weights_that_are_a_folder_are_named(tmp_path: Path) -> None:
+    Path("weights").mkdir()
+    assert refusal(weights="weights") == (
+        f"model.weights: {tmp_path}/weights is not a file; give a .pt or .safetensors file"
+    )
 
 
 @pytest.mark.parametrize("weights", ["nowhere.pt", "no/where", "~no-such-user/weights.pt"])

@@ -127,7 +127,7 @@ def confusion_rows(logits: Tensor, labels: NDArray[np.int64], classes: Sequence[
 
 
 def per_class_rows(logits: Tensor, labels: NDArray[np.int64], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return precision, recall and F1 of each class as fractions, and its number of images."""
+    """Return precision, recall and F1 of each class that has images as fractions, and their number."""
     from sklearn.metrics import precision_recall_fscore_support
 
     figures = precision_recall_fscore_support(
@@ -142,4 +142,5 @@ def per_class_rows(logits: Tensor, labels: NDArray[np.int64], classes: Sequence[
             "images": int(images),
         }
         for name, precision, recall, f1, images in zip(classes, *figures, strict=True)
+        if images
     ]

@@ -3,11 +3,12 @@
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from ptqflow.artifacts import write_text
 from ptqflow.data.params import DataParams
-from ptqflow.errors import DataError, ModelError, ParamsError
+from ptqflow.errors import DataError, ModelError
 from ptqflow.inputs import CODE, DATA, WEIGHTS
 from ptqflow.models.params import ModelParams
 
@@ -16,11 +17,11 @@ def link_inputs(data: DataParams, model: ModelParams) -> None:
     """Link `data.path`, `model.weights` and the module of `model.name`.
 
     Raises:
-        DataError: `data.path` does not exist.
+        DataError: `data.path` does not exist, or holds what DVC cannot hash or leaves out.
         ModelError: `model.weights` is neither a file nor published weights of the architecture, or there is no such
             module.
     """
-    data_path = _existing("data.path", data.path, DataError) if data.path else None
+    data_path = _find_data(data.path) if data.path else None
     weights = _find_weights(model) if model.weights else None
     code = _find_module(model.name.partition(":")[0]) if model.is_user_code else None
     _link(DATA, data_path)
@@ -62,18 +63,50 @@ def _find(path: str) -> Path | None:
     return next((root / expanded for root in _roots() if (root / expanded).exists()), None)
 
 
-def _existing(key: str, path: str, error: type[ParamsError] | type[DataError]) -> Path:
+def _find_data(path: str) -> Path:
     found = _find(path)
     if found is None:
-        raise error(
-            f"{key}: {path} does not exist (looked in {_roots()[-1]}); give a path to a file or folder that does"
+        raise DataError(
+            f"data.path: {path} does not exist (looked in {_roots()[-1]}); give a path to a file or folder that does"
         )
+    if found.is_dir():
+        _require_hashable(found)
+    elif not found.is_file():
+        raise DataError(f"data.path: {found} is neither a file nor a folder; give a folder or an archive")
     return found
+
+
+def _require_hashable(root: Path) -> None:
+    """Refuse what DVC fails on without naming the key, waits for without end, or leaves out while `fetch` reads it.
+
+    Links to folders, which DVC leaves out too, are for `fetch` to name.
+    """
+    for entry in _entries(str(root)):
+        if entry.name == ".dvcignore" or (entry.name == ".dvc" and Path(entry.path).parent != root):
+            raise DataError(
+                f"data.path: {entry.path} keeps files beside it from DVC; remove it, or set data.path to a folder "
+                "without one"
+            )
+        if entry.is_symlink() and not Path(entry.path).exists():
+            raise DataError(f"data.path: {entry.path} is a link that leads nowhere; mend or remove it")
+        if not (entry.is_file() or entry.is_dir()):
+            raise DataError(f"data.path: {entry.path} is neither a file nor a folder; remove it")
+
+
+def _entries(folder: str) -> Iterator["os.DirEntry[str]"]:
+    """Yield all below a folder but what is in folders that DVC leaves out, without asking the system of each."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry
+            if entry.is_dir(follow_symlinks=False) and entry.name not in (".git", ".hg", ".dvc"):
+                yield from _entries(entry.path)
 
 
 def _find_weights(model: ModelParams) -> Path:
     assert model.weights is not None
     if found := _find(model.weights):
+        if not found.is_file():
+            raise ModelError(f"model.weights: {found} is not a file; give a .pt or .safetensors file")
         return found
     if model.is_user_code or "/" in model.weights or "." in model.weights:
         raise ModelError(

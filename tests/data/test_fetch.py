@@ -142,7 +142,7 @@ def test_equal_params_give_equal_bytes_and_another_seed_other_splits(given: Path
 def test_a_refused_source_keeps_the_old_data_set(given: Path) -> None:
     fetch(data_params(), given, OUT)
     before = contents(OUT)
-    with pytest.raises(DataError, match=r"data.val_fraction: 4 images cannot be split"):
+    with pytest.raises(DataError, match=r"data.val_fraction=0.2 divides 4 images into 3 and 1"):
         fetch(data_params(), write_folder(Path("few"), image_files(2, 1)), OUT)
     assert contents(OUT) == before
     assert not Path(".dataset.partial").exists()

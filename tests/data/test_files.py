@@ -14,6 +14,10 @@ from ptqflow.data.files import list_files, read_files
 from ptqflow.errors import DataError
 
 GIVEN = Path("given")
+COMPRESSED = {
+    "tar.bz2": lambda path, files: write_tar(path, files, "w:bz2"),
+    **{kind: write for kind, write in ARCHIVE_WRITERS.items() if kind != "tar"},
+}
 ODD_NAMES = {"train/Ünïcode class/a b.png": b"1", "train/<script>/'quoted'.png": b"2", "train/a,b/\t.png": b"3"}
 
 
@@ -80,7 +84,16 @@ def test_a_link_to_a_folder_is_refused_rather_than_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil.png", "train/../../evil.png", "/etc/evil.png", "..\\evil.png", "C:/evil.png", "C:\\evil.png"]
+    "name",
+    [
+        "../evil.png",
+        "train/../../evil.png",
+        "/etc/evil.png",
+        "..\\evil.png",
+        "C:/evil.png",
+        "C:\\evil.png",
+        "C:evil/0.png",
+    ],
 )
 @pytest.mark.parametrize("write", [write_tar, write_zip])
 def test_a_name_that_leads_out_is_refused_before_anything_is_read(
@@ -99,6 +112,15 @@ def test_a_link_in_a_tar_is_refused(kind: bytes, target: str) -> None:
         link.type, link.linkname = kind, target
         archive.addfile(link)
     assert f"'train/cat/1.png' is a link (to '{target}'); pack plain files" in refusal()
+
+
+@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
+def test_a_device_in_a_tar_is_refused_rather_than_left_out(kind: bytes) -> None:
+    with tarfile.open(GIVEN, "w") as archive:
+        device = tarfile.TarInfo("train/cat/1.png")
+        device.type = kind
+        archive.addfile(device)
+    assert "'train/cat/1.png' is neither a file nor a folder; pack plain files" in refusal()
 
 
 def test_a_link_in_a_zip_is_refused() -> None:
@@ -152,18 +174,38 @@ def test_a_truncated_archive_is_refused(kind: str, kept: float) -> None:
     assert "cannot be read as a .tar, .tar.gz, .tar.xz or .zip archive (" in refusal()
 
 
-@pytest.mark.parametrize("kind", ARCHIVE_WRITERS)
-def test_an_archive_cut_off_at_any_byte_is_refused_or_has_lost_nothing(kind: str) -> None:
+@pytest.mark.parametrize("kind", COMPRESSED)
+def test_a_compressed_archive_cut_off_at_any_byte_is_refused(kind: str) -> None:
+    data = COMPRESSED[kind](GIVEN, {f"train/cat/{i}.png": b"abc" for i in range(3)}).read_bytes()
+    for length in range(len(data)):
+        GIVEN.write_bytes(data[:length])
+        refusal()
+
+
+def test_a_tar_cut_off_at_any_byte_is_refused_or_has_lost_nothing() -> None:
     files = {f"train/cat/{i}.png": b"abc" for i in range(3)}
-    data = ARCHIVE_WRITERS[kind](GIVEN, files).read_bytes()
+    data = write_tar(GIVEN, files).read_bytes()
     refused = 0
-    for length in range(0, len(data), 30 if kind == "tar" else 1):
+    for length in range(0, len(data), 30):
         GIVEN.write_bytes(data[:length])
         try:
             assert read_all(GIVEN) == files
         except DataError:
             refused += 1
     assert refused > 100
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tar.xz"])
+def test_a_checksum_that_does_not_fit_is_found(kind: str) -> None:
+    data = bytearray(COMPRESSED[kind](GIVEN, {"train/cat/0.png": b"abc"}).read_bytes())
+    data[-8] ^= 1  # of gzip, the first byte of the CRC; of xz, one of the CRC of the index
+    GIVEN.write_bytes(data)
+    assert "cannot be read as" in refusal()
+
+
+def test_a_tar_whose_first_name_begins_as_a_compressed_file_is_none() -> None:
+    write_tar(GIVEN, {"BZhang/0.png": b"1"})
+    assert read_all(GIVEN) == {"BZhang/0.png": b"1"}
 
 
 @pytest.mark.parametrize("damage", ["cut before it", "cut in it", "overwritten"])

@@ -206,6 +206,16 @@ def test_limit_keeps_a_stratified_subset_that_the_seed_draws_and_decodes_no_more
 
 
 def test_a_limit_too_small_for_every_class_is_told() -> None:
-    assert "data.limit: 40 images cannot be split so that each class is in both parts" in refusal(
-        image_files(10, 10, tuple("abcd")), limit=2
+    assert "data.limit=2 divides 40 images into 2 and 38, and each part needs 4 or more, for there are 4 classes" in (
+        refusal(image_files(10, 10, tuple("abcd")), limit=2)
+    )
+
+
+@pytest.mark.parametrize(("split", "least"), [("train/", 2), ("", 3)])
+def test_a_limit_keeps_an_image_of_each_class_for_each_split_that_is_drawn(split: str, least: int) -> None:
+    files = {f"{split}{label}/{i}.png": png(i) for label in ("cat", "dog") for i in range(10)}
+    files |= {f"test/{label}/0.png": png(0) for label in ("cat", "dog")} if split else {}
+    assert len(load(files, limit=2 * least).train) == 2 * least
+    assert f"data.limit={2 * least - 2} keeps {least - 1} of the images of the class 'cat', and {least} are needed" in (
+        refusal(files, limit=2 * least - 2)
     )

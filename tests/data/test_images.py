@@ -166,6 +166,12 @@ def unknown_dds() -> bytes:
     return bytes(data)
 
 
+def damaged_spider() -> bytes:
+    data = bytearray(encode(plain("F", 77), "SPIDER"))
+    data[26 * 4 : 27 * 4] = struct.pack("=f", 1)  # an image of a stack that there is not
+    return bytes(data)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -176,6 +182,7 @@ def unknown_dds() -> bytes:
         pytest.param(encode(plain("RGB", RED), "BMP")[:-50], "truncated", id="BMP, truncated"),
         pytest.param(png(0)[:60] + b"damage" + png(0)[66:], "", id="PNG, damaged"),
         pytest.param(unknown_dds(), "pixel format", id="DDS, unknown format"),
+        pytest.param(damaged_spider(), "stkoffset", id="SPIDER, an error of the plugin itself"),
         pytest.param(bomb(), "exceeds limit", id="decompression bomb"),
         pytest.param(encode(plain("F", 0.5), "TIFF"), "values are floats, whose range is not known", id="F, 0 to 1"),
         pytest.param(encode(plain("F", 77), "TIFF"), "save it with 8 or 16 bits", id="F, 0 to 255"),

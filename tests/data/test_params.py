@@ -26,6 +26,7 @@ def read(**changes: object) -> DataParams:
         ("val_fraction", 0.001),
         ("test_fraction", 0.999),
         ("seed", 0),
+        ("seed", 2**32 - 1),
         ("on_bad_image", "skip"),
     ],
 )
@@ -38,6 +39,7 @@ def test_the_ends_of_what_is_allowed_are_allowed(key: str, value: object) -> Non
     [
         ("name", "mnist", "data.name is 'mnist': input should be 'digits', 'cifar10', 'cifar100', 'fashion_mnist' or"),
         ("path", 7, "data.path is 7: input should be a valid string"),
+        ("path", "", "data.path is '': string should have at least 1 character"),
         ("image_size", 7, "data.image_size is 7: input should be greater than or equal to 8"),
         ("image_size", 4097, "data.image_size is 4097: input should be less than or equal to 4096"),
         ("image_size", 32.0, "data.image_size is 32.0: input should be a valid integer"),
@@ -46,6 +48,7 @@ def test_the_ends_of_what_is_allowed_are_allowed(key: str, value: object) -> Non
         ("val_fraction", 1, "data.val_fraction is 1: input should be less than 1"),
         ("test_fraction", -0.1, "data.test_fraction is -0.1: input should be greater than 0"),
         ("seed", -1, "data.seed is -1: input should be greater than or equal to 0"),
+        ("seed", 2**32, "data.seed is 4294967296: input should be less than 4294967296"),
         ("on_bad_image", "ignore", "data.on_bad_image is 'ignore': input should be 'error' or 'skip'"),
     ],
 )

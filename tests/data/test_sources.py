@@ -158,12 +158,12 @@ def test_fashion_mnist_is_found_at_data_path() -> None:
 
 
 def test_images_of_a_torchvision_set_are_mapped_and_only_as_many_as_the_limit() -> None:
-    write_fashion_mnist(GIVEN)
-    source = load("fashion_mnist", GIVEN, image_size=28, limit=10)
+    write_fashion_mnist(GIVEN, count=40)
+    source = load("fashion_mnist", GIVEN, image_size=28, limit=20)
     for pool in (source.train, source.test):
         assert isinstance(pool.pixels, np.memmap)
         assert not pool.pixels.flags.writeable
-        assert pool.pixels.shape == (10, 28, 28, 3)
+        assert pool.pixels.shape == (20, 28, 28, 3)
 
 
 def test_memory_does_not_grow_with_the_scaled_images() -> None:

@@ -1,5 +1,8 @@
+import json
 import os
 import pickle
+import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,8 +136,25 @@ def test_of_many_misfits_some_of_each_kind_are_shown_and_all_counted(network: nn
     assert str(refusal.value).endswith(
         "2 of another shape: bn1.weight (1,), not (8,), conv1.weight (1,), not (8, 3, 3, 3); "
         "10 missing: bn1.bias, bn1.running_mean, bn1.running_var and 7 more; "
-        "14 unexpected: module.conv1.weight, module.bn1.weight, module.bn1.bias and 11 more"
+        "14 unexpected: module.conv1.weight, module.bn1.weight, module.bn1.bias and 11 more; "
+        "strip module. from the names, which a wrapper around the model put there"
     )
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_the_prefix_of_a_wrapper_is_named(network: nn.Module, path: Path, prefix: str) -> None:
+    torch.save({f"{prefix}{name}": tensor for name, tensor in network.state_dict().items()}, path)
+
+    with pytest.raises(ModelError, match=rf"strip {re.escape(prefix)} from the names, which a wrapper"):
+        load_checkpoint(network, path, len(CLASSES))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_weights_that_are_no_floats_are_refused(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
+    torch.save(network.state_dict() | {"conv2.weight": torch.ones(8, 8, 3, 3, dtype=dtype)}, path)
+
+    with pytest.raises(ModelError, match=rf"1 of another type: conv2.weight {dtype}, not torch.float32$"):
+        load_checkpoint(network, path, len(CLASSES))
 
 
 def test_weights_of_a_refused_checkpoint_change_nothing(network: nn.Module, path: Path) -> None:
@@ -198,6 +218,49 @@ def test_a_value_that_is_not_finite_in_float32_is_refused_by_name(path: Path, va
     torch.save({"good": torch.ones(3), "bad.weight": torch.tensor([0, value], dtype=dtype)}, path)
 
     assert "bad.weight holds NaN or infinity" in refuse(path)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, of what is in beta state or deprecated
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: torch.eye(3).to_sparse(), "torch.float32, torch.sparse_coo, on cpu"),
+        (lambda: torch.eye(3).to_sparse_csr(), "torch.float32, torch.sparse_csr, on cpu"),
+        (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "torch.float32, torch.strided, on cpu"),
+        (lambda: torch.ones(3, device="meta"), "torch.float32, torch.strided, on meta"),
+        (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "torch.qint8, torch.strided, on cpu"),
+        (lambda: torch.ones(3, dtype=torch.complex64), "torch.complex64, torch.strided, on cpu"),
+        (lambda: torch.ones(3).to(torch.float8_e4m3fn), "torch.float8_e4m3fn, torch.strided, on cpu"),
+    ],
+)
+def test_a_tensor_that_is_not_dense_real_and_in_memory_is_refused_by_name(
+    path: Path, make: Callable[[], Tensor], words: str
+) -> None:
+    torch.save({"good": torch.ones(3), "bad.weight": make()}, path)
+
+    assert f"bad.weight is a tensor of {words}; save a dense one of floats on the CPU" in refuse(path)
+
+
+def test_keys_that_are_no_names_are_refused(path: Path) -> None:
+    torch.save({0: torch.ones(3)}, path)
+
+    assert "has the key 0, which is no name; save model.state_dict() alone" in refuse(path)
+
+
+def test_a_safetensors_file_of_numbers_that_torch_lacks_is_refused(path: Path) -> None:
+    header = json.dumps({"weight": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [0, 3]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(3))
+
+    assert "holds numbers of the type F6_E2M3; save floats of 16 bits or more" in refuse(path)
+
+
+def test_a_damaged_safetensors_file_tells_how_to_get_another(path: Path) -> None:
+    save_safetensors({"weight": torch.ones(3)}, path)
+    path.write_bytes(path.read_bytes()[:-1])
+
+    assert refuse(path).endswith(
+        "; copy it again, or save it anew: safetensors.torch.save_file(model.state_dict(), path)"
+    )
 
 
 class Attack:

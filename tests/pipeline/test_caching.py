@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from data.samples import image_files, png, write_folder
 from PIL import Image
 from pipeline.repository import Repository
 
@@ -116,6 +117,18 @@ def test_changed_bytes_at_data_path_rerun_from_fetch_and_the_same_bytes_elsewher
     _image_archive(moved, seed=1)
     assert repository.run("dvc", "repro").ran[:2] == ["inputs", "fetch"]
     assert repository.run("dvc", "repro").ran == []
+
+
+@pytest.mark.parametrize("name", ["train/cat/new.partial", "train/__pycache__/0.png", "train/cat/__pycache__/0.png"])
+def test_dvc_hashes_every_file_of_the_users_that_fetch_reads(repository: Repository, name: str) -> None:
+    photos = write_folder(repository.path.parent / "photos", image_files(classes=("__pycache__", "cat")))
+    repository.set_params({"data": {"name": "image_folder", "path": str(photos)}})
+    repository.run("dvc", "repro", "fetch")
+
+    (photos / name).parent.mkdir(exist_ok=True)
+    (photos / name).write_bytes(png(99))
+
+    assert repository.run("dvc", "repro", "fetch").ran == ["inputs", "fetch"]
 
 
 @pytest.mark.slow

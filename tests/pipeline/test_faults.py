@@ -35,10 +35,11 @@ def assert_one_clear_line(result: Result, *words: str) -> None:
         ("data", "name", "mnist", ("data.name", "'mnist'", "'cifar10'")),
     ],
 )
-def test_a_bad_param_is_one_line_that_names_it_and_costs_nothing_that_was_there(
+def test_a_bad_param_is_one_line_that_names_it_and_corrected_all_comes_back_without_a_stage_running_again(
     repository: Repository, section: str, key: str, value: object, words: tuple[str, ...]
 ) -> None:
     before = repository.contents("data", "models", "metrics")
+    good = repository.read("params.yaml")
     stages = list(STAGES)
     outputs = {stage: repository.contents(*outputs_of(stage)) for stage in stages}
     repository.set_params({section: {key: value}})
@@ -50,10 +51,20 @@ def test_a_bad_param_is_one_line_that_names_it_and_costs_nothing_that_was_there(
     assert failed == "inputs" or repository.contents(*outputs_of(failed)) == {}, "dvc clears them, but for the links"
     for stage in stages[stages.index(failed) + 1 :]:
         assert repository.contents(*outputs_of(stage)) == outputs[stage], f"{stage} was not reached"
-    repository.run("git", "checkout", ".")
-    repository.run("dvc", "checkout")
-    assert repository.contents("data", "models", "metrics") == before
+    (repository.path / "params.yaml").write_text(good)
     assert set(repository.run("dvc", "repro").ran) <= {"inputs"}
+    assert repository.contents("data", "models", "metrics") == before
+
+
+def test_a_named_pipe_behind_data_path_is_told_before_dvc_waits_for_it(repository: Repository) -> None:
+    folder = repository.path.parent / "photos/cat"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "pipe")
+    repository.set_params({"data": {"name": "image_folder", "path": str(folder.parent)}})
+
+    result = repository.try_run("dvc", "repro")
+
+    assert_one_clear_line(result, f"inputs: data.path: {folder}/pipe is neither a file nor a folder; remove it")
 
 
 def test_a_misspelt_key_on_the_command_line_is_refused(repository: Repository) -> None:

@@ -21,6 +21,7 @@ from ptqflow.training.params import TrainParams
         ("crop_padding", "257"),
         ("horizontal_flip", "sometimes"),
         ("seed", "0.5"),
+        ("seed", str(2**64)),
         ("schedule", "cosine"),
         ("warmup_epochs", "-1"),
         ("label_smoothing", "1"),

@@ -31,11 +31,17 @@ def fetch(params: DataParams, given: Path | None, directory: Path) -> DatasetCar
 
 def split_source(source: Source, params: DataParams) -> dict[str, Pool]:
     """Draw train, val and test, each with the classes in proportion and in the order of the source."""
+
+    def split(pool: Pool, key: str, fraction: float) -> tuple[Pool, Pool]:
+        first, second = stratified_split(pool.labels, fraction, params.seed, f"{key}={fraction}", source.classes)
+        return pool.take(first), pool.take(second)
+
+    def limited(pool: Pool, least: int) -> Pool:
+        return pool.take(stratified_subset(pool.labels, params.limit, params.seed, source.classes, least))
+
     train, test = source.train, source.test
     if test is None:
-        train_rows, test_rows = stratified_split(train.labels, params.test_fraction, params.seed, "data.test_fraction")
-        train, test = train.take(train_rows), train.take(test_rows)
-    train = train.take(stratified_subset(train.labels, params.limit, params.seed))
-    test = test.take(stratified_subset(test.labels, params.limit, params.seed))
-    train_rows, val_rows = stratified_split(train.labels, params.val_fraction, params.seed, "data.val_fraction")
-    return {"train": train.take(train_rows), "val": train.take(val_rows), "test": test}
+        train, test = split(train, "data.test_fraction", params.test_fraction)
+    train, test = limited(train, 2), limited(test, 0)
+    train, val = split(train, "data.val_fraction", params.val_fraction)
+    return {"train": train, "val": val, "test": test}

@@ -1,14 +1,17 @@
 """Files below a folder or inside an archive, read without unpacking anything."""
 
+import bz2
+import gzip
+import lzma
+import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from lzma import LZMAError
-from pathlib import Path, PurePosixPath
-from typing import Self
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import BinaryIO, Literal, Self, cast
 
 from ptqflow.artifacts import naming
 from ptqflow.errors import DataError
@@ -18,13 +21,20 @@ _BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
-    LZMAError,
+    lzma.LZMAError,
     EOFError,
-    OSError,  # bz2 has no error of its own; a zip that points before its start
+    OSError,  # gzip and bz2; a zip that points before its start
     ValueError,  # a name that is not the UTF-8 it is marked as
-    TypeError,  # a gzip header cut behind its third byte
     NotImplementedError,  # a compression that zipfile does not know
 )
+
+
+_COMPRESSIONS: dict[bytes, Callable[[Path, Literal["rb"]], object]] = {
+    rb"\x1f\x8b": gzip.open,
+    rb"\xfd7zXZ": lzma.open,
+    rb"BZh\d1AY&SY": bz2.open,
+}
+_BLOCK = 1 << 20  # bytes
 
 
 class _TarMember(tarfile.TarInfo):
@@ -55,8 +65,8 @@ def list_files(root: Path) -> Listing:
     """List a folder or a .tar, .tar.gz, .tar.xz or .zip archive, told apart by content; hidden files are left out.
 
     Raises:
-        DataError: `root` is none of these or is truncated; a folder holds a link to a folder; an archive holds a link,
-            a file twice or a name that leads out of it.
+        DataError: `root` is none of these or is truncated; a folder holds a link to a folder; an archive holds a link
+            or a device, a file twice or a name that leads out of it.
     """
     if root.is_dir():
         entries = [(path.relative_to(root).as_posix(), path.is_dir()) for path in root.rglob("*")]
@@ -112,7 +122,7 @@ def _archive_entries(path: Path, wanted: Collection[str]) -> Iterator[tuple[str,
 
 def _tar_entries(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bool, bytes | None]]:
     # A stream, because going back in a compressed archive means to decompress it from its start.
-    with tarfile.open(path, "r|*", tarinfo=_TarMember) as archive:
+    with _decompressed(path) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarMember) as archive:
         for member in archive:
             name = _checked_name(path, member.name)
             if member.issym() or member.islnk():
@@ -125,6 +135,18 @@ def _tar_entries(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, boo
             elif member.isfile():
                 file = archive.extractfile(member) if name in wanted else None
                 yield name, False, file.read() if file else None
+            else:
+                raise DataError(f"{path.resolve()}: {member.name!r} is neither a file nor a folder; pack plain files")
+        while stream.read(_BLOCK):  # the checksum stands at the end, behind the end of the tar
+            pass
+
+
+def _decompressed(path: Path) -> BinaryIO:
+    """Open what is compressed or not; unlike those of tarfile, these streams find a missing or damaged end."""
+    with path.open("rb") as file:
+        start = file.read(10)
+    opener = next((opener for magic, opener in _COMPRESSIONS.items() if re.match(magic, start)), Path.open)
+    return cast(BinaryIO, opener(path, "rb"))
 
 
 def _zip_entries(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bool, bytes | None]]:
@@ -140,6 +162,6 @@ def _zip_entries(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, boo
 
 def _checked_name(archive: Path, name: str) -> str:
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+    if path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive:
         raise DataError(f"{archive.resolve()}: the name {name!r} leads out of the archive; nothing was read")
     return str(path)

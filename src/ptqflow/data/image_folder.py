@@ -126,7 +126,11 @@ def _common_depth(files: list[str]) -> int:
 
 
 def _limited(layout: _Layout, params: DataParams) -> _Layout:
-    kept = {split: stratified_subset(labels, params.limit, params.seed) for split, labels in layout.labels.items()}
+    least = {"train": 2, "test": 0} if "test" in layout.labels else {"train": 3}  # one for each split drawn from it
+    kept = {
+        split: stratified_subset(labels, params.limit, params.seed, layout.classes, least[split])
+        for split, labels in layout.labels.items()
+    }
     return _Layout(
         layout.classes,
         {split: [names[i] for i in kept[split]] for split, names in layout.names.items()},

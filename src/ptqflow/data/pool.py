@@ -1,5 +1,7 @@
 """Labelled images before they are stored, and how they are drawn from."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,31 +50,53 @@ class Source:
     """Unreadable files left out."""
 
 
-def stratified_subset(labels: NDArray[np.int64], limit: int | None, seed: int) -> Rows:
-    """Draw `limit` indices with each class in proportion, in ascending order; all of them where there are no more."""
+def stratified_subset(
+    labels: NDArray[np.int64], limit: int | None, seed: int, classes: Sequence[str], least: int
+) -> Rows:
+    """Draw `limit` indices with each class in proportion, in ascending order; all of them where there are no more.
+
+    Raises:
+        DataError: fewer than `least` images of a class would be kept.
+    """
     if limit is None or limit >= len(labels):
         return np.arange(len(labels), dtype=np.int64)
-    kept, _ = stratified_split(labels, len(labels) - limit, seed, "data.limit")
+    kept, _ = stratified_split(labels, len(labels) - limit, seed, f"data.limit={limit}", classes)
+    counts = np.bincount(labels[kept], minlength=len(classes))
+    for i in np.unique(labels):
+        if counts[i] < least:
+            raise DataError(
+                f"data.limit={limit} keeps {counts[i]} of the images of the class {classes[i]!r}, and {least} are "
+                "needed; raise it, or add images of the class"
+            )
     return kept
 
 
-def stratified_split(labels: NDArray[np.int64], second: int | float, seed: int, key: str) -> tuple[Rows, Rows]:
+def stratified_split(
+    labels: NDArray[np.int64], second: int | float, seed: int, key: str, classes: Sequence[str]
+) -> tuple[Rows, Rows]:
     """Split indices in two with each class in proportion; both parts in ascending order.
 
     `second` is the size of the second part, as a number of images or as a fraction. `key` is the setting that an error
     names.
 
     Raises:
-        DataError: a class or a part is too small to have every class in both parts.
+        DataError: a class has one image, or a part is smaller than the number of classes.
     """
     from sklearn.model_selection import train_test_split
 
-    try:
-        first_part, second_part = train_test_split(
-            np.arange(len(labels), dtype=np.int64), test_size=second, stratify=labels, random_state=seed
-        )
-    except ValueError as error:
+    present, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2:
         raise DataError(
-            f"{key}: {len(labels)} images cannot be split so that each class is in both parts: {error}"
-        ) from None
+            f"{key}: the class {classes[present[counts.argmin()]]!r} has 1 image to draw from, and 2 or more are "
+            "needed; add images or remove the class"
+        )
+    size = second if isinstance(second, int) else math.ceil(second * len(labels))
+    if min(size, len(labels) - size) < len(present):
+        raise DataError(
+            f"{key} divides {len(labels)} images into {len(labels) - size} and {size}, and each part needs "
+            f"{len(present)} or more, for there are {len(present)} classes; change it, or add images"
+        )
+    first_part, second_part = train_test_split(
+        np.arange(len(labels), dtype=np.int64), test_size=second, stratify=labels, random_state=seed
+    )
     return np.sort(first_part), np.sort(second_part)

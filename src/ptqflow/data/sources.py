@@ -61,8 +61,9 @@ def _spooled(images: NDArray[np.uint8], labels: ArrayLike, rows: Rows, size: int
     return Pool(pixels, np.arange(len(rows), dtype=np.int64), np.asarray(labels, dtype=np.int64)[rows])
 
 
-def _drawn(data: Any, params: DataParams, spool: Path) -> Pool:
-    rows = stratified_subset(np.asarray(data.targets, dtype=np.int64), params.limit, params.seed)
+def _drawn(data: Any, params: DataParams, spool: Path, least: int) -> Pool:
+    labels = np.asarray(data.targets, dtype=np.int64)
+    rows = stratified_subset(labels, params.limit, params.seed, data.classes, least)
     return _spooled(np.asarray(data.data), data.targets, rows, params.image_size, spool)
 
 
@@ -79,8 +80,8 @@ def _torchvision_source(params: DataParams, given: Path | None, scratch: Path) -
     return Source(
         origin=f"torchvision.datasets.{dataset.__name__}",
         classes=tuple(train.classes),
-        train=_drawn(train, params, scratch / "train"),
-        test=_drawn(test, params, scratch / "test"),
+        train=_drawn(train, params, scratch / "train", 2),
+        test=_drawn(test, params, scratch / "test", 0),
         horizontal_flip=True,
         normalization=_CIFAR10_NORMALIZATION if params.name == "cifar10" else None,
     )

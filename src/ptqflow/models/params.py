@@ -15,7 +15,7 @@ class ModelParams(Params):
 
     name: str
     """A torchvision classifier, or `module:function` of the user's own, called with `num_classes`."""
-    weights: str | None
+    weights: Annotated[str, Field(min_length=1)] | None
     """None, a torchvision weights name, or a file with a state_dict (.pt or .safetensors)."""
     stem: Literal["standard", "small"]
     """`small` is a 3x3 stride-1 first convolution without max-pool, for small images."""

@@ -36,7 +36,7 @@ class TrainParams(Params):
     """Pixels of black around the image before the random crop; 0 crops nothing."""
     horizontal_flip: bool | None
     """Whether to mirror half of the images; None: what the data set allows."""
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, lt=2**64)]
     """Initial weights, order of the images, augmentation."""
     checkpoint_every: NonNegativeInt
     """Epochs between checkpoints, from which a killed training goes on; 0: none."""
