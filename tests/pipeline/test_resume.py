@@ -46,7 +46,16 @@ def build(num_classes):
     return Dying(num_classes)
 """
 
-RECIPE = {"train": {"epochs": 6, "batch_size": 32, "ema_decay": 0.9, "select": "best", "schedule": "one_cycle"}}
+RECIPE = {
+    "train": {
+        "epochs": 6,
+        "batch_size": 32,
+        "checkpoint_every": 1,
+        "ema_decay": 0.9,
+        "select": "best",
+        "schedule": "one_cycle",
+    }
+}
 # The network is looked at once when it is built and then sees 6 batches an epoch; its moving average, a copy, sees one.
 INSIDE_THE_FOURTH_EPOCH = f"True {1 + 3 * 6 + 3}"
 BEHIND_THE_FOURTH_EPOCH = f"False {1 + 4}"
