@@ -22,6 +22,7 @@ def params(**changes: object) -> BenchmarkParams:
     return BenchmarkParams.model_validate(PARAMS | changes)
 
 
+@pytest.mark.slow
 def test_every_installed_runtime_has_both_networks_at_every_batch_size(models: Path, eager: Files) -> None:
     manifest = read_manifest(models / "export")
 

@@ -132,6 +132,7 @@ def test_the_graph_of_a_resnet18_is_clean_and_small_and_fuses(inputs: list[Tenso
     assert (optimized.count("Conv"), optimized.count("QuantizeLinear")) == (0, 1)
 
 
+@pytest.mark.slow
 def test_two_processes_write_equal_bytes(tmp_path: Path) -> None:
     program = f"""
 import sys; sys.path[:0] = [{str(ROOT / "src")!r}, {str(ROOT / "tests")!r}]

@@ -29,10 +29,12 @@ def test_calibration_params_rerun_calib_and_what_follows(repository: Repository)
     assert json.loads(repository.read("metrics/calib.json"))["images"] == 24
 
 
+@pytest.mark.slow
 def test_engine_reruns_convert_and_what_follows_alone(repository: Repository) -> None:
     assert set(repository.run("dvc", "exp", "run", "-S", "convert.engine=qnnpack").ran) == FROM_CONVERT
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_met_at_once_gives_the_same_network_and_leaves_its_trail(repository: Repository) -> None:
     result = repository.run("dvc", "exp", "run", "-S", "convert.max_drop=100")
     assert set(result.ran) == FROM_CONVERT - {"evaluate"}
@@ -42,6 +44,7 @@ def test_a_budget_that_is_met_at_once_gives_the_same_network_and_leaves_its_trai
     assert json.loads(repository.read("metrics/convert_seconds.json"))["0 kept"] > 0
 
 
+@pytest.mark.slow
 def test_going_back_to_old_params_runs_nothing(repository: Repository) -> None:
     before = repository.read("metrics/evaluate.json")
     repository.run("dvc", "exp", "run", "-S", "calib.batches=3")
@@ -50,10 +53,12 @@ def test_going_back_to_old_params_runs_nothing(repository: Repository) -> None:
     assert repository.read("metrics/evaluate.json") == before
 
 
+@pytest.mark.slow
 def test_learning_rate_reruns_all_but_fetch(repository: Repository) -> None:
     assert set(repository.run("dvc", "exp", "run", "-S", "train.lr=0.02").ran) == FROM_TRAIN
 
 
+@pytest.mark.slow
 def test_edited_library_module_reruns_the_stages_that_import_it(repository: Repository) -> None:
     module = repository.path / "src/ptqflow/comparison.py"
     module.write_text(module.read_text() + "\n# edited\n")
@@ -66,12 +71,14 @@ def test_same_bytes_of_a_retrained_network_skip_what_follows(repository: Reposit
     assert repository.run("dvc", "repro").ran == ["train"]
 
 
+@pytest.mark.slow
 def test_forced_repro_gives_the_same_lock_byte_for_byte(repository: Repository) -> None:
     first = repository.read("dvc.lock")
     assert set(repository.run("dvc", "repro", "-f").ran) == ALL
     assert repository.read("dvc.lock") == first
 
 
+@pytest.mark.slow
 def test_metrics_diff_shows_old_and_new_values_after_a_commit(repository: Repository) -> None:
     repository.run("dvc", "exp", "run", "-S", "calib.batches=3")
     repository.commit("three batches")

@@ -4,9 +4,11 @@ import json
 import shutil
 
 import numpy as np
+import pytest
 from pipeline.repository import Repository
 
 
+@pytest.mark.slow
 def test_two_revisions_are_compared_image_by_image(repository: Repository) -> None:
     before = repository.read("metrics/evaluate.json")
     repository.run("dvc", "exp", "run", "-S", "convert.activation.method=moving_average", "-S", "convert.head=int8")
@@ -33,6 +35,7 @@ def test_a_revision_equals_itself(repository: Repository) -> None:
     assert "No prediction changed." in output
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_is_one_line(repository: Repository) -> None:
     repository.run("dvc", "exp", "run", "-S", "data.seed=1")
     repository.commit("other images")

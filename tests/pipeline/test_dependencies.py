@@ -56,6 +56,7 @@ def test_neither_a_stage_nor_the_library_takes_anything_from_the_root_package() 
             assert not (isinstance(node, ast.Import) and PACKAGE in [alias.name for alias in node.names]), file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_of_what_other_stages_write_a_stage_lists_exactly_what_it_opens(repository: Repository, stage: str) -> None:
     _give_every_input(repository)

@@ -74,6 +74,7 @@ def test_a_misspelt_key_on_the_command_line_is_refused(repository: Repository) -
     assert result.ran == []
 
 
+@pytest.mark.slow
 def test_a_failed_run_leaves_models_out_of_git(repository: Repository) -> None:
     repository.set_params({"train": {"seed": 1}, "convert": {"engine": "none"}})
     assert repository.try_run("dvc", "repro").status != 0

@@ -52,6 +52,12 @@ def test_the_shares_of_the_ranks_are_the_batch_without_overlap(ranks: int) -> No
         assert max(sizes) - min(sizes) <= 1
 
 
+def test_a_last_batch_smaller_than_asked_for_is_left_out() -> None:
+    split = miniature.split(29)
+    assert Batches(split, 8, Ranks(), CPU, smallest=6).totals() == [8, 8, 8]
+    assert Batches(split, 8, Ranks(), CPU, smallest=5).totals() == [8, 8, 8, 5]
+
+
 def mapped(folder: Path, count: int) -> Split:
     np.save(folder / "images.npy", miniature.images(count))
     labels = np.arange(count) % len(miniature.CLASSES)

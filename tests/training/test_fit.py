@@ -269,7 +269,7 @@ def test_weights_that_are_not_finite_are_told_in_the_first_epoch() -> None:
 
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_one_image_is_too_few_to_train_on(epochs: int) -> None:
-    with pytest.raises(DataError, match="training needs two images or more, the train split has 1"):
+    with pytest.raises(DataError, match="training needs 2 images or more, the train split has 1"):
         train(1, epochs=epochs)
 
 

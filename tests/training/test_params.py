@@ -42,6 +42,16 @@ def test_a_value_that_trains_nothing_is_refused_by_key(tmp_path: Path, key: str,
         read_params("train", TrainParams, tmp_path / "params.yaml")
 
 
+def test_devices_that_normalize_apart_need_two_images_each(tmp_path: Path) -> None:
+    values = params(batch_size=7, devices=2, nodes=2).model_dump()
+    (tmp_path / "params.yaml").write_text(json.dumps({"train": values}))
+    assert read_params("train", TrainParams, tmp_path / "params.yaml").batch_size == 7
+
+    (tmp_path / "params.yaml").write_text(json.dumps({"train": values | {"sync_batchnorm": False}}))
+    with pytest.raises(ParamsError, match=r"train\.batch_size is 7: .* each of 4 devices .* it must be 8 at least"):
+        read_params("train", TrainParams, tmp_path / "params.yaml")
+
+
 def test_a_warm_up_longer_than_the_training_is_refused(tmp_path: Path) -> None:
     values = params().model_dump() | {"epochs": 2, "warmup_epochs": 2.5}
     (tmp_path / "params.yaml").write_text(json.dumps({"train": values}))

@@ -67,6 +67,12 @@ def test_without_synced_batch_normalization_each_rank_sees_its_share_alone() -> 
     assert not torch.allclose(apart["bn1.running_mean"], alone["bn1.running_mean"], rtol=1e-3)
 
 
+def test_without_synced_batch_normalization_a_last_batch_of_too_few_images_is_left_out() -> None:
+    weights, rows = train(3, "epochs=1", "sync_batchnorm=false", "images=26")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert rows[0]["train_top1"] * 24 == pytest.approx(round(rows[0]["train_top1"] * 24), abs=1e-4), "of 24 images"
+
+
 def ranks_of(agent: int) -> list[int]:
     children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
     return [int(pid) for pid in children if SCRIPT.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -126,7 +132,7 @@ def test_a_mistake_that_every_rank_makes_is_told_once() -> None:
     process = start(3, "weights", "images=1", "epochs=1")
     output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (1, "")
-    assert errors == "train: training needs two images or more, the train split has 1\n"
+    assert errors == "train: training needs 2 images or more, the train split has 1\n"
 
 
 def test_divergence_is_told_once_and_by_all() -> None:

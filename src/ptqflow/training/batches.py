@@ -19,6 +19,9 @@ T = TypeVar("T")
 Pair = tuple[Tensor, Tensor]
 """Images, uint8 (N, H, W, 3), and their labels, int64 (N,)."""
 
+SMALLEST = 2
+"""Images that batch normalization can train on."""
+
 _AHEAD = 4  # batches that are read while one is trained on
 _SHARE_OF_GPU = 0.5  # of its free memory that the images may take
 _CHUNK = 1 << 26  # bytes that go to a GPU at a time
@@ -53,16 +56,20 @@ class Batch:
 class Batches:
     """Cuts the epochs of a split into batches, and each batch into the shares of the ranks."""
 
-    def __init__(self, split: Split, batch_size: int, ranks: Ranks, device: torch.device) -> None:
+    def __init__(
+        self, split: Split, batch_size: int, ranks: Ranks, device: torch.device, smallest: int = SMALLEST
+    ) -> None:
+        """`smallest` is the fewest images that a last batch may have; of fewer it is left out."""
         self.images = len(split)
         """Of the split."""
+        self._smallest = smallest
         self._batch_size, self._ranks, self._device = batch_size, ranks, device
         self._source = _OnGpu(split, device) if _fits(split, device) else _OnDisk(split, device)
 
     def __len__(self) -> int:
-        """How many batches an epoch has, without a last one of one image: batch normalization cannot train on it."""
+        """How many batches an epoch has."""
         whole, rest = divmod(self.images, self._batch_size)
-        return whole + (rest > 1)
+        return whole + (rest >= self._smallest)
 
     def totals(self) -> list[int]:
         """How many images each batch has, on all ranks together."""

@@ -19,7 +19,7 @@ from ptqflow.evaluation import Evaluation, compute_logits, evaluate
 from ptqflow.ranks import ALONE, Ranks
 from ptqflow.stage import is_rank
 from ptqflow.training.augmentation import draw_epoch
-from ptqflow.training.batches import Batches
+from ptqflow.training.batches import SMALLEST, Batches
 from ptqflow.training.checkpoints import Checkpoints
 from ptqflow.training.params import TrainParams
 from ptqflow.training.schedule import learning_rate
@@ -107,22 +107,17 @@ def fit(
             before are yielded again.
 
     Raises:
-        DataError: one training image alone, from which batch normalization learns nothing.
+        DataError: too few training images for batch normalization to learn from.
         ModelError: the loss or an output is no longer finite.
     """
-    if len(train) < 2:
-        raise DataError(f"training needs two images or more, the train split has {len(train)}")
+    smallest = SMALLEST if params.sync_batchnorm else SMALLEST * ranks.size
+    if len(train) < smallest:
+        raise DataError(f"training needs {smallest} images or more, the train split has {len(train)}")
     if params.epochs == 0:
         yield Epoch(0, None, None, _evaluate(model.to(device), val, recipe, ranks))
         return
-    run = _Run(
-        Trainer(model, recipe, params, ranks, device),
-        Batches(train, params.batch_size, ranks, device),
-        val,
-        recipe,
-        params,
-        ranks,
-    )
+    batches = Batches(train, params.batch_size, ranks, device, smallest)
+    run = _Run(Trainer(model, recipe, params, ranks, device), batches, val, recipe, params, ranks)
     epochs = run.restore(checkpoints)
     yield from epochs
     with _progress_bar(params.epochs, len(epochs), len(run.batches), ranks) as bar:

@@ -58,3 +58,13 @@ class TrainParams(Params):
                 f"train.warmup_epochs is {self.warmup_epochs}, and train.epochs {self.epochs}: it may not be more"
             )
         return self
+
+    @model_validator(mode="after")
+    def _every_device_has_enough(self) -> Self:
+        devices = self.devices * self.nodes
+        if self.batch_size < 2 * devices and not self.sync_batchnorm:
+            raise ValueError(
+                f"train.batch_size is {self.batch_size}: without train.sync_batchnorm each of {devices} devices needs "
+                f"two images, so it must be {2 * devices} at least"
+            )
+        return self

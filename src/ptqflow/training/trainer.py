@@ -66,7 +66,7 @@ class Trainer:
                 self._optimizer.state[parameter]["momentum_buffer"] = self._momenta[name]
         self._bf16 = device.type == "cuda" and params.precision is None and torch.cuda.is_bf16_supported()
         self._bf16 |= params.precision == "bf16"
-        self._captures = device.type == "cuda"
+        self._captures = device.type == "cuda" and ranks.size == 1  # NCCL in a graph was never tried
         self._captured: _Captured | None = None
         self._eager_steps = 0
         self._kept = copy.deepcopy(self.result).state_dict() if params.select == "best" else {}
@@ -86,8 +86,9 @@ class Trainer:
 
     def keep(self) -> None:
         """Remember the network to keep as it is now, where a later one may be worse."""
-        for kept, tensor in zip(self._kept.values(), self.result.state_dict().values(), strict=bool(self._kept)):
-            kept.copy_(tensor)
+        newest = self.result.state_dict()
+        for name, kept in self._kept.items():
+            kept.copy_(newest[name])
 
     def finish(self) -> None:
         """Give `model` the weights to keep."""
@@ -151,8 +152,7 @@ class Trainer:
     def _add_gradients(self) -> None:
         """Add up the gradients of all ranks, whose losses are shares of one mean.
 
-        In one go and in the step itself, so that a CUDA graph holds it; DistributedDataParallel would weigh ranks alike
-        where they have unequal numbers of images.
+        DistributedDataParallel would weigh ranks alike where they have unequal numbers of images, or none.
         """
         if self._ranks.size == 1:
             return
