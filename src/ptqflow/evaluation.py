@@ -58,6 +58,7 @@ def compute_logits(
 
     def run(part: Split) -> Tensor:
         images = torch.from_numpy(np.array(part.images)).to(device)
+        part.release()
         logits: Tensor = model(to_input(images, mean, std))
         return logits.cpu().double()
 
@@ -68,7 +69,6 @@ def compute_logits(
         parts = (run(split[start : start + batch_size]) for start in bar)
         logits = _stacked(parts, len(split[own[0] : own[-1] + batch_size])) if own else run(split[:1])[:0]
         result = torch.cat(ranks.gather(logits))
-    split.release()
     finite = result.isfinite().all(dim=1)
     if not finite.all():
         raise DataError(f"{label}: the output for image {int(finite.int().argmin())} is not finite")
