@@ -16,6 +16,7 @@ RECIPE = {
     "select": "last",
     "crop_padding": 2,
     "horizontal_flip": None,
+    "cutout": 0,
     "seed": 4,
     "checkpoint_every": 1,
     "devices": 1,

@@ -34,8 +34,8 @@ def test_an_epoch_is_all_images_once_in_the_order_drawn_but_for_a_last_one_alone
     assert Batches(split, size, Ranks(), CPU).totals() == totals
     assert np.array_equal(torch.cat([batch.images for batch in found]), split.images[draws.order])
     assert np.array_equal(torch.cat([batch.labels for batch in found]), split.labels[draws.order])
-    assert torch.equal(torch.cat([batch.places for batch in found]), draws.places)
-    assert torch.equal(torch.cat([batch.mirrored for batch in found]), draws.mirrored)
+    assert torch.equal(torch.cat([batch.draws.places for batch in found]), draws.places)
+    assert torch.equal(torch.cat([batch.draws.mirrored for batch in found]), draws.mirrored)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])
@@ -46,7 +46,7 @@ def test_the_shares_of_the_ranks_are_the_batch_without_overlap(ranks: int) -> No
 
     for batch, *parts in zip(whole, *shares, strict=True):
         assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
-        assert torch.equal(torch.cat([part.places for part in parts]), batch.places)
+        assert torch.equal(torch.cat([part.draws.places for part in parts]), batch.draws.places)
         assert {part.total for part in parts} == {batch.total}
         sizes = [len(part.images) for part in parts]
         assert max(sizes) - min(sizes) <= 1

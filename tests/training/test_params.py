@@ -20,6 +20,8 @@ from ptqflow.training.params import TrainParams
         ("weight_decay", "-0.1"),
         ("crop_padding", "257"),
         ("horizontal_flip", "sometimes"),
+        ("cutout", "-1"),
+        ("cutout", "513"),
         ("seed", "0.5"),
         ("seed", str(2**64)),
         ("schedule", "cosine"),
@@ -48,7 +50,17 @@ def test_devices_that_normalize_apart_need_two_images_each(tmp_path: Path) -> No
     assert read_params("train", TrainParams, tmp_path / "params.yaml").batch_size == 7
 
     (tmp_path / "params.yaml").write_text(json.dumps({"train": values | {"sync_batchnorm": False}}))
-    with pytest.raises(ParamsError, match=r"train\.batch_size is 7: .* each of 4 devices .* it must be 8 at least"):
+    with pytest.raises(ParamsError, match=r"train\.batch_size is 7: each of 4 devices .* it must be 8 at least"):
+        read_params("train", TrainParams, tmp_path / "params.yaml")
+
+
+def test_every_device_needs_an_image(tmp_path: Path) -> None:
+    values = params(batch_size=3, devices=3).model_dump()
+    (tmp_path / "params.yaml").write_text(json.dumps({"train": values}))
+    assert read_params("train", TrainParams, tmp_path / "params.yaml").devices == 3
+
+    (tmp_path / "params.yaml").write_text(json.dumps({"train": values | {"devices": 4}}))
+    with pytest.raises(ParamsError, match=r"train\.batch_size is 3: each of 4 devices needs an image, .* 4 at least"):
         read_params("train", TrainParams, tmp_path / "params.yaml")
 
 

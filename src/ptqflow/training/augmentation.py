@@ -1,5 +1,6 @@
-"""Random crop and flip of a whole batch, each image its own."""
+"""Random crop, flip and cutout of a whole batch, each image its own."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,17 +19,30 @@ class Draws:
     """int64 (N, 2), top and left corner of each crop, 0 to twice the padding."""
     mirrored: Tensor
     """bool (N,)."""
+    hidden: Tensor
+    """float32 (N, 2), where cutout has its middle, in heights and widths of the image: 0 to 1, without 1."""
 
     def __getitem__(self, part: slice) -> "Draws":
-        return Draws(self.order[part], self.places[part], self.mirrored[part])
+        return self._each(lambda drawn: drawn[part])
 
     def to(self, device: torch.device) -> "Draws":
         """Return them on another device."""
-        return Draws(self.order.to(device), self.places.to(device), self.mirrored.to(device))
+        return self._each(lambda drawn: drawn.to(device))
+
+    def clone(self) -> "Draws":
+        """Return a copy in memory of its own."""
+        return self._each(Tensor.clone)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all that was drawn."""
+        return self.order, self.places, self.mirrored, self.hidden
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> "Draws":
+        return Draws(*map(function, self.tensors()))
 
 
 def draw_epoch(count: int, padding: int, flip: bool, seed: int, epoch: int) -> Draws:
-    """Shuffle `count` images, and draw a place for each crop and whether to mirror.
+    """Shuffle `count` images, and draw for each where to crop, whether to mirror and what to hide.
 
     An epoch's draws depend on nothing but the arguments, so that a training that was killed goes on with the same.
     """
@@ -37,6 +51,7 @@ def draw_epoch(count: int, padding: int, flip: bool, seed: int, epoch: int) -> D
         torch.randperm(count, generator=generator),
         torch.randint(0, 2 * padding + 1, (count, 2), generator=generator),
         torch.rand(count, generator=generator) < (0.5 if flip else 0),
+        torch.rand(count, 2, generator=generator),
     )
 
 
@@ -58,3 +73,24 @@ def crop_and_flip(images: Tensor, places: Tensor, mirrored: Tensor, padding: int
     rows = place[:height] + places[:, :1] + place[:count, None] * (height + 2 * padding)
     pixels = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
     return padded.view(-1, channels).index_select(0, pixels.view(-1)).view(images.shape)
+
+
+def cut_out(inputs: Tensor, hidden: Tensor, side: int) -> None:
+    """Set a square of each input to 0, the mean of the images, in place; what lies beyond an edge is cut off.
+
+    As Cutout (DeVries and Taylor, arXiv:1708.04552), whose sides are even.
+
+    Args:
+        inputs: float (N, C, H, W), normalized.
+        hidden: float32 (N, 2), where the squares have their middle, as `Draws` has them.
+        side: of the square, in pixels.
+    """
+    rows, columns = (_within(hidden[:, axis], size, side) for axis, size in enumerate(inputs.shape[2:]))
+    inputs.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+
+
+def _within(middles: Tensor, size: int, side: int) -> Tensor:
+    """Tell which of `size` pixels in a row lie in a stretch of `side`: bool (N, size)."""
+    first = (middles * size).long() - side // 2
+    pixel = torch.arange(size, device=middles.device) - first[:, None]
+    return (pixel >= 0) & (pixel < side)

@@ -37,20 +37,18 @@ class Batch:
     """uint8 (N, H, W, 3)."""
     labels: Tensor
     """int64 (N,)."""
-    places: Tensor
-    """int64 (N, 2), as `Draws` has them."""
-    mirrored: Tensor
-    """bool (N,), as `Draws` has them."""
+    draws: Draws
+    """Of N images."""
     total: int
     """Images of the whole batch, those of other ranks included."""
 
     def clone(self) -> "Batch":
         """Return a copy in memory of its own."""
-        return Batch(self.images.clone(), self.labels.clone(), self.places.clone(), self.mirrored.clone(), self.total)
+        return Batch(self.images.clone(), self.labels.clone(), self.draws.clone(), self.total)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return what differs between batches of one size."""
-        return self.images, self.labels, self.places, self.mirrored
+        return self.images, self.labels, *self.draws.tensors()
 
 
 class Batches:
@@ -77,11 +75,11 @@ class Batches:
 
     def epoch(self, draws: Draws) -> Iterator[Batch]:
         """Yield this rank's share of every batch; of a last batch with fewer images than ranks it may be empty."""
-        places, mirrored = draws.places.to(self._device), draws.mirrored.to(self._device)
+        on_device = draws.to(self._device)
         shares = [self._share(start, total) for start, total in zip(self._starts(), self.totals(), strict=True)]
         pairs = self._source.pairs(draws.order, shares)
         for share, total, (images, labels) in zip(shares, self.totals(), pairs, strict=True):
-            yield Batch(images, labels, places[share], mirrored[share], total)
+            yield Batch(images, labels, on_device[share], total)
 
     def _starts(self) -> range:
         return range(0, len(self) * self._batch_size, self._batch_size)

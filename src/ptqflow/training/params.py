@@ -36,6 +36,8 @@ class TrainParams(Params):
     """Pixels of black around the image before the random crop; 0 crops nothing."""
     horizontal_flip: bool | None
     """Whether to mirror half of the images; None: what the data set allows."""
+    cutout: Annotated[int, Field(ge=0, le=512)]
+    """Side in pixels of the square that is hidden in each image; 0: none."""
     seed: Annotated[int, Field(ge=0, lt=2**64)]
     """Initial weights, order of the images, augmentation."""
     checkpoint_every: NonNegativeInt
@@ -62,9 +64,10 @@ class TrainParams(Params):
     @model_validator(mode="after")
     def _every_device_has_enough(self) -> Self:
         devices = self.devices * self.nodes
-        if self.batch_size < 2 * devices and not self.sync_batchnorm:
+        least, needs = (1, "needs an image") if self.sync_batchnorm else (2, "without train.sync_batchnorm needs two")
+        if self.batch_size < least * devices:
             raise ValueError(
-                f"train.batch_size is {self.batch_size}: without train.sync_batchnorm each of {devices} devices needs "
-                f"two images, so it must be {2 * devices} at least"
+                f"train.batch_size is {self.batch_size}: each of {devices} devices {needs}, so it must be "
+                f"{least * devices} at least"
             )
         return self
