@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from ptqflow.errors import ModelError
 from ptqflow.training.batchnorm import SyncedBatchNorm, synced
 
 
@@ -61,3 +62,14 @@ def test_a_network_keeps_its_parameters_and_the_names_of_its_state() -> None:
     assert isinstance(model.bn1, SyncedBatchNorm)
     assert list(model.state_dict()) == names
     assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
+
+
+def test_a_kind_of_its_own_is_refused_for_its_forward_would_be_lost() -> None:
+    class Activated(nn.BatchNorm2d):
+        def forward(self, given: torch.Tensor) -> torch.Tensor:
+            return super().forward(given).relu()
+
+    with pytest.raises(
+        ModelError, match=r"Activated is a batch normalization of its own kind, .*; set train\.sync_batchnorm=false"
+    ):
+        synced(nn.Sequential(nn.Conv2d(3, 4, 1), Activated(4)))

@@ -48,7 +48,7 @@ def test_a_step_returns_the_mean_loss_and_the_number_of_hits() -> None:
     one = trainer(crop_padding=0)
     one.model.eval()  # so that the same network can be asked again
     drawn = batch(padding=0)
-    images = torch.where(drawn.mirrored[:, None, None, None], drawn.images.flip(2), drawn.images)
+    images = torch.where(drawn.draws.mirrored[:, None, None, None], drawn.images.flip(2), drawn.images)
     inputs = (images.permute(0, 3, 1, 2) / 255 - torch.tensor(miniature.MEAN).view(-1, 1, 1)) / torch.tensor(
         miniature.STD
     ).view(-1, 1, 1)
@@ -89,3 +89,23 @@ def test_the_state_is_all_that_a_step_or_a_choice_changes() -> None:
 
     unchanged = {name for name, tensor in one.state().items() if torch.equal(tensor, before[name])}
     assert not unchanged
+
+
+def test_the_average_of_weights_that_are_shared_moves_once_a_step() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+            self.second.weight = self.first.weight
+            self.head = nn.Linear(8, len(miniature.CLASSES))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.second(self.first(x.mean(dim=(1, 2)))))
+
+    torch.manual_seed(0)
+    one = Trainer(Tied(), RECIPE, params(ema_decay=0.9), ALONE, CPU)
+    before = one.average.first.weight.clone()
+    one.step(batch(), 91, 0.1)  # from the 91st step on, the decay is 0.9 or less than 91 / 100
+
+    expected = before + 0.1 * (one.model.first.weight - before)
+    torch.testing.assert_close(one.average.first.weight, expected)

@@ -6,24 +6,23 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ptqflow.errors import ModelError
 
-class SyncedBatchNorm(_BatchNorm):
-    """Batch normalization whose mean and variance are those of the values of all ranks.
 
-    As `torch.nn.SyncBatchNorm`, which has no implementation for CPUs; a rank may be without values.
+class SyncedBatchNorm(nn.SyncBatchNorm):
+    """Batch normalization whose mean and variance are those of the values of all ranks, each of which has some.
+
+    On GPUs torch's, which has no implementation for CPUs: there the same in plain operations.
     """
-
-    def _check_input_dim(self, _: Tensor) -> None:
-        """Take any number of dimensions: each kind of batch normalization has its own rule."""
 
     def forward(self, given: Tensor) -> Tensor:
         """Normalize (N, channels, ...); in training mode by the batch, else by the running statistics."""
-        if not self.training:
+        if given.is_cuda or not self.training:
             return super().forward(given)
         values = given.float()
         others = [dim for dim in range(given.dim()) if dim != 1]
         shape = [-1 if dim == 1 else 1 for dim in range(given.dim())]
-        sums = _sum(torch.cat([values.sum(others), values.new_tensor([values.numel() / values.shape[1]])]))
+        sums = _sum(torch.cat([values.sum(others), values.new_full((1,), values.numel() / values.shape[1])]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centered = values - mean.view(shape)
@@ -65,15 +64,24 @@ def _sum(tensor: Tensor) -> Tensor:
 
 
 def synced(model: nn.Module) -> nn.Module:
-    """Put a `SyncedBatchNorm` in the place of every batch normalization, in place, with its parameters and buffers."""
-    if isinstance(model, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+    """Put a `SyncedBatchNorm` in the place of every batch normalization, in place, with its parameters and buffers.
+
+    Raises:
+        ModelError: one of them is a class of its own, whose `forward` would be lost.
+    """
+    if type(model) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
         return _synced(model)
+    if isinstance(model, _BatchNorm) and not isinstance(model, nn.SyncBatchNorm):
+        raise ModelError(
+            f"{type(model).__name__} is a batch normalization of its own kind, which several devices cannot share; "
+            "set train.sync_batchnorm=false, or train.devices and train.nodes to 1"
+        )
     for name, child in model.named_children():
         setattr(model, name, synced(child))
     return model
 
 
-def _synced(norm: _BatchNorm) -> SyncedBatchNorm:
+def _synced(norm: Any) -> SyncedBatchNorm:
     new = SyncedBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     new._parameters, new._buffers, new.training = norm._parameters, norm._buffers, norm.training
     return new

@@ -1,10 +1,12 @@
 """One step of training: on the CPU or a GPU, alone or with other ranks."""
 
 import copy
+import random
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 from ptqflow.errors import PtqflowWarning
 from ptqflow.preprocessing import to_input
 from ptqflow.ranks import Ranks
-from ptqflow.training.augmentation import crop_and_flip
+from ptqflow.training.augmentation import crop_and_flip, cut_out
 from ptqflow.training.batches import Batch
 from ptqflow.training.batchnorm import synced
 from ptqflow.training.params import TrainParams
@@ -64,9 +66,13 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             if name in self._momenta:
                 self._optimizer.state[parameter]["momentum_buffer"] = self._momenta[name]
-        self._bf16 = device.type == "cuda" and params.precision is None and torch.cuda.is_bf16_supported()
+        self._bf16 = (
+            device.type == "cuda"
+            and params.precision is None
+            and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
         self._bf16 |= params.precision == "bf16"
-        self._captures = device.type == "cuda" and ranks.size == 1  # NCCL in a graph was never tried
+        self._captures = device.type == "cuda"
         self._captured: _Captured | None = None
         self._eager_steps = 0
         self._kept = copy.deepcopy(self.result).state_dict() if params.select == "best" else {}
@@ -74,13 +80,13 @@ class Trainer:
     @property
     def result(self) -> nn.Module:
         """The network to evaluate and keep: the moving average where there is one."""
-        return self.average or self.model
+        return self.model if self.average is None else self.average
 
     def state(self) -> dict[str, Tensor]:
         """Return all tensors that a step changes, themselves, not copies."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"momentum.{name}": tensor for name, tensor in self._momenta.items()}
-        if self.average:
+        if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         return tensors | {f"kept.{name}": tensor for name, tensor in self._kept.items()}
 
@@ -111,20 +117,27 @@ class Trainer:
         self._fresh.fill_(1 - min(self._params.ema_decay, step / (9 + step)))
         if self._captured and self._captured.fits(batch):
             return self._captured.replay(batch)
-        if self._captures and not self._captured and self._eager_steps == _STEPS_BEFORE_CAPTURE:
+        whole = batch.total == self._params.batch_size
+        if self._captures and not self._captured and whole and self._eager_steps >= _STEPS_BEFORE_CAPTURE:
             return self._capture(batch)
         self._eager_steps += 1
-        return self._run(batch)
+        before = _host_draws() if self._captures else None
+        figures = self._run(batch)
+        if self._captures and _host_draws() != before:  # a graph would repeat what was drawn when it was recorded
+            self._go_on_without_graph("the network draws from NumPy's or Python's generator")
+        return figures
 
     def _capture(self, batch: Batch) -> Tensor:
         try:
             self._captured = _Captured(self._run, batch)
         except RuntimeError as error:  # such as for a network that reads a value back
-            self._captures = False
-            reason = str(error).partition("\n")[0]
-            warnings.warn(PtqflowWarning(f"training goes on without a CUDA graph, slower: {reason}"), stacklevel=1)
+            self._go_on_without_graph(str(error).partition("\n")[0])
             return self._run(batch)
         return self._captured.replay(batch)
+
+    def _go_on_without_graph(self, reason: str) -> None:
+        self._captures, self._captured = False, None
+        warnings.warn(PtqflowWarning(f"training goes on without a CUDA graph, slower: {reason}"), stacklevel=1)
 
     def _run(self, batch: Batch) -> Tensor:
         self._optimizer.zero_grad()
@@ -143,8 +156,10 @@ class Trainer:
     def _logits(self, batch: Batch) -> Tensor:
         images = batch.images
         if self._augments:
-            images = crop_and_flip(images, batch.places, batch.mirrored, self._params.crop_padding)
+            images = crop_and_flip(images, batch.draws.places, batch.draws.mirrored, self._params.crop_padding)
         inputs = to_input(images, self._mean, self._std, torch.channels_last)
+        if self._params.cutout:
+            cut_out(inputs, batch.draws.hidden, self._params.cutout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             logits: Tensor = self.model(inputs)
         return logits
@@ -152,20 +167,27 @@ class Trainer:
     def _add_gradients(self) -> None:
         """Add up the gradients of all ranks, whose losses are shares of one mean.
 
-        DistributedDataParallel would weigh ranks alike where they have unequal numbers of images, or none.
+        DistributedDataParallel would weigh ranks alike where they have unequal numbers of images. A parameter that this
+        rank's loss does not depend on, as where layers are left out by chance, has a gradient of zero.
         """
         if self._ranks.size == 1:
             return
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
         flat = self._ranks.add(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(total.view_as(gradient))
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        if not self.average:
+        if self.average is None:
             return
-        averages, newest = self.average.state_dict().values(), self.model.state_dict().values()
+        averages, newest = (
+            [*network.parameters(), *network.buffers()] for network in (self.average, self.model)
+        )  # each once, where a state_dict has those that are shared several times
         for average, new in zip(averages, newest, strict=True):
             if average.is_floating_point():
                 average.lerp_(new, self._fresh)
@@ -179,7 +201,8 @@ class _Captured:
     def __init__(self, run: Callable[[Batch], Tensor], batch: Batch) -> None:
         self._batch = batch.clone()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Threads that read ahead, or watch NCCL, may call on the GPU meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._figures = run(self._batch)
 
     def fits(self, batch: Batch) -> bool:
@@ -192,6 +215,12 @@ class _Captured:
             static.copy_(new)
         self._graph.replay()
         return self._figures
+
+
+def _host_draws() -> tuple[object, ...]:
+    """Return the states of the generators that a CUDA graph does not advance."""
+    kind, keys, *rest = np.random.get_state()
+    return random.getstate(), kind, np.asarray(keys).tobytes(), *rest
 
 
 def _groups(model: nn.Module, params: TrainParams) -> list[dict[str, object]]:
