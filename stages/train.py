@@ -1,5 +1,6 @@
 """Train the FP32 network, or take the user's weights as they are."""
 
+import warnings
 from pathlib import Path
 
 from ptqflow.launch import run_in_ranks
@@ -23,13 +24,20 @@ def main() -> None:
 
     from ptqflow.artifacts import PLOTS_DIR, write_csv, write_metrics
     from ptqflow.data.dataset import open_dataset
+    from ptqflow.errors import PtqflowWarning, describe_os_error
     from ptqflow.inputs import WEIGHTS, given
     from ptqflow.models.fp32 import save_fp32
     from ptqflow.ranks import joined
     from ptqflow.training.checkpoints import Checkpoints
     from ptqflow.training.fit import fit, pick_device, selected
     from ptqflow.training.live import live_log
-    from ptqflow.training.start import build_network, describe_model, fingerprint, settle_recipe
+    from ptqflow.training.start import (
+        build_network,
+        describe_model,
+        fingerprint,
+        require_equal_inputs,
+        settle_recipe,
+    )
 
     dataset = open_dataset(DATASET_DIR)
     card = describe_model(model_params, dataset.card)
@@ -39,13 +47,23 @@ def main() -> None:
     device = pick_device()
     epochs = []
     with joined(params.threads, device) as ranks, live_log(LIVE_DIR, ranks) as log:
-        checkpoints = Checkpoints(CHECKPOINTS_DIR, fingerprint(card, params, dataset.card, weights))
+        inputs = fingerprint(card, params, dataset.card, weights)
+        require_equal_inputs(ranks, inputs)
+        checkpoints = Checkpoints(CHECKPOINTS_DIR, inputs)
         for epoch in fit(model, dataset.train, dataset.val, recipe, params, device, ranks, checkpoints):
             epochs.append(epoch)
-            if ranks.rank == 0:
+            if ranks.rank:
+                continue
+            try:
                 log(epoch)
                 write_csv(PLOTS_DIR / "train.csv", [one.as_row() for one in epochs])
+            except OSError as error:  # as of a full disk, which may have room again behind the last epoch
+                problem = (
+                    f"figures of epoch {epoch.epoch} are not written, training goes on: {describe_os_error(error)}"
+                )
+                warnings.warn(PtqflowWarning(problem), stacklevel=1)
     if ranks.rank == 0:
+        write_csv(PLOTS_DIR / "train.csv", [one.as_row() for one in epochs])
         save_fp32(FP32_DIR, model, card)
         write_metrics("train", selected(epochs, params).as_row())
         checkpoints.remove()

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,34 @@ def failed(folder: Path, *ends: tuple[int, str | None]) -> ChildFailedError:
 def test_one_process_is_not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not run_in_ranks(1)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "ptqflow")
+    monkeypatch.setenv("WORLD_SIZE", "8")
     assert not run_in_ranks(4, 2), "a rank does the work itself"
+
+
+def test_torchrun_must_start_as_many_ranks_as_the_params_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1234")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(LaunchError, match=r"torchrun has started 3 ranks, params\.yaml says 1 on each of 1 hosts"):
+        run_in_ranks(1)
+
+
+@pytest.mark.parametrize("rank", ["2", "-1", "first", ""])
+def test_a_host_needs_a_number_below_that_of_hosts(monkeypatch: pytest.MonkeyPatch, rank: str) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("NODE_RANK", rank)
+    with pytest.raises(LaunchError, match=rf"NODE_RANK is '{rank}'; it is 0 on the first of 2 hosts and 1 on the last"):
+        run_in_ranks(1, 2)
+
+
+def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        monkeypatch.delenv("NODE_RANK", raising=False)
+        with pytest.raises(LaunchError, match=r"the hosts do not meet at 127\.0\.0\.1:\d+: .*EADDRINUSE"):
+            run_in_ranks(1, 2)
 
 
 def test_several_hosts_need_a_meeting_point(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,12 +26,23 @@ def run_in_ranks(processes: int, nodes: int = 1) -> bool:
         False where there is nothing to start, and this process is to do the work: it is to be alone, or is a rank.
 
     Raises:
-        LaunchError: a rank has failed, all others have been ended; or MASTER_ADDR is missing.
+        LaunchError: a rank has failed, all others have been ended; the hosts do not meet; or torchrun has started
+            another number of ranks.
     """
-    if is_rank() or processes * nodes == 1:
+    ranks = processes * nodes
+    if is_rank():
+        if int(os.environ["WORLD_SIZE"]) != ranks:
+            raise LaunchError(
+                f"torchrun has started {os.environ['WORLD_SIZE']} ranks, params.yaml says {processes} on each of "
+                f"{nodes} hosts; make them agree"
+            )
         return False
+    if ranks == 1:
+        return False
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ[LAUNCHER] = str(os.getpid())
@@ -50,6 +61,9 @@ def run_in_ranks(processes: int, nodes: int = 1) -> bool:
             elastic_launch(config, sys.executable)(*sys.argv)
         except ChildFailedError as error:
             raise LaunchError(_describe(error)) from None
+        except (DistError, RendezvousError, TimeoutError) as error:
+            reason = str(error).partition("\n")[0]
+            raise LaunchError(f"the hosts do not meet at {config.rdzv_endpoint}: {reason}") from None
         except SignalException as end:  # the agent has ended the ranks; now as if it had not been there
             signal.signal(end.sigval, signal.SIG_DFL)
             os.kill(os.getpid(), end.sigval)
@@ -65,11 +79,11 @@ def _rendezvous(nodes: int) -> dict[str, Any]:
             f"{nodes} hosts need a meeting point: set MASTER_ADDR to the first one's address on each of them, and "
             "NODE_RANK to 0, 1, …"
         )
-    return {
-        "rdzv_backend": "static",
-        "rdzv_endpoint": f"{address}:{os.environ.get('MASTER_PORT', '29500')}",
-        "rdzv_configs": {"rank": int(os.environ.get("NODE_RANK", "0"))},
-    }
+    rank, endpoint = os.environ.get("NODE_RANK", "0"), f"{address}:{os.environ.get('MASTER_PORT', '29500')}"
+    if not (rank.isdecimal() and int(rank) < nodes):
+        raise LaunchError(f"NODE_RANK is {rank!r}; it is 0 on the first of {nodes} hosts and {nodes - 1} on the last")
+    print(f"host {rank} of {nodes} waits for the others at {endpoint}", flush=True)
+    return {"rdzv_backend": "static", "rdzv_endpoint": endpoint, "rdzv_configs": {"rank": int(rank)}}
 
 
 def _describe(error: "ChildFailedError") -> str:

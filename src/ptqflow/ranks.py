@@ -10,7 +10,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed
 
-from ptqflow.stage import is_rank
+from ptqflow.stage import LAUNCHER, is_rank
 
 _PATIENCE = timedelta(minutes=5)  # for ranks that live; one that dies is noticed at once, or by the launcher
 
@@ -63,7 +63,9 @@ def joined(threads: int | None, device: torch.device | None = None) -> Iterator[
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     on_host = int(os.environ["LOCAL_WORLD_SIZE"]) if is_rank() else 1
-    torch.set_num_threads(max(1, min(threads or torch.get_num_threads(), cores) // on_host))
+    # torchrun, unlike its agent in `ptqflow.launch`, tells its ranks to have one thread.
+    usual = cores if is_rank() and LAUNCHER not in os.environ else torch.get_num_threads()
+    torch.set_num_threads(max(1, min(threads or usual, cores) // on_host))
     if not is_rank():
         yield ALONE
         return

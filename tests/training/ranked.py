@@ -11,30 +11,43 @@ from ptqflow.stage import run
 def main() -> None:
     ranks_asked, weights, *changes = sys.argv[1:]
     options = {name: json.loads(value) for name, value in (change.split("=") for change in changes)}
-    nodes, images, val_images = (
-        options.pop(name, usual) for name, usual in (("nodes", 1), ("images", 30), ("val", 20))
-    )
+    usual = {"nodes": 1, "images": 30, "val": 20, "gpu": False, "drops": False}
+    nodes, images, val_images, gpu, drops = (options.pop(name, value) for name, value in usual.items())
     if run_in_ranks(int(ranks_asked), nodes):
         return
 
     import miniature
     import torch
     from safetensors.torch import save_file
+    from torch import Tensor
     from training.recipes import params
 
     from ptqflow.ranks import joined
     from ptqflow.training.checkpoints import Checkpoints
-    from ptqflow.training.fit import fit
+    from ptqflow.training.fit import fit, pick_device
+    from ptqflow.training.start import require_equal_inputs
     from ptqflow.training.trainer import Recipe
 
-    with joined(None) as ranks:
+    class Dropping(miniature.Residual):
+        """Leaves its block out by chance, as in stochastic depth: then its weights have no gradients."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+            if not self.training or torch.rand(()) < 0.5:
+                x = self.relu(self.bn2(self.conv2(x)) + x)
+            return self.fc(torch.flatten(self.avgpool(x), 1))
+
+    device = pick_device() if gpu else torch.device("cpu")
+    with joined(None, device) as ranks:
         torch.manual_seed(ranks.rank)  # only the first rank's weights count
-        model = miniature.residual(len(miniature.CLASSES))
+        model = (Dropping if drops else miniature.residual)(len(miniature.CLASSES))
         recipe = Recipe(miniature.MEAN, miniature.STD, horizontal_flip=True)
         train, val = miniature.split(images), miniature.split(val_images, seed=1)
-        checkpoints = Checkpoints(Path("checkpoints"), {"ranks": ranks.size})
+        inputs = {"ranks": ranks.size, "params": params(**options).model_dump()}
+        require_equal_inputs(ranks, inputs)
+        checkpoints = Checkpoints(Path("checkpoints"), inputs)
         rows = []
-        for epoch in fit(model, train, val, recipe, params(**options), torch.device("cpu"), ranks, checkpoints):
+        for epoch in fit(model, train, val, recipe, params(**options), device, ranks, checkpoints):
             rows.append(epoch.as_row())
             if ranks.rank == 0:
                 print(epoch, flush=True)

@@ -77,6 +77,33 @@ def test_a_damaged_one_is_left_alone_with_a_warning_and_the_one_before_counts(tm
     assert found.record == {"epoch": 1}
 
 
+def test_damaged_ones_of_later_epochs_do_not_take_the_place_of_new_ones(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, {})
+    for epoch in (10, 15):
+        checkpoints.save(epoch, tensors(epoch), {"epoch": epoch})
+    for file in checkpoints.folder.iterdir():
+        file.write_bytes(b"torn")
+
+    for epoch in (5, 6, 7):
+        checkpoints.save(epoch, tensors(epoch), {"epoch": epoch})
+
+    with pytest.warns(PtqflowWarning, match="is left alone"):
+        found = checkpoints.newest()
+    assert found is not None
+    assert found.record == {"epoch": 7}
+    assert sorted(int(file.name[:6]) for file in checkpoints.folder.iterdir()) == [6, 7, 10, 15]
+
+
+def test_a_million_epochs_are_counted_right(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, {})
+    for epoch in (999_999, 1_000_000, 1_000_001):
+        checkpoints.save(epoch, tensors(), {"epoch": epoch})
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.record == {"epoch": 1_000_001}
+    assert sorted(int(file.name.partition("-")[0]) for file in checkpoints.folder.iterdir()) == [1_000_000, 1_000_001]
+
+
 def test_a_foreign_one_that_was_put_there_is_left_alone(tmp_path: Path) -> None:
     foreign, own = Checkpoints(tmp_path, {"lr": 0.1}), Checkpoints(tmp_path, {"lr": 0.2})
     foreign.save(1, tensors(), RECORD)

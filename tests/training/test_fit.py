@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import itertools
 import random
@@ -19,7 +20,7 @@ import train as stage
 from ptqflow.data.dataset import Split
 from ptqflow.data.pool import Pool, Source
 from ptqflow.data.writing import save_dataset
-from ptqflow.errors import DataError, ModelError
+from ptqflow.errors import DataError, ModelError, PtqflowWarning
 from ptqflow.evaluation import compute_logits, evaluate
 from ptqflow.training.augmentation import draw_epoch
 from ptqflow.training.checkpoints import Checkpoints
@@ -45,6 +46,17 @@ def train(count: int = 30, recipe: Recipe = RECIPE, **changes: float | bool | No
 
 def states_equal(left: nn.Module, right: nn.Module) -> bool:
     return all(torch.equal(tensor, right.state_dict()[name]) for name, tensor in left.state_dict().items())
+
+
+def hide(image: Tensor, middle: Tensor, side: int) -> Tensor:
+    """Cutout, as its paper's code does it; `side` is even."""
+    _, height, width = image.shape
+    y, x = int(middle[0] * height), int(middle[1] * width)
+    mask = np.ones((height, width), np.float32)
+    y1, y2 = (int(np.clip(edge, 0, height)) for edge in (y - side // 2, y + side // 2))
+    x1, x2 = (int(np.clip(edge, 0, width)) for edge in (x - side // 2, x + side // 2))
+    mask[y1:y2, x1:x2] = 0.0
+    return image * torch.from_numpy(mask)
 
 
 def plain_loop(split: Split, params: TrainParams, flip: bool) -> tuple[nn.Module, list[float], list[float]]:
@@ -80,7 +92,10 @@ def plain_loop(split: Split, params: TrainParams, flip: bool) -> tuple[nn.Module
                 functional.hflip(image) if mirror else image
                 for image, mirror in zip(images, drawn.mirrored, strict=True)
             ]
-            batch = torch.stack([functional.normalize(image, miniature.MEAN, miniature.STD) for image in images])
+            images = [functional.normalize(image, miniature.MEAN, miniature.STD) for image in images]
+            batch = torch.stack(
+                [hide(image, middle, params.cutout) for image, middle in zip(images, drawn.hidden, strict=True)]
+            )
             labels = torch.from_numpy(split.labels[rows])
             logits = model(batch.to(memory_format=torch.channels_last))
             loss = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)(logits, labels)
@@ -118,7 +133,7 @@ def test_training_equals_a_plain_torch_loop_bit_for_bit(count: int, changes: dic
 
 
 def test_another_recipe_equals_a_plain_torch_loop_but_for_rounding() -> None:
-    changes = {"schedule": "one_cycle", "warmup_epochs": 0.5, "label_smoothing": 0.1, "decay_norm": False}
+    changes = {"schedule": "one_cycle", "warmup_epochs": 0.5, "label_smoothing": 0.1, "decay_norm": False, "cutout": 4}
     model, epochs = train(**changes)
 
     expected, losses, accuracies = plain_loop(miniature.split(30), params(**changes), flip=True)
@@ -193,7 +208,7 @@ class WithDropout(nn.Module):
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9, "select": "best", "schedule": "one_cycle"}])
 @pytest.mark.parametrize("stop_behind", [1, 2, 4])
 def test_a_training_that_was_stopped_ends_with_the_same_bits(
-    tmp_path: Path, changes: dict[str, float], stop_behind: int
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, float], stop_behind: int
 ) -> None:
     def run(checkpoints: Checkpoints | None, epochs: int) -> tuple[nn.Module, list[Epoch]]:
         torch.manual_seed(0)
@@ -209,9 +224,11 @@ def test_a_training_that_was_stopped_ends_with_the_same_bits(
 
     resumed = run(checkpoints, 6)
 
+    assert capsys.readouterr().out.startswith(f"training goes on behind epoch {stop_behind}, from ")
     assert resumed[1] == expected
     assert states_equal(resumed[0], whole[0])
-    assert len(run(checkpoints, 6)[1]) == 5, "behind the last epoch nothing is left to train"
+    assert len(run(checkpoints, 6)[1]) == 5
+    assert capsys.readouterr().out.startswith("training goes on behind epoch 5, "), "nothing is left to train"
 
 
 def test_checkpoints_come_as_often_as_asked_for(tmp_path: Path) -> None:
@@ -279,7 +296,9 @@ def test_two_images_are_enough_to_train_on() -> None:
     assert np.isfinite(epochs[0].train_loss)
 
 
-def run_stage(directory: Path, monkeypatch: pytest.MonkeyPatch, flip: bool | None, allowed: bool) -> dict[str, Tensor]:
+def run_stage(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, flip: bool | None, allowed: bool, epochs: int = 1
+) -> dict[str, Tensor]:
     """Train as the pipeline does, on a data set that allows mirrored images or not."""
     pools = {
         split: Pool(miniature.images(count), np.arange(count), np.arange(count) % len(miniature.CLASSES))
@@ -292,7 +311,7 @@ def run_stage(directory: Path, monkeypatch: pytest.MonkeyPatch, flip: bool | Non
         "model: {name: miniature:residual, weights: null, stem: standard, mean: null, std: null}\n"
     )
     with (directory / "params.yaml").open("a") as file:
-        YAML().dump({"train": VALUES | {"epochs": 1, "crop_padding": 0, "horizontal_flip": flip}}, file)
+        YAML().dump({"train": VALUES | {"epochs": epochs, "crop_padding": 0, "horizontal_flip": flip}}, file)
     monkeypatch.chdir(directory)
     stage.main()
     return load_file(directory / "models" / "fp32" / "weights.safetensors")
@@ -314,3 +333,35 @@ def test_mirroring_follows_the_params_or_what_the_data_set_allows(
 
     assert torch.equal(weights[None]["conv1.weight"], weights[allowed]["conv1.weight"])
     assert not torch.equal(weights[None]["conv1.weight"], weights[not allowed]["conv1.weight"])
+
+
+@pytest.mark.usefixtures("_torch_as_before")
+def test_a_disk_that_is_full_for_a_while_does_not_end_the_training(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filler, epochs = small_disk / "filler", []
+
+    def fit_on_a_full_disk(*arguments: object) -> Iterator[Epoch]:
+        for epoch in fit(*arguments):
+            epochs.append(epoch)
+            if epoch.epoch == 2:
+                fill(filler)
+            if epoch.epoch == 4:
+                filler.unlink()
+            yield epoch
+
+    monkeypatch.setattr("ptqflow.training.fit.fit", fit_on_a_full_disk)
+    with pytest.warns(PtqflowWarning, match="No space left on device") as told:
+        run_stage(small_disk / "run", monkeypatch, flip=None, allowed=True, epochs=5)
+
+    assert len(epochs) == 5
+    figures = [str(one.message) for one in told if "figures of epoch" in str(one.message)]
+    assert [figure.partition(" are not")[0] for figure in figures] == ["figures of epoch 2", "figures of epoch 3"]
+    assert len((small_disk / "run" / "metrics" / "plots" / "train.csv").read_text().splitlines()) == 6
+
+
+def fill(file: Path) -> None:
+    """Take all that is left of a disk."""
+    with file.open("wb", buffering=0) as opened, contextlib.suppress(OSError):
+        while True:
+            opened.write(bytes(512))

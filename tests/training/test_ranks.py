@@ -11,10 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import miniature
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+from ptqflow.evaluation import compute_logits, evaluate
 
 TESTS = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -36,15 +39,21 @@ def train(ranks: int, *changes: str) -> tuple[dict[str, Tensor], list[dict[str, 
     process = start(ranks, f"{ranks}", *changes)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    rows = json.loads(Path(f"{ranks}.json").read_text())
     assert output.count("epoch 1: ") == 1, "one rank prints"
-    return load_file(f"{ranks}"), rows
+    return load_file(f"{ranks}"), json.loads(Path(f"{ranks}.json").read_text())
 
 
 RECIPES = {
     "uneven batches": ["images=29", "epochs=1"],
-    "a last batch of fewer images than ranks": ["images=26", "epochs=1"],
-    "the whole recipe": ["epochs=2", "ema_decay=0.5", 'select="best"', 'schedule="one_cycle"', "label_smoothing=0.1"],
+    "a last batch of an image for each of three": ["images=27", "epochs=1"],
+    "the whole recipe": [
+        "epochs=2",
+        "ema_decay=0.5",
+        'select="best"',
+        'schedule="one_cycle"',
+        "label_smoothing=0.1",
+        "cutout=4",
+    ],
 }
 
 
@@ -59,6 +68,26 @@ def test_any_number_of_ranks_trains_the_same_network_but_for_rounding(changes: l
             assert its_row["train_top1"] == row["train_top1"], "each image counts once"
             assert its_row["val_top1"] == row["val_top1"], "each image counts once"
             assert its_row == pytest.approx(row, rel=1e-4)
+
+
+def test_a_last_batch_of_fewer_images_than_ranks_is_left_out() -> None:
+    _, rows = train(3, "epochs=1", "images=26")
+    assert rows[0]["train_top1"] * 24 == pytest.approx(round(rows[0]["train_top1"] * 24), abs=1e-4), "of 24 images"
+
+
+def test_ranks_that_leave_out_other_layers_by_chance_train_together() -> None:
+    weights, rows = train(2, "epochs=2", "images=60", "drops=true", "sync_batchnorm=false")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert len(rows) == 2
+
+
+def test_without_synced_batch_normalization_the_figures_are_those_of_the_network_that_is_kept() -> None:
+    weights, rows = train(2, "epochs=2", "images=60", "val=50", "sync_batchnorm=false")
+    model = miniature.residual(len(miniature.CLASSES))
+    model.load_state_dict(weights)
+    val = miniature.split(50, seed=1)
+    logits = compute_logits(model, val, miniature.MEAN, miniature.STD, 256, "val")
+    assert rows[-1]["val_loss"] == pytest.approx(evaluate(logits, val.labels).loss, abs=2e-6)
 
 
 def test_without_synced_batch_normalization_each_rank_sees_its_share_alone() -> None:
@@ -93,9 +122,8 @@ def wait_until_gone(pids: list[int], seconds: float) -> None:
 ENDLESS = "epochs=1000000"
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_rank_ends_all_others_within_30_seconds_and_training_goes_on_from_the_checkpoint(victim: int) -> None:
-    recipe = "epochs=60", "images=200"
+def kill_one_of_two_and_go_on(victim: int, *recipe: str) -> None:
+    """Require that both end, with a line, and that the next training ends with the bits of one that nobody stopped."""
     process = start(2, "weights", *recipe)
     wait_for_epoch(process)
     ranks = ranks_of(process.pid)
@@ -105,14 +133,23 @@ def test_a_killed_rank_ends_all_others_within_30_seconds_and_training_goes_on_fr
     _, errors = process.communicate(timeout=60)
 
     assert time.monotonic() - began < 30
-    wait_until_gone(ranks, 1)
+    wait_until_gone(ranks, 5)
     assert process.returncode == 1
     assert errors == f"train: rank {victim} was ended by SIGKILL, and the others with it; run `dvc repro` again\n"
-    resumed, rows = train(2, *recipe)
+    process = start(2, "resumed", *recipe)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert output.startswith("training goes on behind epoch ")
+    resumed, rows = load_file("resumed"), json.loads(Path("resumed.json").read_text())
     shutil.rmtree("checkpoints")
     whole, whole_rows = train(2, *recipe)
     assert rows == whole_rows
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_all_others_within_30_seconds_and_training_goes_on_from_the_checkpoint(victim: int) -> None:
+    kill_one_of_two_and_go_on(victim, "epochs=60", "images=200")
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -132,7 +169,7 @@ def test_a_mistake_that_every_rank_makes_is_told_once() -> None:
     process = start(3, "weights", "images=1", "epochs=1")
     output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (1, "")
-    assert errors == "train: training needs 2 images or more, the train split has 1\n"
+    assert errors == "train: training needs 3 images or more, the train split has 1\n"
 
 
 def test_divergence_is_told_once_and_by_all() -> None:
@@ -160,6 +197,15 @@ def test_two_hosts_meet_where_the_first_one_waits(free_port: int) -> None:
         assert host.returncode == 0, errors
     for name, tensor in load_file("of_two").items():
         torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-5)
+
+
+def test_hosts_with_other_params_are_told_so(free_port: int) -> None:
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
+    hosts = [start(1, "of_two", f"lr={node + 1}", "nodes=2", NODE_RANK=str(node), **place) for node in (0, 1)]
+    for host in hosts:
+        _, errors = host.communicate(timeout=120)
+        assert (host.returncode, len(errors.splitlines())) == (1, 1)
+        assert errors.startswith("train: rank 1 differs from rank 0 in params; give every host the same params.yaml")
 
 
 def test_hosts_without_a_meeting_point_are_told_what_to_set() -> None:

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from training.recipes import params
 
 from ptqflow.data.dataset import DatasetCard
-from ptqflow.errors import ModelError
+from ptqflow.errors import ModelError, ParamsError
 from ptqflow.models.params import ModelParams
 from ptqflow.training.start import build_network, describe_model, fingerprint, settle_recipe
 
@@ -53,6 +53,13 @@ def test_a_recipe_mirrors_as_asked_or_as_the_data_set_allows() -> None:
     assert settle_recipe(card, params(), DATASET_CARD).mean == card.mean
 
 
+def test_a_cutout_as_large_as_the_images_is_refused() -> None:
+    card = miniature.card()
+    settle_recipe(card, params(cutout=7), DATASET_CARD)
+    with pytest.raises(ParamsError, match=r"train\.cutout is 8, the images have 8x8 pixels; it must be less"):
+        settle_recipe(card, params(cutout=8), DATASET_CARD)
+
+
 def save_weights(file: Path, classes: int) -> Path:
     save_file(miniature.residual(classes).state_dict(), file)
     return file
@@ -73,7 +80,7 @@ def test_without_epochs_weights_are_needed_with_a_head_that_fits(tmp_path: Path)
         build_network(miniature.card(), weights, params(epochs=0))
 
 
-def test_a_fingerprint_changes_with_all_that_changes_the_bits_and_with_nothing_else(tmp_path: Path) -> None:
+def test_a_fingerprint_changes_with_the_network_the_recipe_the_data_and_the_weights(tmp_path: Path) -> None:
     card, weights = miniature.card(), save_weights(tmp_path / "weights.safetensors", 4)
     first = fingerprint(card, params(), DATASET_CARD, weights)
 

@@ -49,7 +49,8 @@ class Checkpoints:
         data = safetensors.torch.save(tensors, {"content": content})  # one entry: of several, the order changes
         try:
             write_bytes(self.folder / f"{epoch:06d}-{hashlib.sha256(data).hexdigest()}.safetensors", data)
-            for old in self._files()[_KEPT:]:
+            behind = [file for file in self._files() if _epoch(file) <= epoch]  # of later ones, none could be read
+            for old in behind[_KEPT:]:
                 old.unlink()
         except OSError as error:
             problem = f"no checkpoint behind epoch {epoch}, training goes on: {describe_os_error(error)}"
@@ -63,7 +64,7 @@ class Checkpoints:
             except (OSError, ValueError, KeyError, SafetensorError) as error:
                 warnings.warn(PtqflowWarning(f"{file} is left alone: {error}"), stacklevel=1)
             else:
-                print(f"training goes on behind epoch {int(file.name[:6])}, from {file}", flush=True)
+                print(f"training goes on behind epoch {_epoch(file)}, from {file}", flush=True)
                 return found
         return None
 
@@ -74,7 +75,7 @@ class Checkpoints:
             self.folder.parent.rmdir()
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("*.safetensors"), reverse=True)
+        return sorted(self.folder.glob("[0-9]*-*.safetensors"), key=_epoch, reverse=True)
 
     def _read(self, file: Path) -> Checkpoint:
         with file.open("rb") as opened:
@@ -86,3 +87,7 @@ class Checkpoints:
                 raise ValueError("it is of another training")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
         return Checkpoint(tensors, content["record"])
+
+
+def _epoch(file: Path) -> int:
+    return int(file.name.partition("-")[0])

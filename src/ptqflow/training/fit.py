@@ -110,7 +110,7 @@ def fit(
         DataError: too few training images for batch normalization to learn from.
         ModelError: the loss or an output is no longer finite.
     """
-    smallest = SMALLEST if params.sync_batchnorm else SMALLEST * ranks.size
+    smallest = max(SMALLEST, ranks.size) if params.sync_batchnorm else SMALLEST * ranks.size
     if len(train) < smallest:
         raise DataError(f"training needs {smallest} images or more, the train split has {len(train)}")
     if params.epochs == 0:
@@ -167,6 +167,8 @@ class _Run:
         start = time.perf_counter()
         loss, top1 = self._train(number, bar)
         seconds = time.perf_counter() - start
+        for statistics in (*self.trainer.model.buffers(), *self.trainer.result.buffers()):
+            self.ranks.broadcast(statistics)  # which differ where each rank normalized apart
         try:
             evaluation = _evaluate(self.trainer.result, self.val, self.recipe, self.ranks)
         except DataError as error:

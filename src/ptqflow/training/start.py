@@ -1,7 +1,9 @@
 """What a training starts from, settled from the params, the data set and the user's weights."""
 
 import hashlib
+import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,16 @@ from torch import nn
 
 from ptqflow.artifacts import sha256_file
 from ptqflow.data.dataset import DatasetCard
-from ptqflow.errors import ModelError
+from ptqflow.errors import LaunchError, ModelError, ParamsError
 from ptqflow.models.architecture import build_model, hash_code
 from ptqflow.models.checkpoint import load_checkpoint
 from ptqflow.models.fp32 import ModelCard
 from ptqflow.models.params import ModelParams
+from ptqflow.ranks import Ranks
 from ptqflow.training.params import TrainParams
 from ptqflow.training.trainer import Recipe
+
+_OF_THE_MACHINE = ("cpu", "threads", "gpu")
 
 
 def describe_model(params: ModelParams, dataset: DatasetCard) -> ModelCard:
@@ -34,7 +39,16 @@ def describe_model(params: ModelParams, dataset: DatasetCard) -> ModelCard:
 
 
 def settle_recipe(card: ModelCard, params: TrainParams, dataset: DatasetCard) -> Recipe:
-    """Settle what `TrainParams` leaves to the data set and the model."""
+    """Settle what `TrainParams` leaves to the data set and the model.
+
+    Raises:
+        ParamsError: cutout would hide whole images.
+    """
+    if params.cutout >= card.image_size:
+        raise ParamsError(
+            f"train.cutout is {params.cutout}, the images have {card.image_size}x{card.image_size} pixels; it must be "
+            "less, such as half of that"
+        )
     flip = dataset.horizontal_flip if params.horizontal_flip is None else params.horizontal_flip
     return Recipe(card.mean, card.std, flip)
 
@@ -75,7 +89,25 @@ def fingerprint(card: ModelCard, params: TrainParams, dataset: DatasetCard, weig
         "weights": sha256_file(weights) if weights else None,
         "code": hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest(),
         "torch": torch.__version__,
+        "torchvision": version("torchvision"),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def require_equal_inputs(ranks: Ranks, inputs: dict[str, Any]) -> None:
+    """Compare what `fingerprint` returned on every rank, but for the machines.
+
+    Raises:
+        LaunchError: a host has other params, data, weights or code than the first.
+    """
+    own = json.dumps({name: value for name, value in inputs.items() if name not in _OF_THE_MACHINE}, sort_keys=True)
+    gathered = ranks.gather(torch.frombuffer(bytearray(own.encode()), dtype=torch.uint8))
+    first, *others = (json.loads(one.numpy().tobytes()) for one in gathered)
+    for rank, other in enumerate(others, 1):
+        if differing := [name for name in first if first[name] != other[name]]:
+            raise LaunchError(
+                f"rank {rank} differs from rank 0 in {', '.join(differing)}; give every host the same params.yaml, "
+                "data/dataset, inputs and packages"
+            )
