@@ -52,7 +52,7 @@ def run_in_ranks(processes: int, nodes: int = 1) -> bool:
             min_nodes=nodes,
             max_nodes=nodes,
             nproc_per_node=processes,
-            run_id="ptqflow",
+            run_id="none",  # torchrun's own default, so that it may start the other hosts
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
             **_rendezvous(nodes),

@@ -199,6 +199,21 @@ def test_two_hosts_meet_where_the_first_one_waits(free_port: int) -> None:
         torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-5)
 
 
+def test_torchrun_may_start_the_other_hosts(free_port: int) -> None:
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
+    first = start(1, "of_two", "epochs=1", "nodes=2", **place)
+    options = f"--nnodes 2 --nproc-per-node 1 --node-rank 1 --master-addr 127.0.0.1 --master-port {free_port}"
+    second = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *options.split(), SCRIPT, "1", "of_two", "epochs=1", "nodes=2"],
+        env=os.environ | {"PYTHONPATH": f"{TESTS.parent / 'src'}:{TESTS}", "OMP_NUM_THREADS": "1"},
+        timeout=120,
+        check=False,
+    )
+    _, errors = first.communicate(timeout=120)
+    assert (first.returncode, second.returncode) == (0, 0), errors
+    assert load_file("of_two")
+
+
 def test_hosts_with_other_params_are_told_so(free_port: int) -> None:
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
     hosts = [start(1, "of_two", f"lr={node + 1}", "nodes=2", NODE_RANK=str(node), **place) for node in (0, 1)]
