@@ -1,6 +1,5 @@
 """Train the FP32 network, or take the user's weights as they are."""
 
-import warnings
 from pathlib import Path
 
 from ptqflow.launch import run_in_ranks
@@ -24,11 +23,10 @@ def main() -> None:
 
     from ptqflow.artifacts import PLOTS_DIR, write_csv, write_metrics
     from ptqflow.data.dataset import open_dataset
-    from ptqflow.errors import PtqflowWarning, describe_os_error
     from ptqflow.inputs import WEIGHTS, given
     from ptqflow.models.fp32 import save_fp32
     from ptqflow.ranks import joined
-    from ptqflow.training.checkpoints import Checkpoints
+    from ptqflow.training.checkpoints import Checkpoints, or_go_on
     from ptqflow.training.fit import fit, pick_device, selected
     from ptqflow.training.live import live_log
     from ptqflow.training.start import (
@@ -54,15 +52,11 @@ def main() -> None:
             epochs.append(epoch)
             if ranks.rank:
                 continue
-            try:
+            with or_go_on(f"figures of epoch {epoch.epoch} are not written"):
                 log(epoch)
                 write_csv(PLOTS_DIR / "train.csv", [one.as_row() for one in epochs])
-            except OSError as error:  # as of a full disk, which may have room again behind the last epoch
-                problem = (
-                    f"figures of epoch {epoch.epoch} are not written, training goes on: {describe_os_error(error)}"
-                )
-                warnings.warn(PtqflowWarning(problem), stacklevel=1)
     if ranks.rank == 0:
+        # Once more, for the disk may have room again; if not, that is what ends the stage.
         write_csv(PLOTS_DIR / "train.csv", [one.as_row() for one in epochs])
         save_fp32(FP32_DIR, model, card)
         write_metrics("train", selected(epochs, params).as_row())

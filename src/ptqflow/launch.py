@@ -29,15 +29,10 @@ def run_in_ranks(processes: int, nodes: int = 1) -> bool:
         LaunchError: a rank has failed, all others have been ended; the hosts do not meet; or torchrun has started
             another number of ranks.
     """
-    ranks = processes * nodes
     if is_rank():
-        if int(os.environ["WORLD_SIZE"]) != ranks:
-            raise LaunchError(
-                f"torchrun has started {os.environ['WORLD_SIZE']} ranks, params.yaml says {processes} on each of "
-                f"{nodes} hosts; make them agree"
-            )
+        _require_started(processes, nodes)
         return False
-    if ranks == 1:
+    if processes * nodes == 1:
         return False
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -68,6 +63,15 @@ def run_in_ranks(processes: int, nodes: int = 1) -> bool:
             signal.signal(end.sigval, signal.SIG_DFL)
             os.kill(os.getpid(), end.sigval)
     return True
+
+
+def _require_started(processes: int, nodes: int) -> None:
+    started = os.environ["WORLD_SIZE"]
+    if int(started) != processes * nodes:
+        raise LaunchError(
+            f"torchrun has started {started} ranks, params.yaml says {processes} on each of {nodes} hosts; make them "
+            "agree"
+        )
 
 
 def _rendezvous(nodes: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 
@@ -48,6 +49,10 @@ class Ranks:
         everything = [torch.empty_like(padded) for _ in range(self.size)]
         distributed.all_gather(everything, padded)
         return [part[: int(length)] for part, length in zip(everything, lengths, strict=True)]
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """Return each rank's bytes, by rank."""
+        return [one.numpy().tobytes() for one in self.gather(torch.from_numpy(np.frombuffer(data, np.uint8).copy()))]
 
 
 ALONE = Ranks()

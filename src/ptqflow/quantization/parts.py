@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ptqflow.data.dataset import Split
@@ -39,8 +38,7 @@ def collect_in_parts(
     """
     example = next(input_batches(split, rows[:1], mean, std))
     size = batches_together(observed.prepared, example)
-    part = ranks.part(-(-len(rows) // size))
-    own = rows[part.start * size : part.stop * size]
+    share = ranks.part(-(-len(rows) // size))
+    own = rows[share.start * size : share.stop * size]
     data = encode(collect_statistics(observed, input_batches(split, own, mean, std), own)) if len(own) else b""
-    parts = ranks.gather(torch.from_numpy(np.frombuffer(data, np.uint8).copy()))
-    return reduce(Statistics.merged, (decode(one.numpy().tobytes()) for one in parts if len(one)))
+    return reduce(Statistics.merged, (decode(part) for part in ranks.gather_bytes(data) if part))

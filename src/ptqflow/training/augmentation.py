@@ -33,12 +33,8 @@ class Draws:
         """Return a copy in memory of its own."""
         return self._each(Tensor.clone)
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Return all that was drawn."""
-        return self.order, self.places, self.mirrored, self.hidden
-
     def _each(self, function: Callable[[Tensor], Tensor]) -> "Draws":
-        return Draws(*map(function, self.tensors()))
+        return Draws(*map(function, (self.order, self.places, self.mirrored, self.hidden)))
 
 
 def draw_epoch(count: int, padding: int, flip: bool, seed: int, epoch: int) -> Draws:

@@ -47,8 +47,8 @@ class Batch:
         return Batch(self.images.clone(), self.labels.clone(), self.draws.clone(), self.total)
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return what differs between batches of one size."""
-        return self.images, self.labels, *self.draws.tensors()
+        """Return what a step reads, which differs between batches of one size."""
+        return self.images, self.labels, self.draws.places, self.draws.mirrored, self.draws.hidden
 
 
 class Batches:

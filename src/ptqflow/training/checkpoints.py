@@ -4,8 +4,8 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,16 @@ from ptqflow.artifacts import write_bytes
 from ptqflow.errors import PtqflowWarning, describe_os_error
 
 _KEPT = 2  # newest ones, so that a torn one costs little
+
+
+@contextmanager
+def or_go_on(loss: str) -> Iterator[None]:
+    """Warn of an `OSError`, such as of a full disk, and of what is lost by it, instead of ending the training."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"{loss}, training goes on: {describe_os_error(error)}"
+        warnings.warn(PtqflowWarning(problem), stacklevel=1)
 
 
 @dataclass(frozen=True)
@@ -47,14 +57,11 @@ class Checkpoints:
         tensors = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         content = json.dumps({"key": self._key, "record": record}, sort_keys=True)
         data = safetensors.torch.save(tensors, {"content": content})  # one entry: of several, the order changes
-        try:
+        with or_go_on(f"no checkpoint behind epoch {epoch}"):
             write_bytes(self.folder / f"{epoch:06d}-{hashlib.sha256(data).hexdigest()}.safetensors", data)
             behind = [file for file in self._files() if _epoch(file) <= epoch]  # of later ones, none could be read
             for old in behind[_KEPT:]:
                 old.unlink()
-        except OSError as error:
-            problem = f"no checkpoint behind epoch {epoch}, training goes on: {describe_os_error(error)}"
-            warnings.warn(PtqflowWarning(problem), stacklevel=1)
 
     def newest(self) -> Checkpoint | None:
         """Read the newest checkpoint that is whole and of this training, and say so; warn of those that are not."""

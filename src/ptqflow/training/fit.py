@@ -110,7 +110,7 @@ def fit(
         DataError: too few training images for batch normalization to learn from.
         ModelError: the loss or an output is no longer finite.
     """
-    smallest = max(SMALLEST, ranks.size) if params.sync_batchnorm else SMALLEST * ranks.size
+    smallest = max(SMALLEST, params.least_share * ranks.size)
     if len(train) < smallest:
         raise DataError(f"training needs {smallest} images or more, the train split has {len(train)}")
     if params.epochs == 0:
@@ -157,8 +157,7 @@ class _Run:
                 tensor.copy_(checkpoint.tensors[name])
             self.ranks.broadcast(tensor)
         record = json.dumps(checkpoint.record["epochs"] if checkpoint else []).encode()
-        first, *_ = self.ranks.gather(torch.frombuffer(bytearray(record), dtype=torch.uint8))
-        epochs = json.loads(first.numpy().tobytes())
+        epochs = json.loads(self.ranks.gather_bytes(record)[0])
         return [Epoch(**{**epoch, "val": Evaluation(**epoch["val"])}) for epoch in epochs]
 
     def epoch(self, number: int, bar: "tqdm[NoReturn]") -> Epoch:
@@ -167,8 +166,7 @@ class _Run:
         start = time.perf_counter()
         loss, top1 = self._train(number, bar)
         seconds = time.perf_counter() - start
-        for statistics in (*self.trainer.model.buffers(), *self.trainer.result.buffers()):
-            self.ranks.broadcast(statistics)  # which differ where each rank normalized apart
+        self.trainer.share_statistics()
         try:
             evaluation = _evaluate(self.trainer.result, self.val, self.recipe, self.ranks)
         except DataError as error:

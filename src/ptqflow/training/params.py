@@ -53,6 +53,11 @@ class TrainParams(Params):
     sync_batchnorm: bool
     """Whether batch normalization sees the whole batch where it is spread over several devices."""
 
+    @property
+    def least_share(self) -> int:
+        """Images that each device needs of a batch: where it normalizes apart, as many as have a variance."""
+        return 1 if self.sync_batchnorm else 2
+
     @model_validator(mode="after")
     def _warmup_fits(self) -> Self:
         if self.warmup_epochs is not None and self.epochs and self.warmup_epochs > self.epochs:
@@ -64,10 +69,10 @@ class TrainParams(Params):
     @model_validator(mode="after")
     def _every_device_has_enough(self) -> Self:
         devices = self.devices * self.nodes
-        least, needs = (1, "needs an image") if self.sync_batchnorm else (2, "without train.sync_batchnorm needs two")
-        if self.batch_size < least * devices:
+        if self.batch_size < self.least_share * devices:
+            needs = "needs an image" if self.sync_batchnorm else "without train.sync_batchnorm needs two"
             raise ValueError(
                 f"train.batch_size is {self.batch_size}: each of {devices} devices {needs}, so it must be "
-                f"{least * devices} at least"
+                f"{self.least_share * devices} at least"
             )
         return self

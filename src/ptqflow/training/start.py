@@ -103,8 +103,7 @@ def require_equal_inputs(ranks: Ranks, inputs: dict[str, Any]) -> None:
         LaunchError: a host has other params, data, weights or code than the first.
     """
     own = json.dumps({name: value for name, value in inputs.items() if name not in _OF_THE_MACHINE}, sort_keys=True)
-    gathered = ranks.gather(torch.frombuffer(bytearray(own.encode()), dtype=torch.uint8))
-    first, *others = (json.loads(one.numpy().tobytes()) for one in gathered)
+    first, *others = map(json.loads, ranks.gather_bytes(own.encode()))
     for rank, other in enumerate(others, 1):
         if differing := [name for name in first if first[name] != other[name]]:
             raise LaunchError(

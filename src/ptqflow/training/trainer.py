@@ -96,6 +96,12 @@ class Trainer:
         for name, kept in self._kept.items():
             kept.copy_(newest[name])
 
+    def share_statistics(self) -> None:
+        """Give every rank the running statistics of the first: they differ where each normalizes apart."""
+        for network in (self.model, self.average):
+            for statistics in network.buffers() if network is not None else ():
+                self._ranks.broadcast(statistics)
+
     def finish(self) -> None:
         """Give `model` the weights to keep."""
         self.model.load_state_dict(self._kept or self.result.state_dict())
@@ -172,11 +178,12 @@ class Trainer:
         """
         if self._ranks.size == 1:
             return
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        for parameter in trained:
-            if parameter.grad is None:
+        gradients = []
+        for parameter in self.model.parameters():
+            if parameter.grad is None and parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+            if parameter.grad is not None:
+                gradients.append(parameter.grad)
         flat = self._ranks.add(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(total.view_as(gradient))
