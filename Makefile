@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # The benchmark first: it brings up what it needs, and the report then shows what was measured.
 repro: $(INSTALLED)
-	dvc repro benchmark/dvc.yaml
+	dvc repro pipelines/benchmark/dvc.yaml
 	dvc repro
 	@PYTHONPATH=src python -m ptqflow.summary metrics/evaluate.json
 	@echo "More in report/index.html."
@@ -24,14 +24,14 @@ test-slow: $(INSTALLED)
 
 # Measures anew and shows it in the report.
 benchmark: $(INSTALLED)
-	dvc repro --force --single-item benchmark/dvc.yaml
+	dvc repro --force --single-item pipelines/benchmark/dvc.yaml
 	dvc repro --force --single-item report
 
-spread: $(INSTALLED) spread/dvc.yaml
-	dvc repro spread/dvc.yaml
+spread: $(INSTALLED) pipelines/spread/dvc.yaml
+	dvc repro pipelines/spread/dvc.yaml
 
 # A copy for who wants it: DVC would miss the outputs of a pipeline that never ran in every checkout and exp apply.
-spread/dvc.yaml: spread/pipeline.yaml
+pipelines/spread/dvc.yaml: pipelines/spread/pipeline.yaml
 	cp $< $@
 
 lint: $(INSTALLED)

@@ -18,12 +18,12 @@ from torch.ao.quantization import HistogramObserver, MinMaxObserver, QConfigMapp
 from torch.ao.quantization.quantize_fx import prepare_fx
 from torch.fx import GraphModule
 
+from ptqflow.calib.collection import collect_statistics, observe
+from ptqflow.calib.sampling import draw_images, input_batches
 from ptqflow.data.dataset import open_dataset
+from ptqflow.fx.graph import observer_nodes
+from ptqflow.fx.prepare import without_torch_warnings
 from ptqflow.models.fp32 import load_fp32
-from ptqflow.quantization.calibration import draw_images, input_batches
-from ptqflow.quantization.graph import observer_nodes
-from ptqflow.quantization.prepare import without_torch_warnings
-from ptqflow.quantization.statistics import collect_statistics, observe
 
 
 def main() -> None:

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from ptqflow.core.ranks import ALONE
 from ptqflow.data.dataset import DIGEST_BYTES, Split
-from ptqflow.evaluation import compute_logits
-from ptqflow.ranks import ALONE
-from ptqflow.training.augmentation import draw_epoch
-from ptqflow.training.batches import Batches
-from ptqflow.training.trainer import Recipe, Trainer
+from ptqflow.models.accuracy import compute_logits
+from ptqflow.train.augmentation import draw_epoch
+from ptqflow.train.batches import Batches
+from ptqflow.train.step import Recipe, Trainer
 from train import LR, PADDING, STAGE, in_fresh_process, print_machine, train_params
 
 GIB, MIB = 1 << 30, 1 << 20

@@ -26,20 +26,20 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
-from ptqflow.benchmark.machine import describe_machine
-from ptqflow.benchmark.measure import Speedup, Timing, speedup, time_in_turns
-from ptqflow.benchmark.process import Cell
-from ptqflow.benchmark.runtimes import Runtime, Task
-from ptqflow.comparison import agreement, sqnr_db
+from ptqflow.benchmark.timed_runtimes import Runtime, Task
+from ptqflow.benchmark.timing import Speedup, Timing, speedup, time_in_turns
+from ptqflow.benchmark.worker_process import Cell
+from ptqflow.calib.statistics import load_statistics
+from ptqflow.core.machine import describe_machine
 from ptqflow.data.dataset import Split, open_dataset
-from ptqflow.evaluation import compute_logits, evaluate
-from ptqflow.inference.normalization import normalize
-from ptqflow.inference.runtimes import open_file
-from ptqflow.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, read_manifest
+from ptqflow.data.normalization import normalize
+from ptqflow.data.preprocessing import to_input
+from ptqflow.evaluate.metrics import agreement, sqnr_db
+from ptqflow.fx.artifact import load_int8, state_file
+from ptqflow.models.accuracy import compute_logits, evaluate
 from ptqflow.models.fp32 import load_fp32, weights_file
-from ptqflow.preprocessing import to_input
-from ptqflow.quantization.artifact import load_int8, state_file
-from ptqflow.quantization.statistics import load_statistics
+from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, read_manifest
+from ptqflow.runtime.runtimes import open_file
 
 FP32_DIR, INT8_DIR, EXPORT_DIR = Path("models/fp32"), Path("models/int8"), Path("models/export")
 LOGITS_BATCH = 250

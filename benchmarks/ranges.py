@@ -14,17 +14,17 @@ import torch
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from ptqflow.comparison import agreement, sqnr_db
+from ptqflow.calib.statistics import load_statistics
+from ptqflow.convert.params import ConvertParams
+from ptqflow.convert.quantize import quantize
+from ptqflow.convert.ranges import Method
+from ptqflow.core.engines import available_engines
+from ptqflow.core.params import read_params
 from ptqflow.data.dataset import open_dataset
-from ptqflow.evaluation import compute_logits, predictions
+from ptqflow.evaluate.metrics import agreement, sqnr_db
+from ptqflow.evaluate.significance import count_pairs, mcnemar
+from ptqflow.models.accuracy import compute_logits, predictions
 from ptqflow.models.fp32 import load_fp32
-from ptqflow.paired import count_pairs, mcnemar
-from ptqflow.params import read_params
-from ptqflow.quantization.choices import ConvertParams
-from ptqflow.quantization.engine import available_engines
-from ptqflow.quantization.quantize import quantize
-from ptqflow.quantization.ranges import Method
-from ptqflow.quantization.statistics import load_statistics
 
 COLUMNS = ("engine", "method", "top-1 %", "agreement %", "SQNR dB", "only FP32 right", "only INT8 right", "p", "s")
 

@@ -35,18 +35,18 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torch.utils.data import Dataset as Images
 
-from ptqflow.benchmark.machine import cpu_model, usable_cores
+from ptqflow.core.machine import cpu_model, usable_cores
+from ptqflow.core.ranks import ALONE
+from ptqflow.core.torchvision_shim import ensure_torchvision_imports
 from ptqflow.data.dataset import DIGEST_BYTES, Dataset, DatasetCard, Split, open_dataset
+from ptqflow.data.preprocessing import to_input
 from ptqflow.models.architecture import build_model
-from ptqflow.preprocessing import to_input
-from ptqflow.ranks import ALONE
-from ptqflow.torchvision_ops import ensure_torchvision_imports
-from ptqflow.training.augmentation import crop_and_flip, draw_epoch
-from ptqflow.training.batches import Batches
-from ptqflow.training.checkpoints import Checkpoints
-from ptqflow.training.fit import fit, pick_device
-from ptqflow.training.params import TrainParams
-from ptqflow.training.trainer import Recipe, Trainer
+from ptqflow.train.augmentation import crop_and_flip, draw_epoch
+from ptqflow.train.batches import Batches
+from ptqflow.train.checkpoints import Checkpoints
+from ptqflow.train.loop import fit, pick_device
+from ptqflow.train.params import TrainParams
+from ptqflow.train.step import Recipe, Trainer
 
 ensure_torchvision_imports()
 
@@ -55,8 +55,8 @@ from torchvision.datasets import ImageFolder  # noqa: E402
 
 T = TypeVar("T")
 LR, MOMENTUM, WEIGHT_DECAY, PADDING = 1e-2, 0.9, 1e-5, 4
-LOOK_EVERY = 50  # steps, as in ptqflow.training.fit
-STAGE = {"GOMP_SPINCOUNT": "1000"}  # as ptqflow.stage sets it for every stage
+LOOK_EVERY = 50  # steps, as in ptqflow.train.loop
+STAGE = {"GOMP_SPINCOUNT": "1000"}  # as ptqflow.core.stage sets it for every stage
 
 
 def main() -> None:
@@ -309,7 +309,7 @@ def accuracy(loader: DataLoader[Any], model: nn.Module, device: torch.device) ->
     return hits / images
 
 
-def train_params(batch_size: int, epochs: int = 1, seed: int = 0, checkpoint_every: int = 0) -> TrainParams:
+def train_params(batch_size: int, epochs: int = 1, seed: int = 0) -> TrainParams:
     """Return the loop's recipe; all else is as in params.yaml."""
     return TrainParams(
         epochs=epochs,
@@ -327,7 +327,6 @@ def train_params(batch_size: int, epochs: int = 1, seed: int = 0, checkpoint_eve
         horizontal_flip=None,
         cutout=0,
         seed=seed,
-        checkpoint_every=checkpoint_every,
         devices=1,
         nodes=1,
         threads=None,
@@ -342,11 +341,11 @@ def run_ours(arguments: argparse.Namespace, seed: int) -> Run:
     dataset, device = open_dataset(arguments.dataset), torch.device(arguments.device)
     pick_device()  # which settles what kernels may be chosen
     model = build(arguments, dataset.card, seed)
-    params = train_params(arguments.batch_size, arguments.epochs, seed, arguments.checkpoint_every)
+    params = train_params(arguments.batch_size, arguments.epochs, seed)
     recipe = Recipe(*dataset.card.normalization, dataset.card.horizontal_flip)
     epochs, trainings, top1 = [], [], 0.0
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(Path(folder), {})
+        checkpoints = Checkpoints(Path(folder), {}, arguments.checkpoint_every)
         began = time.perf_counter()
         for epoch in fit(
             model, dataset.train, getattr(dataset, arguments.held_out), recipe, params, device, ALONE, checkpoints
@@ -440,7 +439,7 @@ def bare_steps(
 
 
 def our_steps(arguments: argparse.Namespace, dataset: Dataset, device: torch.device) -> Iterator[None]:
-    """Train as `ptqflow.training.fit` does, epoch behind epoch, and yield behind each step."""
+    """Train as `ptqflow.train.loop` does, epoch behind epoch, and yield behind each step."""
     card, params = dataset.card, train_params(arguments.batch_size)
     recipe = Recipe(*card.normalization, card.horizontal_flip)
     trainer = Trainer(build(arguments, card, 0), recipe, params, ALONE, device)

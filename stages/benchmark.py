@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ptqflow.stage import run
+from ptqflow.core.stage import run
 
 EXPORT_DIR = Path("models/export")
 FP32_WEIGHTS = Path("models/fp32/weights.safetensors")
@@ -11,10 +11,11 @@ INT8_STATE = Path("models/int8/state.pt")
 
 def main() -> None:
     """Write metrics/benchmark.json."""
-    from ptqflow.artifacts import write_metrics
-    from ptqflow.benchmark.grid import BenchmarkParams, Files, benchmark, format_table
-    from ptqflow.manifest import read_manifest
-    from ptqflow.params import read_params
+    from ptqflow.benchmark.grid import Files, benchmark, format_table
+    from ptqflow.benchmark.params import BenchmarkParams
+    from ptqflow.core.artifacts import write_metrics
+    from ptqflow.core.params import read_params
+    from ptqflow.runtime.manifest import read_manifest
 
     params = read_params("benchmark", BenchmarkParams)
     result = benchmark(params, Files(FP32_WEIGHTS, INT8_STATE), EXPORT_DIR, read_manifest(EXPORT_DIR))

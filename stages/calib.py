@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ptqflow.launch import run_in_ranks
-from ptqflow.stage import run
+from ptqflow.core.launch import run_in_ranks
+from ptqflow.core.stage import run
 
 DATASET_DIR = Path("data/dataset")
 FP32_DIR = Path("models/fp32")
@@ -12,27 +12,29 @@ STATISTICS_DIR = Path("models/statistics")
 
 def main() -> None:
     """Write models/statistics and metrics/calib.json."""
-    from ptqflow.params import read_params
-    from ptqflow.quantization.calibration import CalibParams
+    from ptqflow.calib.params import CalibParams
+    from ptqflow.core.params import read_params
+    from ptqflow.core.run_params import RunParams
 
-    params = read_params("calib", CalibParams)
-    if run_in_ranks(params.processes):
+    params, run_params = read_params("calib", CalibParams), read_params("run", RunParams)
+    if run_in_ranks(run_params.processes):
         return
 
     import numpy as np
 
-    from ptqflow.artifacts import write_metrics
+    from ptqflow.calib.collection import observe
+    from ptqflow.calib.sampling import draw_images
+    from ptqflow.calib.sharding import collect_in_parts
+    from ptqflow.calib.statistics import StatisticsCard, save_statistics
+    from ptqflow.core.artifacts import write_metrics
+    from ptqflow.core.ranks import joined
     from ptqflow.data.dataset import open_dataset
     from ptqflow.models.fp32 import load_fp32
-    from ptqflow.quantization.calibration import draw_images
-    from ptqflow.quantization.parts import collect_in_parts
-    from ptqflow.quantization.statistics import StatisticsCard, observe, save_statistics
-    from ptqflow.ranks import joined
 
     dataset = open_dataset(DATASET_DIR)
     model, card = load_fp32(FP32_DIR)
     draw = draw_images(dataset, params.batches, params.batch_size, params.seed)
-    with joined(params.threads) as ranks:
+    with joined(run_params.threads) as ranks:
         observed = observe(model, card.image_size)
         statistics = collect_in_parts(observed, dataset.train, draw.rows, card.mean, card.std, ranks)
     if ranks.rank:

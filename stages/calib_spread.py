@@ -3,17 +3,18 @@
 import json
 from pathlib import Path
 
-from ptqflow.stage import run
+from ptqflow.core.stage import run
 
 SCORES_DIR = Path("models/spread_scores")
 
 
 def main() -> None:
     """Write metrics/calib_spread.json and metrics/plots/calib_spread.csv."""
-    from ptqflow.artifacts import PLOTS_DIR, write_csv, write_metrics
-    from ptqflow.params import read_params
-    from ptqflow.quantization.calibration import CalibParams
-    from ptqflow.quantization.spread import CalibSpreadParams, summarize
+    from ptqflow.calib.params import CalibParams
+    from ptqflow.core.artifacts import PLOTS_DIR, write_csv, write_metrics
+    from ptqflow.core.params import read_params
+    from ptqflow.spread.params import CalibSpreadParams
+    from ptqflow.spread.spread import summarize
 
     params = read_params("calib_spread", CalibSpreadParams)
     batch_size = read_params("calib", CalibParams).batch_size

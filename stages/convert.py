@@ -5,7 +5,7 @@ As the control, also without any ranges.
 
 from pathlib import Path
 
-from ptqflow.stage import run
+from ptqflow.core.stage import run
 
 DATASET_DIR = Path("data/dataset")
 FP32_DIR = Path("models/fp32")
@@ -16,17 +16,17 @@ UNCALIBRATED_DIR = Path("models/int8_uncalibrated")
 
 def main() -> None:
     """Write models/int8, models/int8_uncalibrated, two metrics files and metrics/plots/activations.csv."""
-    from ptqflow.artifacts import PLOTS_DIR, write_csv, write_metrics
+    from ptqflow.calib.statistics import load_statistics
+    from ptqflow.convert.accuracy_budget import Budget, describe_trial, meet_budget
+    from ptqflow.convert.params import ConvertParams
+    from ptqflow.convert.quantize import quantize
+    from ptqflow.convert.range_figures import chosen_metrics, histogram_rows
+    from ptqflow.core.artifacts import PLOTS_DIR, write_csv, write_metrics
+    from ptqflow.core.params import read_params
     from ptqflow.data.dataset import open_dataset
+    from ptqflow.fx.artifact import save_int8
+    from ptqflow.fx.layers import count_layers, describe_layers, list_layers
     from ptqflow.models.fp32 import load_fp32
-    from ptqflow.params import read_params
-    from ptqflow.quantization.activations import chosen_metrics, histogram_rows
-    from ptqflow.quantization.artifact import Int8Card, save_int8
-    from ptqflow.quantization.budget import Budget, describe_trial, meet_budget
-    from ptqflow.quantization.choices import ConvertParams
-    from ptqflow.quantization.layers import count_layers, describe_layers, list_layers
-    from ptqflow.quantization.quantize import quantize
-    from ptqflow.quantization.statistics import load_statistics
 
     params = read_params("convert", ConvertParams)
     model, card = load_fp32(FP32_DIR)
@@ -42,8 +42,7 @@ def main() -> None:
     )
     layers = list_layers(model, quantized.converted, quantized.scheme.fp32)
     for directory, made in ((INT8_DIR, quantized), (UNCALIBRATED_DIR, control)):  # neither was refused
-        int8_card = Int8Card(scheme=made.scheme, calibrated=made is quantized, model=card)
-        save_int8(directory, made.prepared, made.converted, layers, int8_card)
+        save_int8(directory, made.prepared, made.converted, layers, made.card)
     print(describe_layers(layers))
     write_csv(PLOTS_DIR / "activations.csv", histogram_rows(statistics, quantized.qparams))
     tensors = chosen_metrics(statistics, quantized.qparams)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ptqflow.launch import run_in_ranks
-from ptqflow.stage import run
+from ptqflow.core.launch import run_in_ranks
+from ptqflow.core.stage import run
 
 DATASET_DIR = Path("data/dataset")
 FP32_DIR = Path("models/fp32")
@@ -13,21 +13,21 @@ INT8_DIRS = {"int8_uncalibrated": Path("models/int8_uncalibrated"), "int8": Path
 
 def main() -> None:
     """Write metrics/evaluate.json, data/predictions and, in metrics/plots, confusion and per-class figures of each."""
-    from ptqflow.comparison import EvaluateParams
-    from ptqflow.params import read_params
+    from ptqflow.core.params import read_params
+    from ptqflow.core.run_params import RunParams
 
-    params = read_params("evaluate", EvaluateParams)
+    params = read_params("run", RunParams)
     if run_in_ranks(params.processes):
         return
 
-    from ptqflow.artifacts import PLOTS_DIR, write_csv, write_metrics
-    from ptqflow.comparison import compare, confusion_rows, per_class_rows
+    from ptqflow.core.artifacts import PLOTS_DIR, write_csv, write_metrics
+    from ptqflow.core.ranks import joined
     from ptqflow.data.dataset import open_dataset
-    from ptqflow.evaluation import compute_logits
+    from ptqflow.evaluate.metrics import compare, confusion_rows, per_class_rows
+    from ptqflow.evaluate.predictions import PredictionsCard, predict, save_predictions
+    from ptqflow.fx.artifact import load_int8, state_file
+    from ptqflow.models.accuracy import compute_logits
     from ptqflow.models.fp32 import load_fp32, weights_file
-    from ptqflow.predictions import PredictionsCard, predict, save_predictions
-    from ptqflow.quantization.artifact import load_int8, state_file
-    from ptqflow.ranks import joined
 
     dataset = open_dataset(DATASET_DIR)
     test = dataset.test

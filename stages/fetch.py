@@ -2,21 +2,21 @@
 
 from pathlib import Path
 
-from ptqflow.stage import run
+from ptqflow.core.stage import run
 
 DATASET_DIR = Path("data/dataset")
 
 
 def main() -> None:
     """Write data/dataset and metrics/fetch.json."""
-    from ptqflow.data.params import DataParams
-    from ptqflow.params import read_params
+    from ptqflow.core.params import read_params
+    from ptqflow.fetch.params import DataParams
 
     params = read_params("data", DataParams)
 
-    from ptqflow.artifacts import write_metrics
-    from ptqflow.data.fetch import fetch
-    from ptqflow.inputs import DATA, given
+    from ptqflow.core.artifacts import write_metrics
+    from ptqflow.core.inputs import DATA, given
+    from ptqflow.fetch.fetch import fetch
 
     card = fetch(params, given(DATA), DATASET_DIR)
     write_metrics("fetch", {**card.sizes, "classes": len(card.classes), "skipped": card.skipped})

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from ptqflow.stage import run
+from ptqflow.core.stage import run
 
 REPORT = Path("report/index.html")
 
 
 def main() -> None:
     """Write report/index.html."""
-    from ptqflow.artifacts import new_directory, write_text
+    from ptqflow.core.artifacts import new_directory, write_text
     from ptqflow.report.page import make_page
     from ptqflow.report.results import read_results
 

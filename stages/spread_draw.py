@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from ptqflow.stage import run
+from ptqflow.core.stage import run
 
 DATASET_DIR = Path("data/dataset")
 FP32_DIR = Path("models/fp32")
@@ -12,13 +12,14 @@ SPREAD_DIR = Path("models/spread")
 
 def main() -> None:
     """Write models/spread/SEED/SIZE for every size in batches."""
-    from ptqflow.artifacts import new_directory
+    from ptqflow.calib.params import CalibParams
+    from ptqflow.calib.statistics import StatisticsCard, save_statistics
+    from ptqflow.core.artifacts import new_directory
+    from ptqflow.core.params import read_params
     from ptqflow.data.dataset import open_dataset
     from ptqflow.models.fp32 import load_fp32
-    from ptqflow.params import read_params
-    from ptqflow.quantization.calibration import CalibParams
-    from ptqflow.quantization.spread import CalibSpreadParams, collect_sizes
-    from ptqflow.quantization.statistics import StatisticsCard, save_statistics
+    from ptqflow.spread.params import CalibSpreadParams
+    from ptqflow.spread.spread import collect_sizes
 
     batch_size = read_params("calib", CalibParams).batch_size
     sizes = read_params("calib_spread", CalibSpreadParams).batches

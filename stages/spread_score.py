@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from ptqflow.stage import run
+from ptqflow.core.stage import run
 
 DATASET_DIR = Path("data/dataset")
 FP32_DIR = Path("models/fp32")
@@ -13,18 +13,18 @@ SCORES_DIR = Path("models/spread_scores")
 
 def main() -> None:
     """Write models/spread_scores/SEED-SIZE.json."""
-    from ptqflow.artifacts import write_json
-    from ptqflow.comparison import EvaluateParams
+    from ptqflow.calib.statistics import load_statistics
+    from ptqflow.convert.params import ConvertParams
+    from ptqflow.convert.quantize import quantize
+    from ptqflow.core.artifacts import write_json
+    from ptqflow.core.params import read_params
+    from ptqflow.core.run_params import RunParams
     from ptqflow.data.dataset import open_dataset
-    from ptqflow.evaluation import compute_logits, evaluate
+    from ptqflow.models.accuracy import compute_logits, evaluate
     from ptqflow.models.fp32 import load_fp32
-    from ptqflow.params import read_params
-    from ptqflow.quantization.choices import ConvertParams
-    from ptqflow.quantization.quantize import quantize
-    from ptqflow.quantization.statistics import load_statistics
 
     params = read_params("convert", ConvertParams)
-    batch_size = read_params("evaluate", EvaluateParams).batch_size
+    batch_size = read_params("run", RunParams).batch_size
     seed, size = sys.argv[1:]
     dataset = open_dataset(DATASET_DIR)
     model, card = load_fp32(FP32_DIR)

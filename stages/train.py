@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ptqflow.launch import run_in_ranks
-from ptqflow.stage import run
+from ptqflow.core.launch import run_in_ranks
+from ptqflow.core.stage import run
 
 DATASET_DIR = Path("data/dataset")
 FP32_DIR = Path("models/fp32")
@@ -13,23 +13,25 @@ LIVE_DIR = Path("live")
 
 def main() -> None:
     """Write models/fp32, metrics/train.json and the figures of every epoch in metrics/plots/train.csv."""
+    from ptqflow.core.params import read_params
+    from ptqflow.core.run_params import RunParams
     from ptqflow.models.params import ModelParams
-    from ptqflow.params import read_params
-    from ptqflow.training.params import TrainParams
+    from ptqflow.train.params import TrainParams
 
     model_params, params = read_params("model", ModelParams), read_params("train", TrainParams)
+    run_params = read_params("run", RunParams)
     if params.epochs and run_in_ranks(params.devices, params.nodes):
         return
 
-    from ptqflow.artifacts import PLOTS_DIR, write_csv, write_metrics
+    from ptqflow.core.artifacts import PLOTS_DIR, write_csv, write_metrics
+    from ptqflow.core.inputs import WEIGHTS, given
+    from ptqflow.core.ranks import joined
     from ptqflow.data.dataset import open_dataset
-    from ptqflow.inputs import WEIGHTS, given
     from ptqflow.models.fp32 import save_fp32
-    from ptqflow.ranks import joined
-    from ptqflow.training.checkpoints import Checkpoints, or_go_on
-    from ptqflow.training.fit import fit, pick_device, selected
-    from ptqflow.training.live import live_log
-    from ptqflow.training.start import (
+    from ptqflow.train.checkpoints import Checkpoints, or_go_on
+    from ptqflow.train.live import live_log
+    from ptqflow.train.loop import fit, pick_device, selected
+    from ptqflow.train.setup import (
         build_network,
         describe_model,
         fingerprint,
@@ -44,10 +46,10 @@ def main() -> None:
     recipe = settle_recipe(card, params, dataset.card)
     device = pick_device()
     epochs = []
-    with joined(params.threads, device) as ranks, live_log(LIVE_DIR, ranks) as log:
+    with joined(run_params.threads, device) as ranks, live_log(LIVE_DIR, ranks) as log:
         inputs = fingerprint(card, params, dataset.card, weights)
         require_equal_inputs(ranks, inputs)
-        checkpoints = Checkpoints(CHECKPOINTS_DIR, inputs)
+        checkpoints = Checkpoints(CHECKPOINTS_DIR, inputs, run_params.checkpoint_every)
         for epoch in fit(model, dataset.train, dataset.val, recipe, params, device, ranks, checkpoints):
             epochs.append(epoch)
             if ranks.rank:

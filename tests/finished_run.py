@@ -5,16 +5,16 @@ import json
 from pathlib import Path
 
 import numpy as np
-from data.samples import random_pixels
 from numpy.typing import NDArray
+from samples import random_pixels
 from scipy.stats import binomtest
 
-from ptqflow.artifacts import write_csv, write_json, write_metrics
-from ptqflow.data.pool import Pool, Source
-from ptqflow.data.writing import save_dataset
-from ptqflow.manifest import CalibrationCard, FileCard, InputCard, LayerCard, Manifest, Needs, write_manifest
-from ptqflow.predictions import Prediction, PredictionsCard, save_predictions
+from ptqflow.core.artifacts import write_csv, write_json, write_metrics
+from ptqflow.evaluate.predictions import Prediction, PredictionsCard, save_predictions
+from ptqflow.fetch.splitting import Pool, Source
+from ptqflow.fetch.writing import save_dataset
 from ptqflow.report.results import DATASET_DIR, EXPORT_DIR, INT8_DIR, PREDICTIONS_DIR
+from ptqflow.runtime.manifest import CalibrationCard, FileCard, InputCard, LayerCard, Manifest, Needs, write_manifest
 
 CLASSES = ("ant", "bee", "cat", "dog")
 SHA256 = hashlib.sha256(b"").hexdigest()

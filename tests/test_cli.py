@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.samples import png, random_pixels, write_folder
-from data.test_images import bomb
-from inference.exported import change_manifest, replace_torchscript
+from exported import change_manifest, replace_torchscript
+from samples import bomb, png, random_pixels, write_folder
 
 import ptqflow
 from ptqflow import cli

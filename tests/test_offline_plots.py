@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from pipeline.repository import Repository, copy_tracked
+from repository import Repository, copy_tracked
 
 from ptqflow.offline_plots import TEMPLATE, make_template
 

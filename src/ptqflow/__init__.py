@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from ptqflow.inference.classifier import Classifier
-    from ptqflow.inference.runtimes import Runtime
+    from ptqflow.runtime.runtimes import Runtime
 
 
 def load(directory: "str | PathLike[str]", runtime: "Runtime | None" = None) -> "Classifier":
@@ -23,9 +23,9 @@ def load(directory: "str | PathLike[str]", runtime: "Runtime | None" = None) -> 
             and warns of one that is installed and fails to load.
 
     Raises:
-        ptqflow.errors.ArtifactError: a file is missing or changed, or of a newer format than this version reads.
-        ptqflow.errors.EngineError: no runtime, or not the one asked for, can run the model here.
-        ptqflow.errors.DataError: raised by `classifier(images)` for what is none of the above, or for 0 images.
+        ptqflow.core.errors.ArtifactError: a file is missing or changed, or of a newer format than this version reads.
+        ptqflow.core.errors.EngineError: no runtime, or not the one asked for, can run the model here.
+        ptqflow.core.errors.DataError: raised by `classifier(images)` for what is none of the above, or for 0 images.
     """
     from ptqflow.inference.classifier import load_classifier
 

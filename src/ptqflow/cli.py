@@ -14,8 +14,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ptqflow.errors import PtqflowError, describe_os_error
-from ptqflow.inference.runtimes import RUNTIMES
+from ptqflow.core.errors import PtqflowError, describe_os_error
+from ptqflow.runtime.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -151,7 +151,7 @@ output. A file that is missing or changed is one line on stderr, and the exit st
 
 def _inspect(options: argparse.Namespace) -> int:
     from ptqflow.inference.inspection import describe, find_changed_files
-    from ptqflow.manifest import read_manifest
+    from ptqflow.runtime.manifest import read_manifest
 
     manifest = read_manifest(options.model)
     wrong = find_changed_files(options.model, manifest)
@@ -197,7 +197,7 @@ A runtime that fails is one line on stderr, and the exit status is 1.""",
 
 def _verify(options: argparse.Namespace) -> int:
     from ptqflow.inference.verification import verify
-    from ptqflow.manifest import read_manifest
+    from ptqflow.runtime.manifest import read_manifest
 
     failed = False
     for finding in verify(options.model, read_manifest(options.model), options.data, options.min_agreement):
@@ -229,7 +229,7 @@ paired test, and the classes and the images about which the models differ.
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from ptqflow.revisions import compare_revisions
+    from ptqflow.compare import compare_revisions
 
     comparison = compare_revisions(*options.revisions)
     print(json.dumps(comparison.as_json(), indent=2) if options.json else comparison.as_text())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import vl_convert
 
-from ptqflow.artifacts import write_text
+from ptqflow.core.artifacts import write_text
 
 TEMPLATE = Path(".dvc/plots/offline.html")
 _VEGA_LITE = "5.21"  # the schema of DVC's templates and of those in .dvc/plots

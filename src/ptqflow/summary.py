@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ptqflow.verdict import verdict
+from ptqflow.evaluate.verdict import verdict
 
 _ROWS = {"fp32": "FP32", "int8_uncalibrated": "INT8, not calibrated", "int8": "INT8, calibrated"}
 

@@ -7,11 +7,16 @@ from pathlib import Path
 import miniature
 import pytest
 import torch
-from quantization.fresh_process import ENGINES, collect, convert_params
+from fresh_process import ENGINES, collect, convert_params
 from tiny_onnx import write_onnx
 
 from ptqflow.benchmark.grid import Files
-from ptqflow.manifest import (
+from ptqflow.convert.quantize import quantize
+from ptqflow.data.preprocessing import to_input
+from ptqflow.fx.artifact import save_int8, state_file
+from ptqflow.fx.layers import list_layers
+from ptqflow.models.fp32 import load_fp32, save_fp32, weights_file
+from ptqflow.runtime.manifest import (
     FP32_ONNX,
     INT8_ONNX,
     INT8_TORCHSCRIPT,
@@ -23,11 +28,6 @@ from ptqflow.manifest import (
     Needs,
     write_manifest,
 )
-from ptqflow.models.fp32 import load_fp32, save_fp32, weights_file
-from ptqflow.preprocessing import to_input
-from ptqflow.quantization.artifact import Int8Card, save_int8, state_file
-from ptqflow.quantization.layers import list_layers
-from ptqflow.quantization.quantize import quantize
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,8 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     engine = torch.backends.quantized.engine
     quantized = quantize(model, card, convert_params(), collect(model, list(inputs.split(8))), train)
     layers = list_layers(model, quantized.converted, quantized.scheme.fp32)
-    int8_card = Int8Card(scheme=quantized.scheme, calibrated=True, model=card)
-    save_int8(folder / "int8", quantized.prepared, quantized.converted, layers, int8_card)
+    save_int8(folder / "int8", quantized.prepared, quantized.converted, layers, quantized.card)
 
     export = folder / "export"
     export.mkdir()

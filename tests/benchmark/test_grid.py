@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ptqflow.artifacts import sha256_file
-from ptqflow.benchmark.grid import BenchmarkParams, Files, benchmark, format_table
-from ptqflow.benchmark.runtimes import RUNTIMES
-from ptqflow.errors import ArtifactError, BenchmarkError, ParamsError
-from ptqflow.manifest import read_manifest
-from ptqflow.params import read_params
+from ptqflow.benchmark.grid import Files, benchmark, format_table
+from ptqflow.benchmark.params import BenchmarkParams
+from ptqflow.benchmark.timed_runtimes import RUNTIMES
+from ptqflow.core.artifacts import sha256_file
+from ptqflow.core.errors import ArtifactError, BenchmarkError, ParamsError
+from ptqflow.core.params import read_params
+from ptqflow.runtime.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
 PARAMS = {"batch_sizes": [1, 2], "threads": 1, "rounds": 3, "seconds": 0.01}

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.samples import pool, random_pixels, source
+from samples import pool, random_pixels, source
 
+from ptqflow.core.errors import ArtifactError
 from ptqflow.data.dataset import SPLITS, open_dataset
-from ptqflow.data.writing import save_dataset
-from ptqflow.errors import ArtifactError
+from ptqflow.fetch.writing import save_dataset
 
 OUT = Path("dataset")
 

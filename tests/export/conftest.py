@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import miniature
@@ -6,27 +5,13 @@ import numpy as np
 import pytest
 import torch
 from exporting import PARAMS, ROOT, Exported, make_networks
+from quantizing import _engine_of_its_own, inputs  # noqa: F401
 from torch import Tensor
 
 from ptqflow.data.dataset import open_dataset
-from ptqflow.data.pool import Pool, Source
-from ptqflow.data.writing import save_dataset
-from ptqflow.export.files import write_files
-from ptqflow.preprocessing import to_input
-
-
-@pytest.fixture(autouse=True)
-def _engine_of_its_own() -> Iterator[None]:
-    engine = torch.backends.quantized.engine
-    yield
-    torch.backends.quantized.engine = engine
-
-
-@pytest.fixture(scope="session")
-def inputs() -> list[Tensor]:
-    """Five batches of 8 normalized images."""
-    pixels = torch.from_numpy(miniature.images(40))
-    return list(to_input(pixels, miniature.MEAN, miniature.STD).split(8))
+from ptqflow.export.export import write_files
+from ptqflow.fetch.splitting import Pool, Source
+from ptqflow.fetch.writing import save_dataset
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import miniature
 import numpy as np
 import pytest
 import torch
-from data.samples import encode, png, random_pixels
-from inference.exported import reference_probabilities
+from exported import reference_probabilities
 from numpy.typing import NDArray
 from PIL import Image
+from samples import encode, png, random_pixels
 
 import ptqflow
-from ptqflow.data.images import decode_image
-from ptqflow.errors import ArtifactError, DataError
+from ptqflow.core.errors import ArtifactError, DataError
+from ptqflow.fetch.decoding import decode_image
 from ptqflow.inference.classifier import batch_size, softmax
 
 PIXELS = miniature.images(100, seed=5)

@@ -1,9 +1,9 @@
 from pathlib import Path
 
-from inference.exported import change_manifest
+from exported import change_manifest
 
 from ptqflow.inference.inspection import describe, find_changed_files
-from ptqflow.manifest import read_manifest
+from ptqflow.runtime.manifest import read_manifest
 
 
 def test_every_layer_is_a_row_with_precision_scale_and_zero_point(pristine: Path) -> None:

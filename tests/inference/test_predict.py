@@ -3,13 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.samples import encode, png, random_pixels, write_folder
-from data.test_images import bomb
 from PIL import Image
+from samples import bomb, encode, png, random_pixels, write_folder
 
 import ptqflow
-from ptqflow.data.images import decode_image
-from ptqflow.errors import DataError
+from ptqflow.core.errors import DataError
+from ptqflow.fetch.decoding import decode_image
 from ptqflow.inference.classifier import Classifier
 from ptqflow.inference.predict import find_images, predict
 

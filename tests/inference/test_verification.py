@@ -4,12 +4,12 @@ from pathlib import Path
 import miniature
 import numpy as np
 import pytest
-from data.samples import pool, source
-from inference.exported import change_manifest, manifest, replace_torchscript
+from exported import change_manifest, manifest, replace_torchscript
+from samples import pool, source
 
 import ptqflow
-from ptqflow.data.writing import save_dataset
-from ptqflow.errors import ArtifactError, EngineError
+from ptqflow.core.errors import ArtifactError, EngineError
+from ptqflow.fetch.writing import save_dataset
 from ptqflow.inference.verification import (
     Finding,
     compare_on_generated_images,
@@ -17,7 +17,7 @@ from ptqflow.inference.verification import (
     sqnr_db,
     verify,
 )
-from ptqflow.manifest import read_manifest
+from ptqflow.runtime.manifest import read_manifest
 
 TEST = miniature.images(50, seed=9)
 

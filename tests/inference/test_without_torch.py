@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from data.samples import png, random_pixels, write_folder
+from samples import png, random_pixels, write_folder
 
 import ptqflow
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ptqflow.errors import ModelError
+from ptqflow.core.errors import ModelError
 from ptqflow.models.architecture import build_model, hash_code
 
 UserModule = Callable[[str], str]

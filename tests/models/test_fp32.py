@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ptqflow.errors import ArtifactError
+from ptqflow.core.errors import ArtifactError
 from ptqflow.models.architecture import build_model, hash_code
 from ptqflow.models.fp32 import ModelCard, load_fp32, save_fp32, weights_file
 

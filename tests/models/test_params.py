@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from ptqflow.errors import ParamsError
+from ptqflow.core.errors import ParamsError
+from ptqflow.core.params import read_params
 from ptqflow.models.params import ModelParams
-from ptqflow.params import read_params
 
 
 def read(tmp_path: Path, **changes: str) -> ModelParams:

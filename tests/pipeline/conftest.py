@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from pipeline.repository import TINY_MODEL, TINY_PARAMS, Repository, copy_tracked
+from repository import TINY_MODEL, TINY_PARAMS, Repository, copy_tracked
 
 
 @pytest.fixture(scope="session")

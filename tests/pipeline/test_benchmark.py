@@ -4,23 +4,11 @@ import json
 import re
 
 import pytest
-from pipeline.imports import imported_modules
-from pipeline.repository import ROOT, Repository
-from ruamel.yaml import YAML
-
-STAGE = YAML(typ="safe").load(ROOT / "benchmark" / "dvc.yaml")["stages"]["benchmark"]
-
-
-def test_deps_are_the_script_and_the_modules_that_it_and_its_processes_import() -> None:
-    script = ROOT / "stages" / "benchmark.py"
-    imported = {script, *imported_modules(script, ROOT / "src")}
-    listed = {ROOT / dep for dep in STAGE["deps"] if dep.endswith(".py")}
-    assert listed == imported
+from repository import PIPELINES, Repository, stages_of
 
 
 def test_nothing_depends_on_timings() -> None:
-    files = [ROOT / "dvc.yaml", *ROOT.glob("*/dvc.yaml")]
-    stages = [stage for file in files for stage in YAML(typ="safe").load(file)["stages"].values()]
+    stages = [stage for file in PIPELINES for stage in stages_of(file).values()]
     assert not [dep for stage in stages for dep in stage["deps"] if "benchmark.json" in dep]
 
 
@@ -41,12 +29,12 @@ def test_it_runs_on_demand_and_again_only_for_another_model_or_other_params(repo
     assert ran(repository) == ["benchmark"]
 
     repository.set_params({"benchmark": tiny | {"threads": 10**6}})
-    failed = repository.try_run("dvc", "repro", "benchmark/dvc.yaml")
+    failed = repository.try_run("dvc", "repro", "pipelines/benchmark/dvc.yaml")
     assert failed.status != 0
     assert "benchmark: benchmark.threads is 1000000, and there are" in failed.output
     assert "Traceback" not in failed.output
 
 
 def ran(repository: Repository) -> list[str]:
-    output = repository.run("dvc", "repro", "benchmark/dvc.yaml").output
-    return re.findall(r"^Running stage 'benchmark/dvc\.yaml:(\w+)'", output, re.MULTILINE)
+    output = repository.run("dvc", "repro", "pipelines/benchmark/dvc.yaml").output
+    return re.findall(r"^Running stage 'pipelines/benchmark/dvc\.yaml:(\w+)'", output, re.MULTILINE)

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from pipeline.repository import Repository
+from repository import Repository
 
 
 @pytest.mark.slow

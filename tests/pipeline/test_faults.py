@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pipeline.repository import STAGES, Repository, Result, outputs_of
+from repository import STAGES, Repository, Result, outputs_of
 
 ENDLESS = {"train": {"epochs": 10**6}}
 
@@ -102,7 +102,7 @@ def test_kill_at_any_moment_leaves_no_orphan_and_the_next_repro_is_identical(
 
 def test_a_dvc_killed_while_the_stage_starts_leaves_no_orphan(repository: Repository) -> None:
     (repository.path / "stages/train.py").write_text(
-        "import time\nfrom ptqflow.stage import run\nrun('train', lambda: time.sleep(3600))\n"
+        "import time\nfrom ptqflow.core.stage import run\nrun('train', lambda: time.sleep(3600))\n"
     )
     for moment in range(6):
         with repository.running("dvc", "repro", "--single-item", "train") as dvc:

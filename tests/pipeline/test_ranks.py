@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from pipeline.repository import Repository
+from repository import Repository
 
 pytestmark = pytest.mark.slow
 

@@ -1,9 +1,9 @@
 """Another project gets the exported model by its name, with real dvc."""
 
 import pytest
-from pipeline.repository import Repository
+from repository import Repository
 
-from ptqflow.manifest import ONNX_FILES, check_file, read_manifest
+from ptqflow.runtime.manifest import ONNX_FILES, check_file, read_manifest
 
 
 @pytest.mark.slow

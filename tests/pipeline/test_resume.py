@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from pipeline.repository import Repository
 from pipeline.test_faults import moments, wait_for_stage, wait_until_none_is_left
+from repository import Repository
 
 pytestmark = pytest.mark.slow
 

@@ -3,10 +3,10 @@ import io
 
 import numpy as np
 import pytest
-from data.samples import random_pixels
 from PIL import Image
+from samples import random_pixels
 
-from ptqflow.predictions import Prediction
+from ptqflow.evaluate.predictions import Prediction
 from ptqflow.report.images import BLUE, changed_images, image_uri, matrix_uri
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from finished_run import write_benchmark, write_run
 
-from ptqflow.errors import ArtifactError
+from ptqflow.core.errors import ArtifactError
 from ptqflow.report.results import read_results
 
 PREDICTIONS = "data/predictions/predictions.safetensors"

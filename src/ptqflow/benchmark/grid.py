@@ -6,38 +6,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, Strict
-
-from ptqflow.benchmark import script
-from ptqflow.benchmark.cause import explain_loss
-from ptqflow.benchmark.machine import describe_machine, pinned_threads
-from ptqflow.benchmark.measure import speedup, time_in_turns
-from ptqflow.benchmark.process import Cell
-from ptqflow.benchmark.runtimes import LIBRARIES, RUNTIMES, Runtime, Task, is_installed
-from ptqflow.errors import ArtifactError, BenchmarkError
-from ptqflow.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, check_file
-from ptqflow.params import Params
-
-
-def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("holds a number twice")
-    return values
-
-
-class BenchmarkParams(Params):
-    """What is timed, and for how long."""
-
-    batch_sizes: Annotated[tuple[PositiveInt, ...], Strict(False), Field(min_length=1), AfterValidator(_distinct)]
-    """Images at a time."""
-    threads: PositiveInt | None
-    """Of every runtime; None takes all cores."""
-    rounds: Annotated[int, Field(ge=3)]
-    """Turns that FP32 and INT8 take at each batch size."""
-    seconds: PositiveFloat
-    """Of timed runs of each network at each batch size; it takes longer where a run is longer than a round."""
+from ptqflow.benchmark import fp32_script as script
+from ptqflow.benchmark.params import BenchmarkParams
+from ptqflow.benchmark.slowdown import explain_loss
+from ptqflow.benchmark.timed_runtimes import LIBRARIES, RUNTIMES, Runtime, Task, is_installed
+from ptqflow.benchmark.timing import speedup, time_in_turns
+from ptqflow.benchmark.worker_process import Cell
+from ptqflow.core.errors import ArtifactError, BenchmarkError
+from ptqflow.core.machine import describe_machine, usable_cores
+from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, check_file
 
 
 @dataclass(frozen=True)
@@ -162,3 +141,17 @@ def _time_pair(
         if figures["speedup"]["median"] < 1:
             figures["note"] = explain_loss(manifest.layers, live["int8"].profile())
         return figures, live["int8"].versions
+
+
+def pinned_threads(threads: int | None) -> int:
+    """Return the number of threads that every runtime is given; None stands for all cores.
+
+    Raises:
+        BenchmarkError: there are more threads than cores, which would wait for each other.
+    """
+    cores = usable_cores()
+    if threads is not None and threads > cores:
+        raise BenchmarkError(
+            f"benchmark.threads is {threads}, and there are {cores} cores; set it to null or at most that"
+        )
+    return threads or cores

@@ -1,1 +1,1 @@
-"""Images: where they come from, how they are split and stored."""
+"""The stored data set, and normalization with torch and with NumPy."""

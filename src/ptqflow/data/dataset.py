@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt
 
-from ptqflow.artifacts import Card, read_card
-from ptqflow.errors import ArtifactError
+from ptqflow.core.artifacts import Card, read_card
+from ptqflow.core.errors import ArtifactError
 
 SPLITS = ("train", "val", "test")
 DIGEST_BYTES = 16

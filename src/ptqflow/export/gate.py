@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptqflow.errors import ModelError
-from ptqflow.evaluation import DIGITS, predictions
+from ptqflow.core.errors import ModelError
+from ptqflow.evaluate.significance import count_pairs, mcnemar
+from ptqflow.evaluate.verdict import ALPHA, format_p
 from ptqflow.export import replay
-from ptqflow.paired import count_pairs, mcnemar
-from ptqflow.quantization.twin import StepOutput
-from ptqflow.verdict import ALPHA, format_p
+from ptqflow.export.qdq import StepOutput
+from ptqflow.models.accuracy import DIGITS, predictions
 
 _STEPS, _SHARE = 2, 0.01
 """A layer diverges where more than this share of its values is more than so many codes away."""

@@ -15,11 +15,11 @@ from torch.fx import GraphModule, Node
 from torch.onnx import register_custom_op_symbolic, symbolic_helper  # type: ignore[attr-defined]
 from torch.onnx.errors import OnnxExporterError
 
-from ptqflow.errors import ModelError
-from ptqflow.export.cleaning import clean
-from ptqflow.manifest import INPUT, OUTPUT
-from ptqflow.quantization.prepare import without_torch_warnings
-from ptqflow.quantization.twin import DOMAIN
+from ptqflow.core.errors import ModelError
+from ptqflow.export.onnx_fold import clean
+from ptqflow.export.qdq import DOMAIN
+from ptqflow.fx.prepare import without_torch_warnings
+from ptqflow.runtime.manifest import INPUT, OUTPUT
 
 OPSET = 17
 _IR_VERSION = 8  # of the same time as the opset

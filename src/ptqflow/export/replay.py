@@ -13,11 +13,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ptqflow.core.stage import run
 from ptqflow.data.dataset import Split, open_dataset
-from ptqflow.inference.normalization import normalize
-from ptqflow.inference.runtimes import Runtime, onnxruntime_session, open_file
-from ptqflow.manifest import INPUT, Manifest, check_file, read_manifest
-from ptqflow.stage import run
+from ptqflow.data.normalization import normalize
+from ptqflow.runtime.manifest import INPUT, Manifest, check_file, read_manifest
+from ptqflow.runtime.runtimes import Runtime, onnxruntime_session, open_file
 
 
 def main(arguments: Sequence[str]) -> None:

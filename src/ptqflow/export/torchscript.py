@@ -7,7 +7,7 @@ import zipfile
 import torch
 from torch import nn
 
-from ptqflow.quantization.prepare import without_torch_warnings
+from ptqflow.fx.prepare import without_torch_warnings
 
 
 def to_torchscript(model: nn.Module, image_size: int) -> bytes:

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ptqflow.data.images import UnreadableImageError, fit_arrays, fit_image
-from ptqflow.errors import DataError
-from ptqflow.inference.normalization import normalize
-from ptqflow.inference.runtimes import Runtime, open_first, open_network
-from ptqflow.manifest import Manifest, read_manifest
+from ptqflow.core.errors import DataError
+from ptqflow.data.normalization import normalize
+from ptqflow.fetch.decoding import UnreadableImageError, fit_arrays, fit_image
+from ptqflow.runtime.manifest import Manifest, read_manifest
+from ptqflow.runtime.runtimes import Runtime, open_first, open_network
 
 if TYPE_CHECKING:
-    from ptqflow.inference.runtimes import Network
+    from ptqflow.runtime.runtimes import Network
 
 Picture = Image.Image | NDArray[np.uint8]
 """A PIL image, or an array (H, W, 3) of RGB."""

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ptqflow.errors import ArtifactError
-from ptqflow.manifest import Manifest, check_file
+from ptqflow.core.errors import ArtifactError
+from ptqflow.runtime.manifest import Manifest, check_file
 
 
 def find_changed_files(directory: Path, manifest: Manifest) -> dict[str, str]:

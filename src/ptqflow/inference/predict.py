@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ptqflow.artifacts import naming
-from ptqflow.data.images import UnreadableImageError, decode_image
-from ptqflow.errors import DataError, describe_os_error
+from ptqflow.core.artifacts import naming
+from ptqflow.core.errors import DataError, describe_os_error
+from ptqflow.fetch.decoding import UnreadableImageError, decode_image
 from ptqflow.inference.classifier import Classifier, batch_size
 
 Tell = Callable[[str], None]

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ptqflow.errors import ArtifactError, EngineError, ModelError
+from ptqflow.core.errors import ArtifactError, EngineError, ModelError
 from ptqflow.inference.classifier import compute_logits
-from ptqflow.inference.runtimes import RUNTIMES, Runtime, find_obstacle, open_file, open_network
-from ptqflow.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, check_file
+from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, check_file
+from ptqflow.runtime.runtimes import RUNTIMES, Runtime, find_obstacle, open_file, open_network
 
 IMAGES = 64
 _ENOUGH_DB = 40.0  # 1 % of the logits: more is not asked where quantization cost nearly nothing

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptqflow.errors import ModelError
-from ptqflow.torchvision_ops import ensure_torchvision_imports
+from ptqflow.core.errors import ModelError
+from ptqflow.core.torchvision_shim import ensure_torchvision_imports
 
 ensure_torchvision_imports()
 

@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ptqflow.artifacts import Card, new_directory, read_card, sha256_file, write_bytes, write_card
-from ptqflow.errors import ArtifactError
+from ptqflow.core.artifacts import Card, new_directory, read_card, sha256_file, write_bytes, write_card
+from ptqflow.core.errors import ArtifactError
 from ptqflow.models.architecture import build_model, hash_code
 
 

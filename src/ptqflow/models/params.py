@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Strict, model_validator
 
-from ptqflow.params import Params
+from ptqflow.core.params import Params
 
 Channel = Annotated[float, Field(ge=0, le=1)]
 PositiveChannel = Annotated[float, Field(gt=0, le=1)]

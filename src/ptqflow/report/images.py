@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ptqflow.predictions import Prediction, changed_rows
+from ptqflow.evaluate.predictions import Prediction, changed_rows
 
 _SHOWN = 24
 _LARGEST_SIDE = 160  # pixels; larger images are scaled down and become JPEG, so that the page stays small

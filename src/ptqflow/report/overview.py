@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ptqflow.evaluate.verdict import count_images, format_p
+from ptqflow.report.components import Table, signed
 from ptqflow.report.machine import cpu_model, versions
-from ptqflow.report.parts import Table, signed
 from ptqflow.report.results import Results
-from ptqflow.verdict import count_images, format_p
 
 NETWORKS = {"fp32": "FP32", "int8_uncalibrated": "INT8, not calibrated", "int8": "INT8, calibrated"}
 _HEADS = {

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import jinja2
 
-from ptqflow.report import inside, overview, predicted
+from ptqflow.evaluate.verdict import verdict
+from ptqflow.report import network, overview, predictions
 from ptqflow.report.results import Results
-from ptqflow.verdict import verdict
 
 
 def make_page(results: Results) -> str:
@@ -23,10 +23,10 @@ def make_page(results: Results) -> str:
         verdict=verdict(results.evaluate),
         **overview.networks(results.evaluate),
         **overview.run(results),
-        **inside.training(results.epochs),
-        **predicted.confusion(results),
-        **predicted.classes(results.evaluate),
-        **inside.layers(results),
-        **predicted.changed(results),
+        **network.training(results.epochs),
+        **predictions.confusion(results),
+        **predictions.classes(results.evaluate),
+        **network.layers(results),
+        **predictions.changed(results),
         **overview.size_and_speed(results),
     )

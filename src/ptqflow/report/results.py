@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ptqflow.artifacts import METRICS_DIR, PLOTS_DIR
+from ptqflow.core.artifacts import METRICS_DIR, PLOTS_DIR
+from ptqflow.core.errors import ArtifactError
 from ptqflow.data.dataset import DatasetCard, Split, open_dataset
-from ptqflow.errors import ArtifactError
-from ptqflow.manifest import INT8_ONNX, Manifest, read_manifest
-from ptqflow.predictions import Prediction, load_predictions
+from ptqflow.evaluate.predictions import Prediction, load_predictions
+from ptqflow.runtime.manifest import INT8_ONNX, Manifest, read_manifest
 
 DATASET_DIR = Path("data/dataset")
 PREDICTIONS_DIR = Path("data/predictions")

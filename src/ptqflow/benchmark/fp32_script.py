@@ -1,0 +1,22 @@
+"""Write the FP32 network as frozen TorchScript: `python -m ptqflow.benchmark.fp32_script models/fp32 FILE`."""
+
+import sys
+from pathlib import Path
+
+from ptqflow.core.stage import run
+
+
+def main() -> None:
+    """Trace, freeze and save."""
+    import torch
+
+    from ptqflow.models.fp32 import load_fp32
+
+    model, card = load_fp32(Path(sys.argv[1]))
+    with torch.inference_mode():
+        traced = torch.jit.trace(model, torch.zeros(2, 3, card.image_size, card.image_size))
+        torch.jit.freeze(traced).save(sys.argv[2])
+
+
+if __name__ == "__main__":
+    run("benchmark", main)

@@ -1,0 +1,98 @@
+"""The parent's side of a timing process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any
+
+from ptqflow.benchmark import worker as cell
+from ptqflow.benchmark.timed_runtimes import Task
+from ptqflow.core.errors import BenchmarkError
+
+
+class Cell:
+    """A fresh process with one network; it starts at once and imports its runtime meanwhile."""
+
+    def __init__(self, name: str, task: Task) -> None:
+        self.name = name
+        self.versions: dict[str, str] = {}
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__)
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", cell.__name__, json.dumps(asdict(task))],
+            env=os.environ | {"OMP_NUM_THREADS": str(task.threads)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+
+    def __enter__(self) -> "Cell":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def wait_until_imported(self) -> None:
+        """Return once the runtime is imported.
+
+        Raises:
+            BenchmarkError: as of every request: the process has ended; the error repeats its last line.
+        """
+        self.versions = self._answer()["versions"]
+
+    def load(self) -> dict[str, Any]:
+        """Load the network and warm it up; return load_s, first_ms, memory_mb and form."""
+        return self._ask("load")
+
+    def round(self, milliseconds: float) -> list[float]:
+        """Time runs that last so long in all; return the milliseconds of each."""
+        durations: list[float] = self._ask(f"round {milliseconds}")["ms"]
+        return durations
+
+    def profile(self) -> dict[str, float]:
+        """Return the seconds of each kind of operation in some more runs."""
+        seconds: dict[str, float] = self._ask("profile")["seconds"]
+        return seconds
+
+    def _ask(self, request: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            print(request, file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            raise BenchmarkError(self._end()) from None
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise BenchmarkError(self._end())
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _end(self) -> str:
+        status = self._process.wait()
+        self._errors.seek(0)
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else "has ended"
+        return f"{self.name}: {_last_message(self._errors.read()) or f'its process {how}'}"
+
+
+def _last_message(errors: str) -> str:
+    """Return the message at the end in one line: what follows a traceback's indented lines, else the last line."""
+    lines = errors.strip().splitlines()
+    indented = [number for number, line in enumerate(lines) if line.startswith("  ")]
+    return " ".join(" ".join(lines[indented[-1] + 1 :] if indented else lines[-1:]).split())

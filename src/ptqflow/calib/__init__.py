@@ -1,0 +1,1 @@
+"""Activation statistics, collected on training images."""

@@ -1,0 +1,126 @@
+"""Run images through an observed network and collect what its observers see."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+from torch.fx import GraphModule
+
+from ptqflow.calib.observer import StatisticsObserver
+from ptqflow.calib.statistics import Statistics
+from ptqflow.fx.graph import layer_means, name_observed, weighted_modules
+from ptqflow.fx.prepare import EVERYTHING, prepare
+
+_PIXELS = 1 << 18  # of images that run through the network together
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A network that is ready to be observed."""
+
+    prepared: GraphModule
+    """Fused, FP32, with an observer behind every tensor that some engine quantizes."""
+    observers: dict[str, StatisticsObserver]
+    """Those of `prepared`, by the name of the tensor, as `name_observed` gives it."""
+
+
+def observe(model: nn.Module, image_size: int) -> Observed:
+    """Prepare a copy of a network for `collect_statistics`.
+
+    Raises:
+        ModelError: as `prepare`.
+    """
+    prepared = prepare(model, image_size, EVERYTHING)
+    prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
+    return Observed(prepared, _separate_observers(model, prepared))
+
+
+def collect_statistics(observed: Observed, batches: Iterable[Tensor], rows: NDArray[np.int64]) -> Statistics:
+    """Run float32 batches (N, 3, H, W) through an observed network in inference mode and return what was seen.
+
+    Args:
+        observed: of which nothing was collected before.
+        batches: in the order in which a moving average takes them.
+        rows: (batches, N), where the images are from.
+
+    Raises:
+        ModelError: an activation is NaN or infinite; the error names what it came from.
+    """
+    prepared, observers = observed.prepared, observed.observers
+    means: dict[str, list[Tensor]] = {}
+    waiting = iter(batches)
+    first = next(waiting)
+    together = batches_together(prepared, first)
+    batch_size = len(first) if together > 1 else None
+    for observer in observers.values():
+        observer.batch_size = batch_size
+    for name, layer in weighted_modules(prepared).items():
+        layer.register_forward_hook(partial(_record_means, means.setdefault(name, []), batch_size))
+    waiting = chain([first], waiting)
+    with torch.inference_mode():
+        while group := list(islice(waiting, together)):
+            prepared(torch.cat(group).contiguous(memory_format=torch.channels_last))
+    return Statistics(
+        {name: observer.statistics for name, observer in observers.items()},
+        {name: torch.stack(values).numpy() for name, values in means.items() if values},
+        rows,
+    )
+
+
+def _separate_observers(model: nn.Module, prepared: GraphModule) -> dict[str, StatisticsObserver]:
+    """Give every observed tensor an observer of its own, also where FX lets several share one.
+
+    Which tensors share depends on what is quantized, which is `convert`'s choice; it merges what it finds shared.
+    """
+    observers = {}
+    for target, name in name_observed(model, prepared).items():
+        observers[name] = StatisticsObserver()
+        observers[name].source = name
+        setattr(prepared, target, observers[name])
+    return observers
+
+
+def _record_means(means: list[Tensor], batch_size: int | None, layer: nn.Module, _: Any, output: Tensor) -> None:
+    batches = [output] if batch_size is None else output.split(batch_size)
+    means.extend(layer_means(layer, batch) for batch in batches)
+
+
+def batches_together(prepared: GraphModule, batch: Tensor) -> int:
+    """Return how many batches may run at a time, which is faster where images are small.
+
+    More than one only if images are the first dimension of every tensor, by which the extremes of batches are told
+    apart.
+    """
+    images, _, height, width = batch.shape
+    most = _PIXELS // (images * height * width)
+    return most if most > 1 and _images_come_first(prepared, batch) else 1
+
+
+def _images_come_first(prepared: GraphModule, batch: Tensor) -> bool:
+    for images in (2, 3):
+        probe = _Probe(prepared)
+        with torch.inference_mode():
+            probe.run(batch[:1].expand(images, -1, -1, -1))
+        if probe.first_dimensions != {images}:
+            return False
+    return True
+
+
+class _Probe(fx.Interpreter):
+    """Runs a prepared network past its observers and collects the first dimensions of what they would see."""
+
+    def __init__(self, prepared: GraphModule) -> None:
+        super().__init__(prepared)
+        self.first_dimensions: set[int] = set()
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not isinstance(self.fetch_attr(target), StatisticsObserver):
+            return super().call_module(target, args, kwargs)
+        self.first_dimensions.add(len(args[0]) if args[0].dim() else 0)
+        return args[0]

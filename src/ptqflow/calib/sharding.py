@@ -1,0 +1,45 @@
+"""Activation statistics that several ranks collect, each on a part of the images."""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptqflow.calib.collection import Observed, batches_together, collect_statistics
+from ptqflow.calib.sampling import input_batches
+from ptqflow.calib.statistics import Statistics, decode, encode
+from ptqflow.core.ranks import Ranks
+from ptqflow.data.dataset import Split
+
+
+def collect_in_parts(
+    observed: Observed,
+    split: Split,
+    rows: NDArray[np.int64],
+    mean: Sequence[float],
+    std: Sequence[float],
+    ranks: Ranks,
+) -> Statistics:
+    """Return what all ranks have seen of the images: the same, to the last bit, for any number of ranks.
+
+    What one process would run through the network together stays together, so every pass is the same, and statistics
+    merge exactly.
+
+    Args:
+        observed: of which nothing was collected before.
+        split: where the images are.
+        rows: (batches, batch size), rows of the split.
+        mean: to normalize with, as `std`.
+        std: see `mean`.
+        ranks: all of which call this.
+
+    Raises:
+        ModelError: as `collect_statistics`.
+    """
+    example = next(input_batches(split, rows[:1], mean, std))
+    size = batches_together(observed.prepared, example)
+    share = ranks.part(-(-len(rows) // size))
+    own = rows[share.start * size : share.stop * size]
+    data = encode(collect_statistics(observed, input_batches(split, own, mean, std), own)) if len(own) else b""
+    return reduce(Statistics.merged, (decode(part) for part in ranks.gather_bytes(data) if part))

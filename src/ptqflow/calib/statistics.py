@@ -1,0 +1,162 @@
+"""Activation statistics: collected once on the fused FP32 network, turned into ranges for any engine afterwards."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from pydantic import PositiveInt
+from safetensors import SafetensorError
+
+from ptqflow.calib.histogram import Histogram
+from ptqflow.calib.tensor_statistics import TensorStatistics
+from ptqflow.core.artifacts import Card, new_directory, read_card, sha256_file, write_bytes, write_card
+from ptqflow.core.errors import ArtifactError
+from ptqflow.models.fp32 import ModelCard
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was seen of every tensor that some engine quantizes."""
+
+    tensors: dict[str, TensorStatistics | None]
+    """By name, as `name_observed` gives it; None for one that never had a value."""
+    means: dict[str, NDArray[np.float32]]
+    """(batches, channels): mean output of each convolution and linear layer, before its activation function."""
+    rows: NDArray[np.int64]
+    """(batches, batch size): rows of the train split that were seen, in order."""
+
+    def merged(self, other: "Statistics") -> "Statistics":
+        """Return the statistics of both collections, in which the batches of `other` come last.
+
+        Raises:
+            ArtifactError: they were collected on different networks, or in batches of different sizes.
+        """
+        if different := sorted(self.tensors.keys() ^ other.tensors.keys()):
+            raise ArtifactError(f"statistics of different networks cannot be merged: {different[0]} is in one of them")
+        channels, other_channels = self._channels, other._channels
+        if different := [name for name in channels if channels[name] != other_channels.get(name)]:
+            raise ArtifactError(
+                f"statistics of different networks cannot be merged: {different[0]} has {channels[different[0]]} "
+                f"channels in one, {other_channels.get(different[0], 0)} in the other"
+            )
+        (_, size), (_, other_size) = self.rows.shape, other.rows.shape
+        if size != other_size:
+            raise ArtifactError(
+                f"statistics of batches of {size} images cannot be merged with those of batches of {other_size}: "
+                "collect both with the same calib.batch_size"
+            )
+        tensors = {
+            name: seen.merged(also) if seen and (also := other.tensors[name]) else seen or other.tensors[name]
+            for name, seen in self.tensors.items()
+        }
+        means = {name: np.concatenate([mean, other.means[name]]) for name, mean in self.means.items()}
+        return Statistics(tensors, means, np.concatenate([self.rows, other.rows]))
+
+    def as_metrics(self) -> dict[str, Any]:
+        """Return the smallest and the largest value of each tensor that had any."""
+        return {
+            name: {"min": six_digits(seen.minimum), "max": six_digits(seen.maximum)}
+            for name, seen in sorted(self.tensors.items())
+            if seen
+        }
+
+    @property
+    def _channels(self) -> dict[str, int]:
+        return {name: mean.shape[1] for name, mean in self.means.items()}
+
+
+class StatisticsCard(Card):
+    """What lies beside the statistics."""
+
+    format_version: Literal[3] = 3
+    model: ModelCard
+    """Of the network that they were collected on, with the hash of its weights."""
+    images: PositiveInt
+    """How many images were seen."""
+    statistics_sha256: str = ""
+
+
+def save_statistics(directory: Path, statistics: Statistics, card: StatisticsCard) -> None:
+    """Write statistics and card, whole or not at all, with equal bytes for equal statistics."""
+    with new_directory(directory) as partial_directory:
+        file = statistics_file(partial_directory)
+        write_bytes(file, encode(statistics))
+        write_card(partial_directory / "card.json", card.model_copy(update={"statistics_sha256": sha256_file(file)}))
+
+
+def load_statistics(directory: Path, model: ModelCard) -> Statistics:
+    """Read the statistics of a network back.
+
+    Raises:
+        ArtifactError: a file is missing or changed, or they were collected on another network.
+    """
+    card = read_card(directory / "card.json", StatisticsCard)
+    file = statistics_file(directory)
+    if not file.exists() or sha256_file(file) != card.statistics_sha256:
+        raise ArtifactError(f"{file} is missing or not the file that `calib` wrote; run `dvc repro`")
+    if different := [key for key, value in model if getattr(card.model, key) != value]:
+        raise ArtifactError(
+            f"{directory}: the statistics belong to another network: its {different[0]} is not that of the FP32 model; "
+            "run `dvc repro`"
+        )
+    try:
+        return decode(file.read_bytes())
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ArtifactError(f"{file} cannot be read ({error}); run `dvc repro`") from None
+
+
+def six_digits(value: float) -> float:
+    """Round a number for a figure."""
+    return float(np.format_float_positional(value, precision=6, fractional=False))
+
+
+def statistics_file(directory: Path) -> Path:
+    """Return the file that holds the arrays."""
+    return directory / "statistics.safetensors"
+
+
+def encode(statistics: Statistics) -> bytes:
+    """Return statistics as the bytes of a safetensors file, equal ones for equal statistics."""
+    arrays: dict[str, NDArray[Any]] = {"rows": statistics.rows}
+    arrays |= {f"mean:{name}": mean for name, mean in statistics.means.items()}
+    for name, seen in statistics.tensors.items():
+        arrays |= {f"{part}:{name}": array for part, array in _to_arrays(seen).items()}
+    data: bytes = safetensors.numpy.save(arrays)
+    return data
+
+
+def decode(data: bytes) -> Statistics:
+    """Return the statistics that `encode` made bytes of."""
+    return _from_arrays(safetensors.numpy.load(data))
+
+
+def _to_arrays(seen: TensorStatistics | None) -> dict[str, NDArray[Any]]:
+    if seen is None:
+        return {"counts": np.zeros(0, np.int64)}
+    return {
+        "minima": seen.minima,
+        "maxima": seen.maxima,
+        "bins": np.array([seen.histogram.exponent, seen.histogram.first]),
+        "counts": seen.histogram.counts,
+    }
+
+
+def _from_arrays(arrays: dict[str, NDArray[Any]]) -> Statistics:
+    tensors: dict[str, TensorStatistics | None] = {}
+    means = {}
+    for key, array in arrays.items():
+        part, _, name = key.partition(":")
+        if part == "mean":
+            means[name] = array
+        elif part == "counts" and len(array):
+            exponent, first = arrays[f"bins:{name}"].tolist()
+            minima, maxima = arrays[f"minima:{name}"], arrays[f"maxima:{name}"]
+            if not 0 < len(minima) == len(maxima):
+                raise ValueError(f"{len(minima)} minima and {len(maxima)} maxima of {name}")
+            tensors[name] = TensorStatistics(minima, maxima, Histogram(exponent, first, array))
+        elif part == "counts":
+            tensors[name] = None
+    return Statistics(tensors, means, arrays["rows"])

@@ -1,0 +1,61 @@
+"""What was seen of one tensor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptqflow.calib.histogram import Histogram
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """What was seen of one tensor over all batches; at least one value."""
+
+    minima: NDArray[np.float32]
+    """(batches,), the smallest value of each batch, in order."""
+    maxima: NDArray[np.float32]
+    """(batches,), the largest value of each batch, in order."""
+    histogram: Histogram
+
+    @property
+    def minimum(self) -> float:
+        """The smallest value."""
+        return float(self.minima.min())
+
+    @property
+    def maximum(self) -> float:
+        """The largest value."""
+        return float(self.maxima.max())
+
+    @property
+    def count(self) -> int:
+        """How many values there were."""
+        return int(self.histogram.counts.sum())
+
+    def merged(self, other: "TensorStatistics") -> "TensorStatistics":
+        """Return the statistics of the batches of both, those of `other` behind one's own."""
+        return TensorStatistics(
+            np.concatenate([self.minima, other.minima]),
+            np.concatenate([self.maxima, other.maxima]),
+            self.histogram.merged(other.histogram),
+        )
+
+
+def share(statistics: Sequence[TensorStatistics]) -> TensorStatistics:
+    """Return what one observer of several tensors sees: of each batch first the first tensor, then the second, …."""
+    histogram = statistics[0].histogram
+    for one in statistics[1:]:
+        histogram = histogram.merged(one.histogram)
+    return TensorStatistics(
+        _interleave([one.minima for one in statistics]),
+        _interleave([one.maxima for one in statistics]),
+        histogram,
+    )
+
+
+def _interleave(extremes: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    if len({len(of_batches) for of_batches in extremes}) > 1:  # one was empty in some batch: no order is the true one
+        return np.concatenate(extremes)
+    return np.stack(extremes, axis=1).ravel()

@@ -1,0 +1,151 @@
+"""What `convert` chooses: what is quantized, and the range of each tensor."""
+
+from collections.abc import Collection, Mapping, Sequence
+from glob import escape
+
+from torch import nn
+from torch.fx import GraphModule
+
+from ptqflow.calib.statistics import Statistics
+from ptqflow.calib.tensor_statistics import share
+from ptqflow.convert.params import ConvertParams
+from ptqflow.convert.ranges import Codes, Method, QParams, choose_range, to_qparams
+from ptqflow.core.engines import lacks_vnni
+from ptqflow.core.errors import ArtifactError, ParamsError
+from ptqflow.fx.artifact import TensorQParams
+from ptqflow.fx.engine import overflowing_layers
+from ptqflow.fx.fp32_modules import is_kept, kept_modules, match_names, refuse_parts
+from ptqflow.fx.graph import name_observed, only_clamped
+from ptqflow.fx.observer import RangeObserver
+from ptqflow.fx.prepare import Scheme
+
+
+def settle_scheme(model: nn.Module, params: ConvertParams, also_fp32: Sequence[str] = ()) -> Scheme:
+    """Settle what the params leave to the network and to this CPU.
+
+    Args:
+        model: the FP32 network.
+        params: the `convert` section.
+        also_fp32: names of modules that stay FP32 besides those of the params.
+
+    Raises:
+        ParamsError: a pattern of `keep_fp32` matches nothing, or 8-bit activations were asked for where a kernel of the
+            engine can overflow with them.
+    """
+    patterns = (*params.keep_fp32, *map(escape, also_fp32))
+    fp32 = kept_modules(model, patterns, params.head == "fp32")
+    reduce_range = params.activation.reduce_range
+    layer = next((name for name in overflowing_layers(model, params.engine) if not is_kept(name, fp32)), None)
+    if layer and reduce_range is False:
+        raise ParamsError(
+            f"convert.activation.reduce_range is false, but {params.engine} runs {layer} on a kernel that can overflow "
+            "with all 8 bits; set it to null or true, or take convert.engine=onednn"
+        )
+    return Scheme(
+        engine=params.engine,
+        reduce_range=bool(layer) or lacks_vnni(params.engine) if reduce_range is None else reduce_range,
+        per_channel=params.weight.per_channel,
+        mse_weights=params.weight.method == "mse",
+        fp32=fp32,
+        fuse_additions=params.fuse_additions,
+    )
+
+
+def set_ranges(
+    model: nn.Module,
+    prepared: GraphModule,
+    scheme: Scheme,
+    statistics: Statistics,
+    params: ConvertParams,
+    *,
+    idle_overrides: bool = False,
+) -> dict[str, QParams]:
+    """Choose the range of every observed tensor and give it to its observer.
+
+    Tensors that share an observer, such as those around a pooling, get the range of all their values together, but for
+    one that goes only into a clamp such as ReLU6: what that cuts off needs no codes. A tensor that never had a value
+    keeps scale 1.
+
+    Args:
+        model: the FP32 network.
+        prepared: it with observers.
+        scheme: that it was prepared with.
+        statistics: of the FP32 network.
+        params: the `convert` section.
+        idle_overrides: whether an override may match only what gets no range, because more stays FP32 than the params
+            say.
+
+    Returns:
+        Scale and zero point by the name of the tensor, of those whose values counted.
+
+    Raises:
+        ArtifactError: the statistics belong to another network.
+        ParamsError: `keep_fp32` names a part of a layer alone, or an override matches nothing, nothing but what
+            `keep_fp32` names, or nothing that gets a range.
+    """
+    refuse_parts(model, prepared, scheme.fp32)
+    names_of = name_observed(model, prepared)
+    together = _observed_together(prepared, names_of)
+    ranged = statistics.tensors.keys() if idle_overrides else {name for names in together.values() for name in names}
+    overrides = _overrides(model, statistics, params, ranged)
+    codes = Codes(scheme.largest_code, params.activation.symmetric)
+    clamped = {names_of[target] for target in only_clamped(prepared)}
+    chosen: dict[str, QParams] = {}
+    for observer, names in together.items():
+        counting = [name for name in names if name not in clamped] or names
+        if missing := [name for name in counting if name not in statistics.tensors]:
+            raise ArtifactError(f"the statistics belong to another network: they lack {missing[0]}; run `dvc repro`")
+        seen = {name: found for name in counting if (found := statistics.tensors[name]) is not None}
+        if not seen:
+            continue
+        own = (method for matched, method in overrides if not matched.isdisjoint(names))
+        method = next(own, params.activation.method)
+        chosen_range = choose_range(share(list(seen.values())), method, params.activation.percentile, codes)
+        qparams = to_qparams(chosen_range, codes)
+        observer.scale, observer.zero_point = qparams.scale, qparams.zero_point
+        chosen |= dict.fromkeys(seen, qparams)
+    return chosen
+
+
+def restore_ranges(model: nn.Module, prepared: GraphModule, qparams: Mapping[str, TensorQParams]) -> None:
+    """Give every observer the scale and zero point that `set_ranges` chose when the network was converted.
+
+    Args:
+        model: the FP32 network.
+        prepared: it with observers.
+        qparams: of the INT8 network's card.
+    """
+    for observer, names in _observed_together(prepared, name_observed(model, prepared)).items():
+        if chosen := next((qparams[name] for name in names if name in qparams), None):
+            observer.scale, observer.zero_point = chosen.scale, chosen.zero_point
+
+
+def _overrides(
+    model: nn.Module, statistics: Statistics, params: ConvertParams, ranged: Collection[str]
+) -> list[tuple[set[str], Method]]:
+    """Return the tensors that each override matches and its method, in order."""
+    kept = kept_modules(model, params.keep_fp32, keeps_head=False)
+    overrides = []
+    for pattern, method in params.overrides.items():
+        names = match_names("convert.overrides", [pattern], statistics.tensors)
+        if all(is_kept(name.partition(":")[0], kept) for name in names):
+            raise ParamsError(
+                f"convert.overrides: {pattern!r} is {method}, but all that it matches stays FP32 by convert.keep_fp32: "
+                f"{', '.join(params.keep_fp32)}; drop one of the two"
+            )
+        if not any(name in ranged for name in names):
+            raise ParamsError(
+                f"convert.overrides: {pattern!r} is {method}, but {names[0]} gets no range: it stays FP32, has a fixed "
+                f"one, or {params.engine} fuses it into what follows; drop the override"
+            )
+        overrides.append((set(names), method))
+    return overrides
+
+
+def _observed_together(prepared: GraphModule, names: Mapping[str, str]) -> dict[RangeObserver, list[str]]:
+    together: dict[RangeObserver, list[str]] = {}
+    for target, name in names.items():
+        observer = prepared.get_submodule(target)
+        if isinstance(observer, RangeObserver):  # else a fixed range
+            together.setdefault(observer, []).append(name)
+    return together

@@ -1,0 +1,85 @@
+"""From an FP32 network and its statistics to an INT8 one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.fx import GraphModule
+
+from ptqflow.calib.sampling import hash_rows, input_batches
+from ptqflow.calib.statistics import Statistics
+from ptqflow.convert.bias_correction import correct_biases
+from ptqflow.convert.params import ConvertParams
+from ptqflow.convert.qparams import set_ranges, settle_scheme
+from ptqflow.convert.ranges import QParams
+from ptqflow.convert.weight_scales import mse_scales
+from ptqflow.data.dataset import Split
+from ptqflow.fx.artifact import Int8Card, TensorQParams
+from ptqflow.fx.bias_rounding import round_biases
+from ptqflow.fx.convert import convert
+from ptqflow.fx.prepare import Scheme, prepare
+from ptqflow.models.fp32 import ModelCard
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An INT8 network and how it came about."""
+
+    card: Int8Card
+    qparams: dict[str, QParams]
+    """Scale and zero point of each tensor; none without statistics."""
+    prepared: GraphModule
+    """With observers, before `convert_fx`."""
+    converted: GraphModule
+
+    @property
+    def scheme(self) -> Scheme:
+        """What is quantized, and to which levels."""
+        return self.card.scheme
+
+
+def quantize(
+    model: nn.Module,
+    card: ModelCard,
+    params: ConvertParams,
+    statistics: Statistics | None,
+    train: Split,
+    also_fp32: Sequence[str] = (),
+) -> Quantized:
+    """Quantize a network, which stays as it is.
+
+    Args:
+        model: FP32, in evaluation mode.
+        card: of the model.
+        params: the `convert` section.
+        statistics: what `calib` collected; without them every scale is 1, which makes the uncalibrated control.
+        train: the split that the calibration images are from; read for bias correction alone.
+        also_fp32: names of modules that stay FP32 besides those of the params.
+
+    Raises:
+        ParamsError: the params do not fit the network.
+        ArtifactError: the statistics belong to another network.
+        EngineError: this machine lacks the engine.
+        ModelError: the network cannot be traced or converted, or does not run on this engine.
+    """
+    scheme = settle_scheme(model, params, also_fp32)
+    prepared = prepare(model, card.image_size, scheme, mse_scales)
+    qparams = {}
+    if statistics:
+        qparams = set_ranges(model, prepared, scheme, statistics, params, idle_overrides=bool(also_fp32))
+    if statistics and params.bias_correction:
+        batches = input_batches(train, statistics.rows, card.mean, card.std)
+        correct_biases(prepared, statistics.means, batches)
+    converted = convert(prepared, scheme, card.image_size)
+    if params.round_biases:
+        round_biases(converted, card.image_size)
+    int8_card = Int8Card(
+        scheme=scheme,
+        model=card,
+        calibration_images=statistics.rows.size if statistics else 0,
+        calibration_sha256=hash_rows(statistics.rows) if statistics else "",
+        qparams={
+            name: TensorQParams(scale=chosen.scale, zero_point=chosen.zero_point) for name, chosen in qparams.items()
+        },
+    )
+    return Quantized(int8_card, qparams, prepared, converted)

@@ -1,0 +1,311 @@
+"""What the quantization of each module costs."""
+
+import copy
+import math
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+from torch.fx import GraphModule, Node
+from tqdm import tqdm
+
+from ptqflow.convert.qparams import restore_ranges
+from ptqflow.convert.weight_scales import mse_scales
+from ptqflow.core.errors import DataError
+from ptqflow.data.dataset import Split
+from ptqflow.data.preprocessing import to_input
+from ptqflow.fx.artifact import Int8Card
+from ptqflow.fx.fake_quant import Observer, copy_to_simulate, round_values, round_weight
+from ptqflow.fx.graph import weighted_modules
+from ptqflow.fx.layers import list_layers
+from ptqflow.fx.prepare import prepare, without_torch_warnings
+from ptqflow.models.accuracy import DIGITS, predictions
+from ptqflow.models.fp32 import ModelCard
+
+_PIXELS = 1 << 17  # of images at a time: all values of the FP32 network for them are in memory together
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How near values are to those of FP32, over all images."""
+
+    sqnr_db: float | None
+    """Power of FP32's values over that of the difference, in decibels; None without a difference, or without power."""
+    cosine: float | None
+    """Of the angle between the two as vectors; None where one has no length."""
+
+    def as_metrics(self) -> dict[str, float]:
+        """Return the figures that exist."""
+        figures = {"sqnr_db": self.sqnr_db, "cosine": self.cosine}
+        return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What the quantization of one module costs."""
+
+    alone: Fidelity
+    """Of its output, with this module alone quantized."""
+    drop: float
+    """Loss of top-1 with this module alone quantized, as a fraction of the images."""
+    network: Fidelity
+    """Of its output, in the INT8 network: with all error that comes before it."""
+
+    def as_metrics(self) -> dict[str, dict[str, float]]:
+        """Return the figures that exist."""
+        return {"alone": self.alone.as_metrics() | {"drop": self.drop}, "network": self.network.as_metrics()}
+
+
+@dataclass
+class _Sums:
+    """Over all values so far, in float64."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    product: float = 0.0
+    power: float = 0.0
+
+    def add(self, reference: Tensor, values: Tensor) -> None:
+        exact, other = reference.double(), values.double()
+        self.signal += exact.square().sum().item()
+        self.noise += (other - exact).square().sum().item()
+        self.product += (exact * other).sum().item()
+        self.power += other.square().sum().item()
+
+    def fidelity(self) -> Fidelity:
+        ratio = round(10 * math.log10(self.signal / self.noise), 4) if self.noise and self.signal else None
+        length = math.sqrt(self.signal) * math.sqrt(self.power)
+        return Fidelity(ratio, round(self.product / length, DIGITS) if length else None)
+
+
+@dataclass
+class _Tally:
+    """Of one module."""
+
+    alone: _Sums = field(default_factory=_Sums)
+    network: _Sums = field(default_factory=_Sums)
+    right: int = 0
+    """Images that the network with this module alone quantized predicts rightly."""
+
+
+def draw_rows(count: int, images: int) -> NDArray[np.int64]:
+    """Return which of `count` images are measured on, ascending: all, or `images` of them drawn with seed 0."""
+    return np.sort(np.random.default_rng(0).permutation(count)[:images]).astype(np.int64)
+
+
+def measure_sensitivity(
+    model: nn.Module,
+    card: ModelCard,
+    int8: Int8Card,
+    converted: GraphModule,
+    val: Split,
+    images: int,
+) -> dict[str, Sensitivity]:
+    """Measure what the quantization of each module costs, in the order in which they run.
+
+    The modules are those that run on INT8 in the converted network. Alone, a module is simulated in the prepared
+    network: its weight, and what goes into it and comes out of it, are rounded to values that have a code; all else is
+    FP32. The values of the FP32 network are kept for some images at a time, and only what depends on the module runs
+    again. In the network, its output is that of the real kernels, not of a simulation: that is what is deployed.
+
+    Args:
+        model: FP32, in evaluation mode.
+        card: of the model.
+        int8: card of the converted network. Bias correction shows in the converted network alone.
+        converted: the INT8 network; its engine is the one selected in this process.
+        val: images to measure on.
+        images: how many of them at most.
+
+    Raises:
+        DataError: FP32's output is not finite.
+    """
+    prepared = prepare(model, card.image_size, int8.scheme, mse_scales)
+    restore_ranges(model, prepared, int8.qparams)
+    partial_passes = PartialPasses(prepared)
+    layers = list_layers(model, converted, int8.scheme.fp32)
+    tallies = {
+        layer.name: _Tally() for layer in layers if layer.precision == "int8" and layer.name in partial_passes.calls
+    }
+    rows = draw_rows(len(val), images)
+    right = 0
+    size = max(1, _PIXELS // card.image_size**2)
+    steps = -(-len(rows) // size) * (1 + len(tallies))
+    with tqdm(total=steps, desc="sensitivity", unit="pass", leave=False, disable=None) as bar, torch.inference_mode():
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
+            batch = to_input(torch.from_numpy(val.images[chunk]), card.mean, card.std)
+            right += _count_right(_finite(partial_passes.run_fp32(batch), chunk), val.labels[chunk])
+            references = {name: partial_passes.outputs(name) for name in tallies}
+            with without_torch_warnings():
+                _Int8Pass(converted, references, tallies).run(batch)
+            bar.update()
+            for name, tally in tallies.items():
+                outputs, logits = partial_passes.run_quantizing(name)
+                for reference, output in zip(references[name], outputs, strict=True):
+                    tally.alone.add(reference, output)
+                tally.right += _count_right(logits, val.labels[chunk])
+                bar.update()
+    return {
+        name: Sensitivity(
+            tally.alone.fidelity(), round((right - tally.right) / len(rows), DIGITS), tally.network.fidelity()
+        )
+        for name, tally in tallies.items()
+    }
+
+
+def order_by_harm(sensitivities: Mapping[str, Sensitivity]) -> list[str]:
+    """Return the modules, that which costs most top-1 alone first, of equal ones that with the lowest SQNR alone."""
+
+    def harm(name: str) -> tuple[float, float]:
+        found = sensitivities[name]
+        return -found.drop, math.inf if found.alone.sqnr_db is None else found.alone.sqnr_db
+
+    return sorted(sensitivities, key=harm)
+
+
+def sensitivity_rows(sensitivities: Mapping[str, Sensitivity]) -> list[dict[str, Any]]:
+    """Return a row a module, in the order of `order_by_harm`; one of empty cells where there are none."""
+    rows = [
+        {
+            "module": name,
+            "sqnr_db": sensitivities[name].alone.sqnr_db,
+            "cosine": sensitivities[name].alone.cosine,
+            "drop": sensitivities[name].drop,
+            "network_sqnr_db": sensitivities[name].network.sqnr_db,
+            "network_cosine": sensitivities[name].network.cosine,
+        }
+        for name in order_by_harm(sensitivities)
+    ]
+    return rows or [dict.fromkeys(("module", "sqnr_db", "cosine", "drop", "network_sqnr_db", "network_cosine"))]
+
+
+class PartialPasses(fx.Interpreter):
+    """Runs a prepared network in FP32 once, then with one module quantized, as far as that changes anything.
+
+    Args:
+        prepared: with the ranges of its observers set; stays as it is.
+    """
+
+    def __init__(self, prepared: GraphModule) -> None:
+        simulated = copy_to_simulate(prepared)
+        simulated.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions are faster so
+        for module in simulated.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]  # or the kept value that it reads would change
+        super().__init__(simulated, garbage_collect_values=False)
+        self.calls: dict[str, list[Node]] = {}
+        """Of each module, the nodes that call it."""
+        for node in simulated.graph.nodes:
+            if node.op == "call_module" and self._observer(node) is None:
+                self.calls.setdefault(str(node.target), []).append(node)
+        self._rounded = _rounded_modules(simulated)
+        self._fp32: dict[Node, Any] = {}
+
+    def run_fp32(self, images: Tensor) -> Tensor:
+        """Return the logits of FP32 for images (N, 3, H, W), and keep all values on the way."""
+        logits: Tensor = self.run(images.contiguous(memory_format=torch.channels_last))
+        self._fp32 = dict(self.env)
+        return logits
+
+    def outputs(self, name: str) -> list[Tensor]:
+        """Return what each call of a module gave in FP32."""
+        return [self._fp32[node] for node in self.calls[name]]
+
+    def run_quantizing(self, name: str) -> tuple[list[Tensor], Tensor]:
+        """Return what each call of a module gives, and the logits, with that module alone quantized."""
+        calls = self.calls[name]
+        changed: dict[Node, Any] = {}
+        self.env = ChainMap(changed, self._fp32)  # type: ignore[assignment]  # it is only read
+        logits: Any = None
+        for node in self.graph.nodes:
+            source = node.all_input_nodes[0] if self._observer(node) is not None else None
+            if node in calls:
+                changed[node] = self._call_rounded(node)
+            elif source in calls:
+                changed[node] = round_values(self._observer(node), changed[source])
+            elif any(argument in changed for argument in node.all_input_nodes):
+                changed[node] = self.run_node(node)
+            if node.op == "output":
+                logits = self.env[node]
+        return [self._rounded_output(node, changed) for node in calls], logits
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a module; an observer does nothing."""
+        return args[0] if isinstance(self.fetch_attr(target), Observer) else super().call_module(target, args, kwargs)
+
+    def run_node(self, n: Node) -> Any:
+        """Run a node, without a change to the values that it reads."""
+        if n.op not in ("call_function", "call_method") or not _may_work_in_place(n):
+            return super().run_node(n)
+        args, kwargs = fx.node.map_arg((n.args, n.kwargs), lambda argument: _copied(self.env[argument]))
+        return getattr(self, n.op)(n.target, args, kwargs)
+
+    def _call_rounded(self, node: Node) -> Any:
+        def read(argument: Node) -> Any:
+            observer, value = self._observer(argument), self.env[argument]
+            return value if observer is None else round_values(observer, value)
+
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), read)
+        return self._rounded.get(str(node.target), self.fetch_attr(str(node.target)))(*args, **kwargs)
+
+    def _rounded_output(self, node: Node, changed: Mapping[Node, Any]) -> Tensor:
+        behind = [user for user in node.users if self._observer(user) is not None]
+        value: Tensor = changed[behind[0] if behind else node]
+        return value
+
+    def _observer(self, node: Node) -> Any:
+        module = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return module if isinstance(module, Observer) else None
+
+
+def _rounded_modules(simulated: GraphModule) -> dict[str, nn.Module]:
+    """Return copies of the modules with weights, with these rounded."""
+    rounded = {}
+    for name in weighted_modules(simulated):
+        module = copy.deepcopy(simulated.get_submodule(name))
+        layer: Any = module[0] if isinstance(module, nn.Sequential) else module
+        round_weight(layer, getattr(module, "qconfig", None))
+        rounded[name] = module
+    return rounded
+
+
+def _may_work_in_place(node: Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name.endswith("_") or name in ("iadd", "imul", "isub") or True in (*node.args, *node.kwargs.values())
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+class _Int8Pass(fx.Interpreter):
+    """Runs a converted network and compares the output of each module with FP32's."""
+
+    def __init__(
+        self, converted: GraphModule, references: Mapping[str, Sequence[Tensor]], tallies: Mapping[str, _Tally]
+    ) -> None:
+        super().__init__(converted)
+        self._left = {name: iter(values) for name, values in references.items()}
+        self._tallies = tallies
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = super().call_module(target, args, kwargs)
+        if target in self._left:
+            self._tallies[target].network.add(next(self._left[target]), output.dequantize())
+        return output
+
+
+def _finite(logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    finite = logits.isfinite().all(dim=1)
+    if not finite.all():
+        raise DataError(f"fp32: the output for image {rows[int(finite.int().argmin())]} of val is not finite")
+    return logits
+
+
+def _count_right(logits: Tensor, labels: NDArray[np.int64]) -> int:
+    return int((predictions(logits) == labels).sum())

@@ -1,0 +1,1 @@
+"""What every stage uses: errors, params, artifacts, paths, and the processes that share a stage's work."""

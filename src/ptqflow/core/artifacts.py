@@ -1,0 +1,138 @@
+"""Files that appear whole or not at all, with equal bytes for equal content."""
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ptqflow.core.errors import ArtifactError
+
+METRICS_DIR = Path("metrics")
+PLOTS_DIR = METRICS_DIR / "plots"
+
+
+class Card(BaseModel):
+    """Base of the JSON cards that lie beside arrays and weights and tell a later stage all it needs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+C = TypeVar("C", bound=Card)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError without a file's name this one: a read or a write that fails names none, as an open does."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file beside its place, then move it there, so that no reader ever sees a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    try:
+        partial.unlink(missing_ok=True)  # a killed run may have left a link there, which would be written through
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON with two spaces of indent in the order given; NaN and infinity raise ValueError."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_metrics(stage: str, values: Mapping[str, Any]) -> None:
+    """Write metrics/<stage>.json, which git keeps and `dvc metrics diff` compares."""
+    write_json(METRICS_DIR / f"{stage}.json", values)
+
+
+def read_metrics(stage: str) -> dict[str, Any]:
+    """Read metrics/<stage>.json back.
+
+    Raises:
+        ArtifactError: it is missing.
+    """
+    path = METRICS_DIR / f"{stage}.json"
+    try:
+        values: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing: run `dvc repro`") from None
+    return values
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the keys of the first one as header; None is an empty cell."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
+
+
+def write_card(path: Path, card: Card) -> None:
+    """Write a card as JSON."""
+    write_json(path, card.model_dump(mode="json"))
+
+
+def read_card(path: Path, card: type[C]) -> C:
+    """Read a card back.
+
+    Raises:
+        ArtifactError: the file is missing, is not JSON, or does not hold what this version writes.
+    """
+    try:
+        return card.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing: run `dvc repro`") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ArtifactError(f"{path}: {where}: {first['msg']}; run `dvc repro` to make it anew") from None
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty directory beside `path` that takes its place when the block ends well."""
+    partial = _partial(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if path.is_symlink():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
+    partial.replace(path)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

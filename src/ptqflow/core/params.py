@@ -1,0 +1,101 @@
+"""A section of params.yaml, validated.
+
+Each section's model stands beside the code that uses it: one module with all of them would be a dependency of every
+stage, and a new calibration key would train the network again.
+"""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ptqflow.core.errors import ParamsError
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Params(BaseModel):
+    """Base of every section: immutable, no unknown keys, no silent conversion of types, no infinities."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+P = TypeVar("P", bound=Params)
+
+
+def distinct(values: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the values of a key; for pydantic's `AfterValidator`.
+
+    Raises:
+        ValueError: a value is there twice.
+    """
+    if len(set(values)) < len(values):
+        raise ValueError("holds a number twice")
+    return values
+
+
+def read_params(section: str, model: type[P], path: Path = PARAMS_FILE) -> P:
+    """Read one section of a params file.
+
+    The reader is the one DVC uses (YAML 1.2), so `1e-3` is a number and `on` a string for both.
+
+    Raises:
+        ParamsError: the file or the section is missing, or a key is unknown, of the wrong type or out of range.
+    """
+    values = _load(path)
+    if section not in values:
+        raise ParamsError(f"{path}: section '{section}' is missing; it holds {', '.join(model.model_fields)}")
+    if not isinstance(values[section], dict):
+        raise ParamsError(
+            f"{path}: '{section}' is {values[section]!r}, not a section with {', '.join(model.model_fields)}"
+        )
+    try:
+        return model.model_validate(values[section])
+    except ValidationError as error:
+        problems = "; ".join(_describe(section, model, details) for details in error.errors())
+        raise ParamsError(f"{path}: {problems}") from None
+
+
+def read_sections(names: Iterable[str], path: Path = PARAMS_FILE) -> dict[str, dict[str, Any]]:
+    """Read sections as they stand, for a record of what a run was made with; their stages validate them.
+
+    Raises:
+        ParamsError: the file or a section is missing.
+    """
+    values = _load(path)
+    if missing := [name for name in names if not isinstance(values.get(name), dict)]:
+        raise ParamsError(f"{path}: section '{missing[0]}' is missing")
+    return {name: values[name] for name in names}
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is missing: run from the root of the repository") from None
+    except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
+        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path} holds {type(values).__name__}, not sections with keys")
+    return values
+
+
+def _describe(section: str, model: type[Params], details: ErrorDetails) -> str:
+    key = ".".join([section, *(str(part) for part in details["loc"])])
+    if details["type"] == "extra_forbidden":
+        name, allowed = str(details["loc"][-1]), list(model.model_fields)
+        near = difflib.get_close_matches(name, allowed, n=1)
+        return f"unknown key {key}; " + (f"did you mean {near[0]}?" if near else f"allowed: {', '.join(allowed)}")
+    if details["type"] == "missing":
+        return f"{key} is missing"
+    message = details["msg"].removeprefix("Value error, ")
+    if not details["loc"]:  # a rule over several keys, which names them itself
+        return message
+    return f"{key} is {details['input']!r}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,18 @@
+"""The `run` section of params.yaml: how the work is done, which no result depends on and so no stage's cache key."""
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from ptqflow.core.params import Params
+
+
+class RunParams(Params):
+    """Processes, threads, batch sizes and checkpoints; a change of these keys reruns nothing."""
+
+    processes: PositiveInt
+    """That share the images of `calib` and of `evaluate`."""
+    threads: PositiveInt | None
+    """CPU threads on each host, shared by all processes of a stage; None: one for each core."""
+    batch_size: PositiveInt
+    """Images at a time in `evaluate` and `export`."""
+    checkpoint_every: NonNegativeInt
+    """Epochs between checkpoints, from which a killed training resumes; 0: none."""

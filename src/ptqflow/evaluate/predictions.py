@@ -1,0 +1,105 @@
+"""What each network predicts for each test image, kept so that two commits can be compared image by image."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from scipy.special import softmax
+
+from ptqflow.core.artifacts import Card, new_directory, read_card, sha256_file, write_bytes, write_card
+from ptqflow.core.errors import ArtifactError
+
+NETWORKS = ("fp32", "int8_uncalibrated", "int8")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one network, for N images."""
+
+    predicted: NDArray[np.int64]
+    """(N,), the class with the largest logit, the first of equal ones."""
+    margin: NDArray[np.float32]
+    """(N,), by how much its probability exceeds that of the second, 0 to 1."""
+    confidence: NDArray[np.float32]
+    """(N,), its probability, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of all networks, on the test split in its order."""
+
+    card: "PredictionsCard"
+    labels: NDArray[np.int64]
+    """(N,), index into the card's classes."""
+    networks: dict[str, Prediction]
+    """By the names in `NETWORKS`."""
+
+
+class PredictionsCard(Card):
+    """What the predictions are of."""
+
+    format_version: Literal[1] = 1
+    classes: tuple[str, ...]
+    test_sha256: str
+    """Hash of the images, then the labels, of the test split."""
+    predictions_sha256: str = ""
+
+
+def predict(logits: NDArray[np.float64]) -> Prediction:
+    """Return class, margin and confidence of each row of logits (N, classes), two classes or more."""
+    probabilities = softmax(logits, axis=1)
+    largest = np.partition(probabilities, -2, axis=1)[:, -2:]
+    return Prediction(
+        predicted=logits.argmax(axis=1).astype(np.int64),
+        margin=(largest[:, 1] - largest[:, 0]).astype(np.float32),
+        confidence=largest[:, 1].astype(np.float32),
+    )
+
+
+def changed_rows(first: Prediction, second: Prediction) -> NDArray[np.int64]:
+    """Return the images that two networks take for different classes, those with the largest sum of margins first."""
+    rows = np.flatnonzero(first.predicted != second.predicted)
+    return rows[np.argsort(-(first.margin + second.margin)[rows], kind="stable")]
+
+
+def save_predictions(
+    directory: Path, predictions: Mapping[str, Prediction], labels: NDArray[np.int64], card: PredictionsCard
+) -> None:
+    """Write predictions and card, whole or not at all, with equal bytes for equal predictions."""
+    arrays = {"labels": np.ascontiguousarray(labels)}
+    for name, prediction in predictions.items():
+        arrays |= {f"{name}.{part}": array for part, array in vars(prediction).items()}
+    with new_directory(directory) as partial:
+        file = _file(partial)
+        write_bytes(file, safetensors.numpy.save(arrays))
+        write_card(partial / "card.json", card.model_copy(update={"predictions_sha256": sha256_file(file)}))
+
+
+def load_predictions(directory: Path) -> Predictions:
+    """Read the predictions back.
+
+    Raises:
+        ArtifactError: a file is missing or changed.
+    """
+    card = read_card(directory / "card.json", PredictionsCard)
+    file = _file(directory)
+    if not file.exists() or sha256_file(file) != card.predictions_sha256:
+        raise ArtifactError(f"{file} is missing or not the file that `evaluate` wrote; run `dvc repro`")
+    try:
+        arrays = safetensors.numpy.load(file.read_bytes())
+        networks = {
+            name: Prediction(*(arrays[f"{name}.{part}"] for part in ("predicted", "margin", "confidence")))
+            for name in NETWORKS
+        }
+        return Predictions(card, arrays["labels"], networks)
+    except (SafetensorError, KeyError) as error:
+        raise ArtifactError(f"{file} cannot be read ({error}); run `dvc repro`") from None
+
+
+def _file(directory: Path) -> Path:
+    return directory / "predictions.safetensors"

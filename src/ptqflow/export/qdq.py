@@ -1,0 +1,361 @@
+"""The float twin of an INT8 network: the same codes, written as float arithmetic with a rounding behind each step.
+
+ONNX calls this form QDQ. Weights stay int8 in it and biases int32, and the roundings saturate at the ends of uint8 as
+the kernels do, which go up to 255 also where `reduce_range` chose ranges for 127.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+from torch.ao.nn.intrinsic import quantized as nniq
+from torch.fx import GraphModule, Node
+from torch.nn import functional as F
+
+from ptqflow.core.errors import ModelError
+from ptqflow.fx.bias_rounding import sum_scale
+from ptqflow.fx.prepare import without_torch_warnings
+
+DOMAIN = "ptqflow"
+"""Of the operators Round, that is QuantizeLinear and DequantizeLinear, and Expand, DequantizeLinear of weights."""
+
+
+class Rounding(NamedTuple):
+    """The uint8 codes of a tensor."""
+
+    scale: float
+    zero_point: int
+
+
+class _Round(torch.autograd.Function):
+    """To codes and back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, zero_point: int, name: str) -> Tensor:
+        return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, 255)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, scale: float, zero_point: int, name: str) -> Any:
+        node = g.op(f"{DOMAIN}::Round", x, scale_f=scale, zero_point_i=zero_point, name_s=name)
+        return node.setType(x.type())
+
+
+class _Expand(torch.autograd.Function):
+    """From int8 or int32 codes with zero point 0, a scale for all or for each index of `axis`."""
+
+    @staticmethod
+    def forward(ctx: Any, codes: Tensor, scale: Tensor, axis: int) -> Tensor:
+        shape = [1] * codes.dim()
+        if scale.dim():
+            shape[axis] = -1
+        return codes.float() * scale.view(shape)
+
+    @staticmethod
+    def symbolic(g: Any, codes: Any, scale: Any, axis: int) -> Any:
+        node = g.op(f"{DOMAIN}::Expand", codes, scale, axis_i=axis)
+        return node.setType(codes.type().with_dtype(torch.float32))
+
+
+def round_to_codes(x: Tensor, scale: float, zero_point: int, name: str) -> Tensor:
+    """Round to the values that have a uint8 code; `name` is that of the step that gives x."""
+    return _apply(_Round, x, scale, zero_point, name)
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    apply: Callable[..., Tensor] = function.apply
+    return apply(*arguments)
+
+
+class _Weighted(nn.Module):
+    """A convolution or a linear layer with int8 weights, and what is fused into it."""
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+    bias_scale: Tensor | None
+
+    def __init__(self, layer: Any, input_rank: int, input_scale: float) -> None:
+        super().__init__()
+        self.activation = _activation(layer)
+        self.convolution = _convolution(layer)
+        weight, bias = layer.weight(), layer.bias()
+        # MatMul, unlike Gemm, takes inputs of any rank, and its weight the other way round.
+        self.axis = 1 if self.convolution is None and input_rank != 2 else 0
+        codes = weight.int_repr().t() if self.axis else weight.int_repr()
+        self.register_buffer("weight", codes.contiguous())
+        self.register_buffer("scale", sum_scale(weight, 1.0))
+        self.register_buffer("bias", None if bias is None else bias.detach().float().contiguous())
+        self.register_buffer("bias_scale", None)
+        if bias is not None and not self.axis:
+            self._round_bias(bias.detach(), sum_scale(weight, input_scale))
+
+    def _round_bias(self, bias: Tensor, scale: Tensor) -> None:
+        """Make the bias int32, as kernels want it, unless a code would not fit."""
+        codes = (bias.double() / scale.double()).round()
+        if codes.abs().max() < 2**31:
+            self.bias, self.bias_scale = codes.to(torch.int32), scale
+
+    def forward(self, x: Tensor, summand: Tensor | None = None) -> Tensor:
+        weight = _apply(_Expand, self.weight, self.scale, self.axis)
+        bias = self.bias
+        if bias is not None and self.bias_scale is not None:
+            bias = _apply(_Expand, bias, self.bias_scale, 0)
+        if self.convolution is not None:
+            x = self.convolution(x, weight, bias)
+        elif self.axis:
+            x = torch.matmul(x, weight) if bias is None else torch.matmul(x, weight) + bias
+        else:
+            x = F.linear(x, weight, bias)
+        return self.activation(x if summand is None else x + summand)
+
+
+class _Kernel(nn.Module):
+    """An INT8 module without int8 weights, on floats."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.float_type: Any = next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("torch.nn."))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.float_type.forward(self.layer, x)
+        return F.relu(result) if isinstance(self.layer, nniq.BNReLU2d | nniq.BNReLU3d) else result
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Weights that a functional call brings, in the form of a layer."""
+
+    packed: Any
+    kind: str
+
+    def weight(self) -> Any:
+        return self.packed.unpack()[0]
+
+    def bias(self) -> Any:
+        return self.packed.unpack()[1]
+
+
+def _kind(layer: Any) -> str:
+    return layer.kind if isinstance(layer, _Packed) else type(layer).__name__.lower()
+
+
+def _activation(layer: Any) -> Callable[[Tensor], Tensor]:
+    """Return what is fused behind a layer."""
+    if "leaky" in _kind(layer):
+        return partial(F.leaky_relu, negative_slope=layer.negative_slope)
+    if "tanh" in _kind(layer):
+        return torch.tanh
+    return F.relu if "relu" in _kind(layer) else nn.Identity()
+
+
+def _convolution(layer: Any) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+    """Return the convolution of a layer, None for a linear one."""
+    if "conv" not in _kind(layer):
+        return None
+    function = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[layer.weight().dim()]
+    geometry = layer.packed if isinstance(layer, _Packed) else layer
+    values = {name: _value(getattr(geometry, name)) for name in ("stride", "padding", "dilation", "groups")}
+    if getattr(layer, "padding_mode", "zeros") == "zeros":
+        return partial(function, **values)
+    pad = partial(F.pad, pad=layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
+    return lambda x, weight, bias: function(pad(x), weight, bias, **(values | {"padding": 0}))
+
+
+def _value(attribute: Any) -> Any:
+    return attribute() if callable(attribute) else attribute  # packed weights have methods
+
+
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "add": torch.add,
+    "add_relu": lambda a, b: F.relu(a + b),
+    "mul": torch.mul,
+    "mul_relu": lambda a, b: F.relu(a * b),
+    "matmul": torch.matmul,
+    "cat": torch.cat,
+    "hardswish": F.hardswish,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "celu": F.celu,
+    "sigmoid": torch.sigmoid,
+    "softmax": torch.softmax,
+    "layer_norm": F.layer_norm,
+    "group_norm": F.group_norm,
+    "instance_norm": F.instance_norm,
+}
+_WEIGHTED = {"linear", "linear_relu", *(f"conv{n}d{relu}" for n in (1, 2, 3) for relu in ("", "_relu"))}
+_QPARAM = re.compile(r"_(scale|zero_point)_\d+$")
+
+
+class _Roundings(fx.Interpreter):
+    """Runs an INT8 network and notes which codes its steps give, and the rank of what they give."""
+
+    def __init__(self, converted: GraphModule) -> None:
+        super().__init__(converted)
+        self.roundings: dict[Node, Rounding] = {}
+        self.ranks: dict[Node, int] = {}
+
+    def run_node(self, n: Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.ranks[n] = result.dim()
+            if result.is_quantized:
+                self.roundings[n] = Rounding(result.q_scale(), result.q_zero_point())
+        return result
+
+
+class _Outputs(_Roundings):
+    """Runs an INT8 network and keeps the values that its codes stand for."""
+
+    def __init__(self, converted: GraphModule) -> None:
+        super().__init__(converted)
+        self.values: dict[Node, Tensor] = {}
+
+    def run_node(self, n: Node) -> Any:
+        result = super().run_node(n)
+        if n in self.roundings:
+            self.values[n] = result.dequantize()  # a copy: a fused addition writes over its summand
+        return result
+
+
+def step_names(converted: GraphModule) -> dict[Node, str]:
+    """Name each step by the path of the module that it calls, or else, and where that runs again, as torch.fx does."""
+    names: dict[Node, str] = {}
+    taken: set[str] = set()
+    for node in converted.graph.nodes:
+        path = str(node.target)
+        names[node] = path if node.op == "call_module" and path not in taken else node.name
+        taken.add(names[node])
+    return names
+
+
+def gives_back(node: Node, converted: GraphModule) -> bool:
+    """Tell whether a step gives the values that it takes."""
+    if node.op == "call_module":
+        return isinstance(converted.get_submodule(str(node.target)), nn.Dropout | nn.Identity)
+    return node.target in ("dequantize", "contiguous") or str(node.target) == "quantized.dropout"
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """The values that a step of an INT8 network gave as codes."""
+
+    rounding: Rounding
+    values: NDArray[np.float32]
+
+
+def step_roundings(converted: GraphModule, image_size: int) -> dict[str, Rounding]:
+    """Return the codes that each step of an INT8 network gives, if it gives any."""
+    seen, names = _run_on_zeros(converted, image_size), step_names(converted)
+    return {names[node]: rounding for node, rounding in seen.roundings.items()}
+
+
+def step_outputs(converted: GraphModule, images: Tensor) -> dict[str, StepOutput]:
+    """Run an INT8 network on float32 images (N, 3, H, W) and return what its steps give, in their order."""
+    seen, names = _Outputs(converted), step_names(converted)
+    with without_torch_warnings(), torch.inference_mode():
+        seen.run(images)
+    return {
+        names[node]: StepOutput(seen.roundings[node], values.numpy())
+        for node, values in seen.values.items()
+        if not gives_back(node, converted)
+    }
+
+
+def build_twin(converted: GraphModule, image_size: int) -> GraphModule:
+    """Build the float twin of a converted network, whose engine is selected.
+
+    Args:
+        converted: the network as torch runs it.
+        image_size: height and width of the images in pixels.
+
+    Raises:
+        ModelError: a step has no twin; the error names it.
+    """
+    builder = _Builder(converted, _run_on_zeros(converted, image_size))
+    for node in converted.graph.nodes:
+        builder.add(node)
+    twin = GraphModule(builder.modules, builder.graph).eval()
+    twin.graph.eliminate_dead_code()
+    twin.recompile()
+    return twin
+
+
+def _run_on_zeros(converted: GraphModule, image_size: int) -> _Roundings:
+    seen = _Roundings(converted)
+    with without_torch_warnings(), torch.inference_mode():
+        seen.run(torch.zeros(2, 3, image_size, image_size))
+    return seen
+
+
+class _Builder:
+    """Copies a converted network step by step."""
+
+    def __init__(self, converted: GraphModule, seen: _Roundings) -> None:
+        self.converted, self.seen = converted, seen
+        self.graph = fx.Graph()
+        self.modules: dict[str, Any] = {}
+        self.twins: dict[Node, Node] = {}
+        self.names = step_names(converted)
+
+    def add(self, node: Node) -> None:
+        """Add the twin of the next step, and a rounding behind it where it gives codes."""
+        if gives_back(node, self.converted):
+            self.twins[node] = self.twins[node.all_input_nodes[0]]
+            return
+        name = self.names[node]
+        twin = self._call(node, name)
+        if rounding := self.seen.roundings.get(node):
+            twin = self.graph.call_function(round_to_codes, (twin, *rounding, name))
+        self.twins[node] = twin
+
+    def _call(self, node: Node, name: str) -> Node:
+        if node.target is torch.quantize_per_tensor:
+            return self.twins[node.all_input_nodes[0]]
+        if node.op == "call_module":
+            return self._call_module(node, name)
+        if str(node.target).startswith("quantized."):
+            return self._call_kernel(node, name)
+        if node.op == "get_attr":
+            self.modules[str(node.target)] = attrgetter(str(node.target))(self.converted)
+        return self.graph.node_copy(node, self.twins.__getitem__)
+
+    def _call_module(self, node: Node, name: str) -> Node:
+        layer: Any = self.converted.get_submodule(str(node.target))
+        if "quantized" not in type(layer).__module__:
+            self.modules[str(node.target)] = layer
+            return self.graph.node_copy(node, self.twins.__getitem__)
+        weighted = callable(getattr(layer, "weight", None))
+        self.modules[name] = self._weighted(layer, node) if weighted else _Kernel(layer)
+        return self.graph.call_module(name, tuple(self.twins[argument] for argument in node.all_input_nodes))
+
+    def _call_kernel(self, node: Node, name: str) -> Node:
+        kind = str(node.target).removeprefix("quantized.")
+        if kind in _WEIGHTED and isinstance(node.args[1], Node):
+            packed = attrgetter(str(node.args[1].target))(self.converted)
+            self.modules[name] = self._weighted(_Packed(packed, kind), node)
+            return self.graph.call_module(name, (self.twins[node.all_input_nodes[0]],))
+        if kind not in _FUNCTIONS:
+            raise ModelError(
+                f"{name}: the ONNX export does not know torch's INT8 kernel {kind}; name the module that calls it in "
+                "convert.keep_fp32, or set export.onnx=false"
+            )
+        arguments = tuple(argument for argument in node.args if not _is_qparam(argument))
+        options = {key: value for key, value in node.kwargs.items() if not key.startswith("output_")}
+        twin_of = self.twins.__getitem__
+        return self.graph.call_function(_FUNCTIONS[kind], fx.map_arg(arguments, twin_of), fx.map_arg(options, twin_of))
+
+    def _weighted(self, layer: Any, node: Node) -> nn.Module:
+        source = node.all_input_nodes[0]
+        return _Weighted(layer, self.seen.ranks[source], self.seen.roundings[source].scale)
+
+
+def _is_qparam(argument: Any) -> bool:
+    return isinstance(argument, Node) and argument.op == "get_attr" and bool(_QPARAM.search(str(argument.target)))

@@ -1,0 +1,41 @@
+"""The `data` section of params.yaml."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ptqflow.core.params import Params
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class DataParams(Params):
+    """Which images, at what size, and how they are split."""
+
+    name: Literal["digits", "cifar10", "cifar100", "fashion_mnist", "image_folder"]
+    """`digits` is embedded in scikit-learn, torchvision downloads the next three, `image_folder` is the user's own."""
+    path: Annotated[str, Field(min_length=1)] | None
+    """Folder or archive that holds the images. Only its bytes count: the stage that reads it depends on them."""
+    image_size: Annotated[int, Field(ge=8, le=4096)]
+    """Height and width in pixels."""
+    limit: Annotated[int, Field(ge=2)] | None
+    """At most so many images of train (val included) and of test, stratified by class; of an image folder without test,
+    at most so many of all."""
+    val_fraction: Fraction
+    """Share of train that becomes val."""
+    test_fraction: Fraction
+    """Share of all images that becomes test, where the source has no test split."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Draws `limit`, val and test."""
+    on_bad_image: Literal["error", "skip"]
+    """What a file that is no readable image does."""
+
+    @model_validator(mode="after")
+    def _path_fits_name(self) -> Self:
+        if self.name == "image_folder" and self.path is None:
+            raise ValueError("data.name=image_folder needs data.path: the folder or archive that holds the images")
+        if self.name == "digits" and self.path is not None:
+            raise ValueError(
+                f"data.path={self.path} has no use with data.name=digits; your own images are data.name=image_folder"
+            )
+        return self

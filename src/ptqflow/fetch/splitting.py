@@ -1,0 +1,102 @@
+"""Labelled images before they are stored, and how they are drawn from."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptqflow.core.errors import DataError
+from ptqflow.data.dataset import Channels
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images that are rows of a larger array, which may be memory-mapped; nothing is copied until it is read."""
+
+    pixels: NDArray[np.uint8]
+    """(M, size, size, 3), RGB."""
+    rows: Rows
+    """(N,), which rows of `pixels` belong to this pool."""
+    labels: NDArray[np.int64]
+    """(N,), index into the classes."""
+
+    def take(self, indices: NDArray[Any]) -> "Pool":
+        """Return the images at these indices, in this order."""
+        return Pool(self.pixels, self.rows[indices], self.labels[indices])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a data set offers before it is split."""
+
+    origin: str
+    """Where the images come from, in words."""
+    classes: tuple[str, ...]
+    train: Pool
+    test: Pool | None
+    horizontal_flip: bool
+    """Whether a mirrored image is still of its class."""
+    normalization: tuple[Channels, Channels] | None = None
+    """Customary channel mean and std of pixels in 0..1; None: those of the training split."""
+    skipped: int = 0
+    """Unreadable files left out."""
+
+
+def stratified_subset(
+    labels: NDArray[np.int64], limit: int | None, seed: int, classes: Sequence[str], least: int
+) -> Rows:
+    """Draw `limit` indices with each class in proportion, in ascending order; all of them where there are no more.
+
+    Raises:
+        DataError: fewer than `least` images of a class would be kept.
+    """
+    if limit is None or limit >= len(labels):
+        return np.arange(len(labels), dtype=np.int64)
+    kept, _ = stratified_split(labels, len(labels) - limit, seed, f"data.limit={limit}", classes)
+    counts = np.bincount(labels[kept], minlength=len(classes))
+    for i in np.unique(labels):
+        if counts[i] < least:
+            raise DataError(
+                f"data.limit={limit} keeps {counts[i]} of the images of the class {classes[i]!r}, and {least} are "
+                "needed; raise it, or add images of the class"
+            )
+    return kept
+
+
+def stratified_split(
+    labels: NDArray[np.int64], second: int | float, seed: int, key: str, classes: Sequence[str]
+) -> tuple[Rows, Rows]:
+    """Split indices in two with each class in proportion; both parts in ascending order.
+
+    `second` is the size of the second part, as a number of images or as a fraction. `key` is the setting that an error
+    names.
+
+    Raises:
+        DataError: a class has one image, or a part is smaller than the number of classes.
+    """
+    from sklearn.model_selection import train_test_split
+
+    present, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2:
+        raise DataError(
+            f"{key}: the class {classes[present[counts.argmin()]]!r} has 1 image to draw from, and 2 or more are "
+            "needed; add images or remove the class"
+        )
+    size = second if isinstance(second, int) else math.ceil(second * len(labels))
+    if min(size, len(labels) - size) < len(present):
+        raise DataError(
+            f"{key} divides {len(labels)} images into {len(labels) - size} and {size}, and each part needs "
+            f"{len(present)} or more, for there are {len(present)} classes; change it, or add images"
+        )
+    first_part, second_part = train_test_split(
+        np.arange(len(labels), dtype=np.int64), test_size=second, stratify=labels, random_state=seed
+    )
+    return np.sort(first_part), np.sort(second_part)

@@ -1,0 +1,99 @@
+"""An INT8 model on disk that comes back bit for bit."""
+
+import io
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat
+from torch.fx import GraphModule
+
+from ptqflow.core.artifacts import Card, new_directory, read_card, sha256_file, write_bytes, write_card, write_text
+from ptqflow.core.errors import ArtifactError, EngineError
+from ptqflow.fx.convert import convert
+from ptqflow.fx.layers import Layer, describe_layers
+from ptqflow.fx.prepare import Scheme, prepare, without_torch_warnings
+from ptqflow.models.fp32 import ModelCard, build_from_card
+
+
+class TensorQParams(Card):
+    """How the values of a tensor are quantized."""
+
+    scale: PositiveFloat
+    """A float32."""
+    zero_point: NonNegativeInt
+
+
+class Int8Card(Card):
+    """What a converted model is, beside its state."""
+
+    format_version: Literal[4] = 4
+    scheme: Scheme
+    """The engine that its weights are packed for, and what else settles its graph."""
+    model: ModelCard
+    calibration_images: NonNegativeInt
+    """How many images the ranges come from, 0 for the control."""
+    calibration_sha256: str
+    """Hash of their rows in the train split, little-endian int64, in the order in which they were seen."""
+    qparams: dict[str, TensorQParams]
+    """Scale and zero point that `convert` chose for each tensor, by its name; none for the control."""
+    state_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Int8Model:
+    """A converted network, ready to run on its engine."""
+
+    module: GraphModule
+    card: Int8Card
+
+
+def state_file(directory: Path) -> Path:
+    """Return the file that holds the INT8 weights, scales and zero points."""
+    return directory / "state.pt"
+
+
+def save_int8(
+    directory: Path, prepared: GraphModule, converted: GraphModule, layers: list[Layer], card: Int8Card
+) -> None:
+    """Write the state, its card, both graphs and the list of layers as text; whole or not at all, deterministic."""
+    buffer = io.BytesIO()
+    torch.save(converted.state_dict(), buffer)
+    with new_directory(directory) as partial:
+        write_bytes(state_file(partial), buffer.getvalue())
+        write_text(partial / "prepared.txt", f"{prepared.graph}\n")
+        write_text(partial / "converted.txt", f"{converted.graph}\n")
+        write_text(partial / "layers.txt", describe_layers(layers))
+        write_card(partial / "card.json", card.model_copy(update={"state_sha256": sha256_file(state_file(partial))}))
+
+
+def load_int8(directory: Path, engine: str | None = None) -> Int8Model:
+    """Rebuild the network from its card, load the state into it and select its engine for this process.
+
+    Args:
+        directory: what `save_int8` wrote.
+        engine: the engine that the caller means to run; None takes the model's own.
+
+    Raises:
+        EngineError: the model was converted for another engine, or this machine lacks it or what it needs of a CPU.
+        ArtifactError: a file is missing or changed, or the user's code has changed.
+    """
+    card = read_card(directory / "card.json", Int8Card)
+    if engine is not None and engine != card.scheme.engine:
+        raise EngineError(
+            f"{directory} was converted for {card.scheme.engine} and would give other results on {engine}; "
+            f"set convert.engine={engine} and run `dvc repro`"
+        )
+    file = state_file(directory)
+    if not file.exists() or sha256_file(file) != card.state_sha256:
+        raise ArtifactError(f"{file} is missing or not the file that `convert` wrote; run `dvc repro`")
+    model, image_size = build_from_card(card.model), card.model.image_size
+    module = convert(prepare(model, image_size, card.scheme), card.scheme, image_size)
+    try:
+        with without_torch_warnings():
+            module.load_state_dict(torch.load(file, weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, KeyError) as error:
+        raise ArtifactError(f"{file} does not fit {card.model.name} ({error}); run `dvc repro`") from None
+    return Int8Model(module, card)

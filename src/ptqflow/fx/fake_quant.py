@@ -1,0 +1,63 @@
+"""INT8 in FP32 arithmetic: a prepared network whose values and weights are rounded to those that have a code."""
+
+import copy
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.ao.quantization import FixedQParamsObserver
+from torch.fx import GraphModule, Node
+
+from ptqflow.fx.graph import observer_nodes
+from ptqflow.fx.observer import RangeObserver
+
+Observer = RangeObserver | FixedQParamsObserver
+_BINARY = (operator.add, operator.mul, torch.add, torch.mul)
+
+
+class Simulation(fx.Interpreter):
+    """Runs what `copy_to_simulate` gives with its values rounded to those that have a code."""
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a module; an observer rounds."""
+        module = self.fetch_attr(target)
+        if isinstance(module, Observer):
+            return round_values(module, args[0])
+        return super().call_module(target, args, kwargs)
+
+
+def copy_to_simulate(prepared: GraphModule) -> GraphModule:
+    """Return a copy of a prepared network with the ranges of its observers set, in which those left round something."""
+    simulated = copy.deepcopy(prepared)
+    for node in observer_nodes(simulated):
+        if _keeps_codes(node.all_input_nodes[0]):
+            setattr(simulated, str(node.target), nn.Identity())
+    return simulated
+
+
+def round_values(observer: Observer, values: Tensor) -> Tensor:
+    """Quantize and dequantize float32 values of any shape with the range of their observer."""
+    scale, zero_point = observer.calculate_qparams()
+    return torch.fake_quantize_per_tensor_affine(
+        values, scale.item(), int(zero_point.item()), observer.quant_min, observer.quant_max
+    )
+
+
+def round_weight(layer: nn.Conv2d | nn.Linear, qconfig: Any) -> None:
+    """Quantize and dequantize the weight of a layer in place, as its qconfig says; None: it stays FP32."""
+    if qconfig is None:
+        return
+    weight, observer = layer.weight.detach(), qconfig.weight()
+    observer(weight)
+    scale, zero_point = observer.calculate_qparams()
+    if observer.qscheme == torch.per_channel_symmetric:
+        rounded = torch.fake_quantize_per_channel_affine(weight, scale, zero_point.int(), 0, -128, 127)
+    else:
+        rounded = torch.fake_quantize_per_tensor_affine(weight, scale, zero_point.int(), -128, 127)
+    layer.weight = nn.Parameter(rounded, False)
+
+
+def _keeps_codes(node: Node) -> bool:
+    """Tell whether a node adds or multiplies by a number, which changes scale and zero point and rounds nothing."""
+    return node.target in _BINARY and not all(isinstance(argument, Node) for argument in node.args)

@@ -1,0 +1,82 @@
+"""Which modules stay FP32."""
+
+import difflib
+from collections.abc import Collection, Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from ptqflow.core.errors import ParamsError
+from ptqflow.fx.graph import fused_steps, trace
+
+
+def match_names(key: str, patterns: Iterable[str], names: Collection[str]) -> list[str]:
+    """Return the names that match a pattern, in which `*`, `?` and `[…]` mean what they mean to a shell.
+
+    Raises:
+        ParamsError: a pattern matches nothing; the error names `key` and the nearest names.
+    """
+    matched: dict[str, None] = {}
+    for pattern in patterns:
+        found = [name for name in names if fnmatchcase(name, pattern)]
+        if not found:
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or list(names)[:3]
+            raise ParamsError(f"{key}: {pattern!r} matches nothing; near names: {', '.join(near)}")
+        matched |= dict.fromkeys(found)
+    return list(matched)
+
+
+def kept_modules(model: nn.Module, patterns: Sequence[str], keeps_head: bool) -> tuple[str, ...]:
+    """Return the modules that stay FP32, without those inside others.
+
+    Args:
+        model: the FP32 network.
+        patterns: `convert.keep_fp32`.
+        keeps_head: whether the last layer with weights on the way to the output is one of them.
+
+    Raises:
+        ParamsError: a pattern matches nothing.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    matched = match_names("convert.keep_fp32", patterns, names)
+    head = find_head(model) if keeps_head else None
+    kept = sorted({*matched, *([head] if head else [])})
+    return tuple(name for name in kept if not is_kept(name.rpartition(".")[0], kept))
+
+
+def is_kept(name: str, kept: Collection[str]) -> bool:
+    """Tell whether a module is one of `kept` or inside one."""
+    parts = name.split(".")
+    return any(".".join(parts[:length]) in kept for length in range(1, len(parts) + 1))
+
+
+def is_kept_node(node: Node, kept: Collection[str]) -> bool:
+    """Tell whether a step of a network, traced or prepared, belongs to one of the `kept` modules."""
+    path = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
+    return bool(path) and is_kept(path[-1], kept)
+
+
+def refuse_parts(model: nn.Module, prepared: GraphModule, kept: Collection[str]) -> None:
+    """Refuse to keep what is fused into a layer that is not kept.
+
+    Raises:
+        ParamsError: the error names that layer.
+    """
+    for node, steps in fused_steps(trace(model), prepared).items():
+        for step in steps[1:]:
+            if is_kept(str(step.target), kept) and not is_kept(str(node.target), kept):
+                raise ParamsError(f"convert.keep_fp32: {step.target} is fused into {node.target}; name that layer too")
+
+
+def find_head(model: nn.Module) -> str | None:
+    """Return the last layer with weights on the way to the output, None for a network without any."""
+    traced = trace(model)
+    node = next(node for node in traced.graph.nodes if node.op == "output")
+    while node.all_input_nodes:
+        node = node.all_input_nodes[0]
+        if node.op == "call_module" and isinstance(
+            traced.get_submodule(str(node.target)), nn.Linear | nn.modules.conv._ConvNd
+        ):
+            return str(node.target)
+    return None

@@ -1,0 +1,132 @@
+"""Names for what flows through a network, the same in every graph that torch.fx makes of it."""
+
+import copy
+import itertools
+
+import torch
+from torch import Tensor, fx, nn
+from torch.ao.quantization import FixedQParamsObserver
+from torch.ao.quantization.quantize_fx import fuse_fx
+from torch.fx import GraphModule, Node
+from torch.nn import functional
+
+from ptqflow.fx.observer import RangeObserver
+
+_RELUS = (functional.relu, torch.relu, "relu")
+_CLAMPS = (functional.relu6, functional.hardtanh, torch.clamp, "clamp")
+
+
+def trace(model: nn.Module) -> GraphModule:
+    """Return the steps of a network in evaluation mode, in a copy that shares its tensors."""
+    return fx.symbolic_trace(_copy_sharing_tensors(model))
+
+
+def name_observed(model: nn.Module, prepared: GraphModule) -> dict[str, str]:
+    """Return, for each observer of a prepared network in order, the name of the tensor that it observes.
+
+    It is the path of the layer that gives the tensor (`layer1.0.conv1`; with a number behind it where the layer runs
+    more than once), of a function what torch.fx calls it (`add`), of the input the name of the argument. A layer stands
+    for what every engine fuses into it; where one fuses more, such as an addition into a convolution, the output has
+    the name of the addition.
+    """
+    traced = trace(model)
+    names: dict[Node, str] = {}
+    for node, steps in fused_steps(traced, fuse_fx(_copy_sharing_tensors(model))).items():
+        name = str(node.target) if node.op == "call_module" else node.name
+        calls = sum(taken.partition(":")[0] == name for taken in names.values())
+        names[steps[-1]] = f"{name}:{calls}" if calls else name
+    steps_of = fused_steps(traced, prepared)
+    return {str(node.target): names[steps_of[node.all_input_nodes[0]][-1]] for node in observer_nodes(prepared)}
+
+
+def observer_nodes(prepared: GraphModule) -> list[Node]:
+    """Return the nodes that observe a tensor, also where its range is fixed, as behind sigmoid."""
+    return [
+        node
+        for node in prepared.graph.nodes
+        if node.op == "call_module"
+        and isinstance(prepared.get_submodule(str(node.target)), RangeObserver | FixedQParamsObserver)
+    ]
+
+
+def only_clamped(prepared: GraphModule) -> set[str]:
+    """Return the observers whose tensor goes into clamps and nowhere else."""
+    return {
+        str(node.target)
+        for node in observer_nodes(prepared)
+        if node.users and all(_is_relu(user, prepared) or is_clamp(user, prepared) for user in node.users)
+    }
+
+
+def is_clamp(node: Node, graph: GraphModule) -> bool:
+    """Tell whether a node cuts off what is outside a range, as ReLU6 does."""
+    if node.op == "call_module":
+        return isinstance(graph.get_submodule(str(node.target)), nn.Hardtanh)  # of which ReLU6 is one
+    return node.target in _CLAMPS
+
+
+def fused_steps(traced: GraphModule, graph: GraphModule) -> dict[Node, list[Node]]:
+    """Return the steps of the traced network that each node of a later graph computes; the first has its name."""
+    left = {node.name for node in graph.graph.nodes}
+    first = {step.name: step for step in traced.graph.nodes}
+    return {node: _follow(first[node.name], node, left) for node in graph.graph.nodes if node.name in first}
+
+
+def unevenly_fused(model: nn.Module, prepared: GraphModule) -> str | None:
+    """Return a layer that runs more than once with something else behind it each time that torch fuses into it.
+
+    Torch fuses for one of these runs and changes the others with it.
+    """
+    behind: dict[str, list[str]] = {}
+    for node, steps in fused_steps(trace(model), prepared).items():
+        if node.op == "call_module":
+            fused = [str(step.target) for step in steps[1:]]
+            if behind.setdefault(str(node.target), fused) != fused:
+                return str(node.target)
+    return None
+
+
+def weighted_modules(prepared: GraphModule) -> dict[str, nn.Conv2d | nn.Linear]:
+    """Return the convolutions and linear layers of a prepared network by name, without what is fused into them."""
+    found: dict[str, nn.Conv2d | nn.Linear] = {}
+    for node in prepared.graph.nodes:
+        module = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
+        inner = module[0] if isinstance(module, nn.Sequential) else module
+        if isinstance(inner, nn.Conv2d | nn.Linear):
+            found[str(node.target)] = inner
+    return found
+
+
+def layer_means(layer: nn.Module, output: Tensor) -> Tensor:
+    """Return the mean of each output channel of a convolution (N, C, H, W) or a linear layer (…, C): (C,)."""
+    channel = 1 if isinstance(layer, nn.Conv2d) else output.dim() - 1
+    return output.mean([dimension for dimension in range(output.dim()) if dimension != channel])
+
+
+def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode: torch.fx adds the constants that it meets to the modules that it traces."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
+
+
+def _is_renamed(step: Node) -> bool:
+    """Tell whether `convert_fx` gives a step another name: a function of one tensor that cannot be fused."""
+    return step.op == "call_function" and len(step.all_input_nodes) == 1 and step.target is not functional.relu
+
+
+def _is_relu(node: Node, graph: GraphModule) -> bool:
+    if node.op == "call_module":
+        return isinstance(graph.get_submodule(str(node.target)), nn.ReLU)
+    return node.target in _RELUS
+
+
+def _follow(step: Node, node: Node, left: set[str]) -> list[Node]:
+    steps = [step]
+    other_inputs = len(node.args) - len(step.args)  # of the steps behind the first, such as the other summand
+    while len(steps[-1].users) == 1:
+        following = next(iter(steps[-1].users))
+        other_inputs -= len(following.all_input_nodes) - 1
+        if following.name in left or other_inputs < 0 or _is_renamed(following):
+            break
+        steps.append(following)
+    return steps

@@ -1,0 +1,158 @@
+"""Which layers of a converted network run on INT8, which stayed FP32, and why."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, get_args
+
+from torch import nn
+from torch.ao.quantization.backend_config import get_native_backend_config
+from torch.fx import GraphModule, Node
+
+from ptqflow.fx.fp32_modules import is_kept_node
+from ptqflow.fx.graph import fused_steps, trace
+from ptqflow.fx.prepare import is_miscomputed
+
+Precision = Literal["int8", "fp32"]
+
+# Steps that move values or look at shapes and compute nothing.
+_PASSIVE_MODULES = (nn.Identity, nn.Dropout, nn.Flatten)
+_PASSIVE_FUNCTIONS = {
+    *("getattr", "getitem", "eq", "ne", "_assert", "floordiv", "quantize_per_tensor", "dequantize", "flatten"),
+    *(
+        "reshape",
+        "view",
+        "permute",
+        "transpose",
+        "dim",
+        "size",
+        "expand",
+        "contiguous",
+        "chunk",
+        "unsqueeze",
+        "squeeze",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A step of a converted network that computes something."""
+
+    name: str
+    operation: str
+    precision: Precision
+    note: str
+    """What was fused into it, or why it is not INT8."""
+
+
+def list_layers(model: nn.Module, converted: GraphModule, kept: Collection[str]) -> list[Layer]:
+    """List the computing steps of a converted network in the order in which they run.
+
+    Args:
+        model: the FP32 network that it was made from; what of it is gone has been fused.
+        converted: the network as it runs.
+        kept: modules that were to stay FP32.
+    """
+    steps = fused_steps(trace(model), converted)
+    fused = {str(node.target): [_step_name(step) for step in followed[1:]] for node, followed in steps.items()}
+    int8_values: set[Node] = set()
+    sizes: set[Node] = set()
+    layers = []
+    for node in converted.graph.nodes:
+        if _is_size(node, sizes):
+            sizes.add(node)
+            continue
+        has_int8_kernel = _has_int8_kernel(node, converted)
+        takes_int8 = any(argument in int8_values for argument in node.all_input_nodes[:1])
+        if (
+            has_int8_kernel
+            or node.name.startswith("quantize_per_tensor")
+            or (takes_int8 and node.target != "dequantize")
+        ):
+            int8_values.add(node)
+        if (operation := _operation(node, converted)) is None:
+            continue
+        name = str(node.target) if node.op == "call_module" else node.name
+        if has_int8_kernel:
+            layers.append(Layer(name, operation, "int8", f"with {', '.join(fused[name])}" if fused.get(name) else ""))
+        elif takes_int8:
+            layers.append(Layer(name, operation, "int8", "works on INT8 values as it is"))
+        else:
+            layers.append(Layer(name, operation, "fp32", _reason(node, converted, kept)))
+    return layers
+
+
+def count_layers(layers: list[Layer]) -> dict[str, int]:
+    """Count the layers of each precision."""
+    return {precision: sum(layer.precision == precision for layer in layers) for precision in get_args(Precision)}
+
+
+def describe_layers(layers: list[Layer]) -> str:
+    """Return one line a layer."""
+    name_width = max((len(layer.name) for layer in layers), default=0)
+    operation_width = max((len(layer.operation) for layer in layers), default=0)
+    lines = [
+        f"{layer.precision}  {layer.name:{name_width}}  {layer.operation:{operation_width}}  {layer.note}".rstrip()
+        for layer in layers
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _is_size(node: Node, sizes: set[Node]) -> bool:
+    """Tell whether a node gives the shape of its input, or is arithmetic on shapes alone."""
+    if node.target in ("size", "dim") or (node.target is getattr and node.args[1] == "shape"):
+        return True
+    return bool(node.all_input_nodes) and all(argument in sizes for argument in node.all_input_nodes)
+
+
+def _has_int8_kernel(node: Node, converted: GraphModule) -> bool:
+    if node.op == "call_module":
+        return "quantized" in type(converted.get_submodule(str(node.target))).__module__
+    return node.op == "call_function" and str(node.target).startswith("quantized.")
+
+
+def _operation(node: Node, converted: GraphModule) -> str | None:
+    """Return the name of what a node computes, None if it computes nothing."""
+    if node.op == "call_module":
+        module = converted.get_submodule(str(node.target))
+        passive = isinstance(module, _PASSIVE_MODULES) or type(module).__name__ == "Dropout"
+        return None if passive else type(module).__name__
+    if node.op in ("call_function", "call_method"):
+        name = str(node.target).removeprefix("quantized.") if "quantized." in str(node.target) else _function_name(node)
+        return None if name in _PASSIVE_FUNCTIONS else name
+    return None
+
+
+def _function_name(node: Node) -> str:
+    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", node.target))
+
+
+def _step_name(step: Node) -> str:
+    return str(step.target) if step.op == "call_module" else step.name
+
+
+def _reason(node: Node, converted: GraphModule, kept: Collection[str]) -> str:
+    if is_kept_node(node, kept):
+        return "kept FP32"
+    if is_miscomputed(node, converted):
+        return "torch's INT8 kernel for it is wrong"
+    kind: Any = type(converted.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+    if kind not in _quantizable():
+        return "torch has no INT8 kernel for it"
+    return "torch has an INT8 kernel for it, but not for how it is used here"
+
+
+@cache
+def _quantizable() -> frozenset[Any]:
+    """Return the module classes, functions and method names that torch's native backends have a pattern for."""
+
+    def parts(pattern: Any) -> Iterator[Any]:
+        if isinstance(pattern, tuple):
+            for part in pattern:
+                yield from parts(part)
+        else:
+            yield pattern
+
+    configs = get_native_backend_config().configs
+    return frozenset(part for config in configs if config.pattern is not None for part in parts(config.pattern))

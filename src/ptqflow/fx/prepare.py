@@ -1,0 +1,198 @@
+"""prepare_fx: fuse and insert observers."""
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.ao.quantization import (
+    FixedQParamsObserver,
+    HistogramObserver,
+    QConfig,
+    QConfigMapping,
+    default_per_channel_weight_observer,
+    default_weight_observer,
+    get_default_qconfig_mapping,
+)
+from torch.ao.quantization.backend_config import BackendConfig, get_native_backend_config, get_onednn_backend_config
+from torch.ao.quantization.quantize_fx import prepare_fx
+from torch.fx import GraphModule, Node
+
+from ptqflow.core.artifacts import Card
+from ptqflow.core.engines import Engine
+from ptqflow.core.errors import ModelError
+from ptqflow.fx.fused_adds import additions_are_safe, fused_additions
+from ptqflow.fx.graph import observer_nodes, unevenly_fused
+from ptqflow.fx.observer import RangeObserver, WeightObserver, WeightScales, unit_scales
+
+
+class Scheme(Card):
+    """What is quantized, and to which codes; with a network's architecture it settles every node of the graph."""
+
+    engine: Engine
+    reduce_range: bool
+    """Whether activations keep to 7 of 8 bits."""
+    per_channel: bool
+    """Whether each output channel has a scale of its own for its weights."""
+    mse_weights: bool
+    """Whether the scales of weights have the least squared error, else the largest weight sets them."""
+    fp32: tuple[str, ...]
+    """Modules that stay FP32, with all that is in them."""
+    fuse_additions: bool
+    """Whether an addition behind a convolution becomes part of it where the engine can do that."""
+
+    @property
+    def largest_code(self) -> int:
+        """Of an activation."""
+        return 127 if self.reduce_range else 255
+
+
+# What torch 2.13 computes wrongly with INT8: PReLU with slopes below 1, transposed convolutions on some engines.
+_MISCOMPUTED = (nn.PReLU, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+EVERYTHING = Scheme(
+    engine="x86", reduce_range=False, per_channel=True, mse_weights=False, fp32=(), fuse_additions=False
+)
+"""Observes every tensor that any scheme quantizes."""
+
+
+def prepare(
+    model: nn.Module, image_size: int, scheme: Scheme, weight_scales: WeightScales = unit_scales
+) -> GraphModule:
+    """Fuse conv-bn-relu and insert a `RangeObserver` for each tensor to be quantized, in a copy of the model.
+
+    For `onednn`, an addition that follows a convolution is fused into it too, where that is asked for and its kernel
+    can.
+
+    Args:
+        model: FP32, in evaluation mode.
+        image_size: height and width of the input in pixels.
+        scheme: what is quantized, and to which levels.
+        weight_scales: chooses the scales of weights where `scheme.mse_weights` is set; the default is for a network
+            whose weights are loaded afterwards.
+
+    Raises:
+        ModelError: the network cannot be traced, because what it computes depends on its input, or torch would change
+            what it computes.
+    """
+    if (
+        scheme.engine == "onednn"
+        and scheme.fuse_additions
+        and (prepared := _prepare_fusing_additions(model, image_size, scheme, weight_scales))
+    ):
+        return prepared
+    prepared = _prepare(model, image_size, scheme, weight_scales, get_native_backend_config())
+    _refuse_miscomputed(model, prepared)
+    return prepared
+
+
+def backend_config(prepared: GraphModule) -> BackendConfig:
+    """Return what `convert_fx` must be given for a prepared network: the patterns that `prepare` fused by."""
+    return get_onednn_backend_config() if fused_additions(prepared) else get_native_backend_config()
+
+
+def is_miscomputed(node: Node, graph: GraphModule) -> bool:
+    """Tell whether a node is of a kind that stays FP32 because torch's INT8 kernels for it are wrong."""
+    return node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), _MISCOMPUTED)
+
+
+@contextmanager
+def without_torch_warnings() -> Iterator[None]:
+    """Silence torch.ao while it is called."""
+    # Of its deprecation, of options that its own defaults set, and of observers without data, which the control wants.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _prepare_fusing_additions(
+    model: nn.Module, image_size: int, scheme: Scheme, weight_scales: WeightScales
+) -> GraphModule | None:
+    """Return None where there is nothing to fuse, or torch cannot fuse it, or not without an error."""
+    try:
+        prepared = _prepare(model, image_size, scheme, weight_scales, get_onednn_backend_config())
+    except ModelError:  # such as for y + y or y + 1
+        return None
+    if not fused_additions(prepared) or unevenly_fused(model, prepared):
+        return None
+    return prepared if additions_are_safe(prepared, image_size) else None
+
+
+def _prepare(
+    model: nn.Module, image_size: int, scheme: Scheme, weight_scales: WeightScales, backend: BackendConfig
+) -> GraphModule:
+    example = torch.zeros(1, 3, image_size, image_size)
+    with without_torch_warnings():
+        mapping = _qconfig_mapping(scheme, weight_scales)
+        try:
+            prepared = prepare_fx(copy.deepcopy(model).eval(), mapping, (example,), backend_config=backend)
+        except Exception as error:  # the user's code and torch's may raise anything
+            raise ModelError(
+                f"torch.fx cannot trace {type(model).__name__} ({' '.join(str(error).split())}); its forward may not "
+                "branch or loop on the values of its input"
+            ) from None
+        _free_ranges(prepared, mapping, scheme)
+    _reshape_for_view(prepared)
+    return prepared
+
+
+def _reshape_for_view(prepared: GraphModule) -> None:
+    """Make calls of `view` calls of `reshape`: INT8 kernels give values in an order that `view` may refuse."""
+    for node in prepared.graph.nodes:
+        if node.op == "call_method" and node.target == "view":
+            node.target = "reshape"
+    prepared.recompile()
+
+
+def _free_ranges(prepared: GraphModule, mapping: QConfigMapping, scheme: Scheme) -> None:
+    """Undo that torch gives the fixed range of what sigmoid and the like write also to what they read."""
+    fixed = {kind for kind, qconfig in mapping.object_type_qconfigs.items() if qconfig and _has_fixed_range(qconfig)}
+    observers = {node: prepared.get_submodule(str(node.target)) for node in observer_nodes(prepared)}
+    behind = {observer for node, observer in observers.items() if _kind(node.all_input_nodes[0], prepared) in fixed}
+    for node, observer in observers.items():
+        if isinstance(observer, FixedQParamsObserver) and observer not in behind:
+            setattr(prepared, str(node.target), RangeObserver(scheme.largest_code))
+
+
+def _has_fixed_range(qconfig: QConfig) -> bool:
+    return isinstance(qconfig.activation(), FixedQParamsObserver)
+
+
+def _kind(node: Node, graph: GraphModule) -> Any:
+    return type(graph.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+
+
+def _refuse_miscomputed(model: nn.Module, prepared: GraphModule) -> None:
+    if layer := unevenly_fused(model, prepared):
+        raise ModelError(
+            f"{layer} runs more than once and torch would fuse what follows one of its runs into all of them; give "
+            "each run a layer of its own, or the same layers behind it"
+        )
+    for node in prepared.graph.nodes:
+        if node.target is torch.add and node.kwargs.get("alpha", 1) != 1:
+            raise ModelError(f"{node.name}: torch's INT8 addition ignores alpha; write x + alpha * y")
+
+
+def _qconfig_mapping(scheme: Scheme, weight_scales: WeightScales) -> QConfigMapping:
+    """Return torch's default mapping for the engine, with our observers for its histograms and for weights."""
+    mapping = get_default_qconfig_mapping(scheme.engine)
+    activation = partial(RangeObserver, scheme.largest_code)
+    mapping.set_global(QConfig(activation=activation, weight=_weight_observer(scheme, weight_scales)))
+    for kind, qconfig in mapping.object_type_qconfigs.items():
+        if qconfig and isinstance(qconfig.activation(), HistogramObserver):  # else a fixed range, or that of the input
+            mapping.set_object_type(kind, qconfig._replace(activation=activation))
+    for kind in _MISCOMPUTED:
+        mapping.set_object_type(kind, None)
+    for name in scheme.fp32:
+        mapping.set_module_name(name, None)
+    return mapping
+
+
+def _weight_observer(scheme: Scheme, weight_scales: WeightScales) -> Any:
+    if scheme.mse_weights:
+        return partial(WeightObserver, scheme.per_channel, weight_scales)
+    return default_per_channel_weight_observer if scheme.per_channel else default_weight_observer

@@ -1,0 +1,1 @@
+"""Links to the user's files under fixed names, so that DVC can hash them."""

@@ -1,0 +1,103 @@
+"""Logits of a network on a split, and what they are worth."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from ptqflow.core.errors import DataError
+from ptqflow.core.ranks import ALONE, Ranks
+from ptqflow.data.dataset import Split
+from ptqflow.data.preprocessing import to_input
+
+DIGITS = 6  # decimals of a reported figure: beyond them the batch size would show in FP32's rounding
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one network on one split, as fractions of the images."""
+
+    top1: float
+    top5: float | None
+    """None where there are fewer than 5 classes."""
+    loss: float
+    """Mean cross-entropy in nats."""
+
+    def as_metrics(self) -> dict[str, float]:
+        """Return the figures that exist, rounded to 6 decimals."""
+        figures = {"top1": self.top1, "top5": self.top5, "loss": self.loss}
+        return {name: round(figure, DIGITS) for name, figure in figures.items() if figure is not None}
+
+
+def compute_logits(
+    model: nn.Module,
+    split: Split,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int,
+    label: str,
+    ranks: Ranks = ALONE,
+) -> Tensor:
+    """Run a network over a split in its stored order, a share of the batches on each rank.
+
+    Returns:
+        float64 (N, classes) on the CPU.
+
+    Raises:
+        DataError: a logit is not finite; the error names `label` and the first such image.
+    """
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    model.eval()
+
+    def run(part: Split) -> Tensor:
+        images = torch.from_numpy(np.array(part.images)).to(device)
+        part.release()
+        logits: Tensor = model(to_input(images, mean, std))
+        return logits.cpu().double()
+
+    starts = range(0, len(split), batch_size)
+    own = starts[ranks.part(len(starts))]
+    with torch.inference_mode():
+        bar = tqdm(own, desc=label, unit="batch", leave=False, disable=True if ranks.rank else None)
+        parts = (run(split[start : start + batch_size]) for start in bar)
+        logits = _stacked(parts, len(split[own[0] : own[-1] + batch_size])) if own else run(split[:1])[:0]
+        result = torch.cat(ranks.gather(logits))
+    finite = result.isfinite().all(dim=1)
+    if not finite.all():
+        raise DataError(f"{label}: the output for image {int(finite.int().argmin())} is not finite")
+    return result
+
+
+def _stacked(parts: Iterator[Tensor], count: int) -> Tensor:
+    """Return parts of `count` rows in all as one tensor; a list of them would keep memory between them in pieces."""
+    first = next(parts)
+    rows, filled = first.new_empty(count, *first.shape[1:]), 0
+    for part in chain([first], parts):
+        rows[filled : filled + len(part)] = part
+        filled += len(part)
+    return rows
+
+
+def evaluate(logits: Tensor, labels: NDArray[np.int64]) -> Evaluation:
+    """Compare logits (N, classes) with labels (N,); of equal logits the first class counts."""
+    targets = torch.from_numpy(np.array(labels))
+    ranking = logits.argsort(dim=1, descending=True, stable=True)
+    hits = ranking == targets[:, None]
+    return Evaluation(
+        top1=hits[:, 0].double().mean().item(),
+        top5=hits[:, :5].any(dim=1).double().mean().item() if logits.shape[1] >= 5 else None,
+        loss=F.cross_entropy(logits, targets).item(),
+    )
+
+
+def predictions(logits: Tensor) -> NDArray[np.int64]:
+    """Return the class with the largest logit of each image, the first of equal ones."""
+    result: NDArray[Any] = logits.argsort(dim=1, descending=True, stable=True)[:, 0].numpy()
+    return result.astype(np.int64)

@@ -1,0 +1,56 @@
+"""The weights that torchvision publishes."""
+
+import hashlib
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+
+from ptqflow.core.errors import ModelError
+from ptqflow.core.torchvision_shim import ensure_torchvision_imports
+
+ensure_torchvision_imports()
+
+from torchvision import models  # noqa: E402
+
+
+def is_published(architecture: str, name: str) -> bool:
+    """Tell whether torchvision publishes weights of this name for an architecture."""
+    return architecture in models.list_models() and name in models.get_model_weights(architecture).__members__
+
+
+def download_weights(architecture: str, name: str) -> Path:
+    """Return the file of published weights, from torch's hub cache or downloaded to it with its checksum.
+
+    Raises:
+        ModelError: no such architecture or weights, or the download fails.
+    """
+    try:
+        published = models.get_model_weights(architecture)
+    except ValueError:
+        raise ModelError(
+            f"model.name: {architecture!r} is no torchvision classifier, so it has no published weights"
+        ) from None
+    if name not in published.__members__:
+        raise ModelError(
+            f"model.weights: {name!r} is neither a file nor published weights of {architecture}, "
+            f"which are {', '.join(published.__members__)}"
+        )
+    url = published[name].url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    expected = file.stem.rpartition("-")[2]  # torchvision puts the start of the SHA-256 into the name
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=expected)
+        except (URLError, HTTPException, RuntimeError, TimeoutError, ConnectionError) as error:
+            raise ModelError(
+                f"model.weights: the download of {url} failed ({error}); get the file by other means and set "
+                "model.weights to its path"
+            ) from None
+    if not hashlib.sha256(file.read_bytes()).hexdigest().startswith(expected):
+        raise ModelError(
+            f"model.weights: {file} is not what its name says (SHA-256 {expected}…); remove it and run again"
+        )
+    return file

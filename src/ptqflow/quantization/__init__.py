@@ -1,1 +1,0 @@
-"""FX graph mode quantization: the only package that imports torch.ao."""

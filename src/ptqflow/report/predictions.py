@@ -1,0 +1,126 @@
+"""What the networks predict: confusion, classes and the images whose prediction changed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from ptqflow.evaluate.predictions import Prediction
+from ptqflow.evaluate.verdict import ALPHA, short_p
+from ptqflow.report import charts
+from ptqflow.report.components import BARS, Chart, Table, limited_table, listed, signed
+from ptqflow.report.images import changed_images, matrix_uri
+from ptqflow.report.results import Results
+
+_READABLE_CLASSES = 12  # in a matrix with names and numbers; with more it is an image of one pixel a cell
+
+
+def confusion(results: Results) -> dict[str, Any]:
+    """Return the confusion matrices of FP32 and INT8 and their difference."""
+    classes, labels = results.dataset.classes, results.test.labels
+    fp32, int8 = (_count(labels, results.predictions[name], len(classes)) for name in ("fp32", "int8"))
+    difference = int8 - fp32
+    moved = int((results.predictions["fp32"].predicted != results.predictions["int8"].predicted).sum())
+    large = len(classes) > _READABLE_CLASSES
+    panels = [
+        (title, f"{np.trace(matrix):,} of {len(labels):,} images are on the diagonal.", matrix)
+        for title, matrix in (("FP32", fp32), ("INT8, calibrated", int8))
+    ]
+    if not difference.any():
+        panels.append(("INT8 minus FP32", "Nothing: the two matrices are equal.", difference))
+    elif large:  # without a sign in each cell, one image of both could not be read in grey
+        panels.append(("INT8 more often", f"Of the {moved:,} that changed: where to.", difference.clip(min=0)))
+        panels.append(("INT8 less often", f"Of the {moved:,} that changed: where from.", -difference.clip(max=0)))
+    else:
+        text = f"{moved:,} changed. Blue and +: INT8 predicts it more often; orange and -: less often."
+        panels.append(("INT8 minus FP32", text, difference))
+    how = " A pixel a cell: rows are actual, columns predicted classes, in their order on the disk." if large else ""
+    return {
+        "confusion": [
+            Chart(title, text + how, _matrix(matrix, classes, signed=matrix is difference))
+            for title, text, matrix in panels
+        ],
+        "cells": _cells(fp32, int8, classes),
+        "large": large,
+    }
+
+
+def _count(labels: NDArray[np.int64], network: Prediction, classes: int) -> NDArray[np.int64]:
+    """Return how many images of each class (row) are taken for which (column)."""
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(matrix, (labels, network.predicted), 1)
+    return matrix
+
+
+def _matrix(matrix: NDArray[np.int64], classes: Sequence[str], *, signed: bool) -> Markup:
+    if len(classes) <= _READABLE_CLASSES:
+        return charts.draw(charts.matrix(matrix, classes, signed=signed))
+    return Markup('<img src="{}" alt="">').format(matrix_uri(matrix))
+
+
+def _cells(fp32: NDArray[np.int64], int8: NDArray[np.int64], classes: Sequence[str]) -> Table:
+    """Return the cells that are not empty, those that changed most first, then the largest off the diagonal."""
+    cells = np.argwhere((fp32 != 0) | (int8 != 0)).tolist()
+    cells.sort(key=lambda cell: (-abs(int8[*cell] - fp32[*cell]), cell[0] == cell[1], -fp32[*cell]))
+    rows = [
+        [f"{classes[i]} as {classes[j]}", f"{fp32[i, j]}", f"{int8[i, j]}", signed(int8[i, j] - fp32[i, j], 0)]
+        for i, j in cells
+    ]
+    return limited_table(["actual as predicted", "FP32", "INT8", "difference"], rows, "metrics/plots/confusion_*.csv")
+
+
+def classes(evaluate: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the drop of each class that has test images, and list those that have none."""
+    present = {name: figures for name, figures in evaluate["classes"].items() if figures["images"]}
+    ordered = sorted(present, key=lambda name: -abs(present[name]["drop"]))
+    points = [
+        {
+            "class": name,
+            **{key: 100 * present[name][key] for key in ("drop", "low", "high")},
+            "sure": present[name]["p_holm"] < ALPHA,
+        }
+        for name in sorted(ordered[:BARS], key=lambda name: -present[name]["drop"])
+    ]
+    sure = [name for name in ordered if present[name]["p_holm"] < ALPHA]
+    description = (
+        (f"Of {len(ordered)} classes, the {BARS} that changed most. " if len(ordered) > BARS else "")
+        + "FP32 minus INT8, with 95 % intervals. "
+        + (f"Beyond noise after Holm's correction, a diamond: {listed(sure)}." if sure else "None is beyond noise.")
+    )
+    rows = [_class_row(name, present[name]) for name in ordered]
+    absent = [[name, "0", *"-----"] for name in evaluate["classes"] if name not in present]
+    heads = ["class", "images", "drop, points", "95 % interval", "only FP32 right", "only INT8 right", "p (Holm)"]
+    return {
+        "class_chart": Chart("Drop of top-1", description, charts.draw(charts.drops(points))) if points else None,
+        "classes": limited_table(heads, [*rows, *absent], "metrics/evaluate.json"),
+    }
+
+
+def _class_row(name: str, figures: Mapping[str, Any]) -> list[str]:
+    return [
+        name,
+        f"{figures['images']:,}",
+        signed(100 * figures["drop"], 2),
+        f"{signed(100 * figures['low'], 2)} to {signed(100 * figures['high'], 2)}",
+        f"{figures['only_fp32_right']:,}",
+        f"{figures['only_int8_right']:,}",
+        short_p(figures["p_holm"]),
+    ]
+
+
+def changed(results: Results) -> dict[str, Any]:
+    """Return the images whose prediction changed."""
+    fp32, int8 = results.predictions["fp32"], results.predictions["int8"]
+    count = int((fp32.predicted != int8.predicted).sum())
+    shown = changed_images(results.test.images, results.test.labels, results.dataset.classes, fp32, int8)
+    if not count:
+        return {"changes": "None: INT8 predicts what FP32 predicts for every test image.", "changed": []}
+    text = (
+        f"{count:,} of {len(fp32.predicted):,} test images are taken for another class. Behind each prediction is its "
+        "margin, by which its probability leads that of the runner-up; "
+        + (f"these are the {len(shown)} " if count > len(shown) else "first come those ")
+        + "with the largest sum of both margins."
+    )
+    return {"changes": text, "changed": shown}

@@ -1,0 +1,1 @@
+"""An exported model's manifest, the runtimes that execute it, and the machine they run on."""

@@ -1,0 +1,1 @@
+"""How much the accuracy depends on the draw of calibration images."""

@@ -1,0 +1,16 @@
+"""The `calib_spread` section of params.yaml."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, Strict
+
+from ptqflow.core.params import Params, distinct
+
+
+class CalibSpreadParams(Params):
+    """Which draws of calibration images are compared."""
+
+    seeds: Annotated[tuple[NonNegativeInt, ...], Strict(False), Field(min_length=2), AfterValidator(distinct)]
+    """A draw for each, as `calib.seed` draws it."""
+    batches: Annotated[tuple[PositiveInt, ...], Strict(False), Field(min_length=1), AfterValidator(distinct)]
+    """Sizes of each draw, in batches of `calib.batch_size`."""

@@ -1,0 +1,1 @@
+"""Training of the FP32 network, on one device or several."""

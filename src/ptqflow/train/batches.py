@@ -1,0 +1,146 @@
+"""The batches of an epoch: read ahead from the disk, or taken from a GPU that holds all images."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptqflow.core.ranks import Ranks
+from ptqflow.data.dataset import Split
+from ptqflow.train.augmentation import Draws
+
+T = TypeVar("T")
+Pair = tuple[Tensor, Tensor]
+"""Images, uint8 (N, H, W, 3), and their labels, int64 (N,)."""
+
+SMALLEST = 2
+"""Images that batch normalization can train on."""
+
+_AHEAD = 4  # batches that are read while one is trained on
+_SHARE_OF_GPU = 0.5  # of its free memory that the images may take
+_CHUNK = 1 << 26  # bytes that go to a GPU at a time
+_MOST_MAPPED = 1 << 28  # bytes of the images on disk that stay in the memory of this process
+_READ_AROUND = 1 << 16  # bytes that the kernel maps around what is read
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This rank's share of a batch, on its device."""
+
+    images: Tensor
+    """uint8 (N, H, W, 3)."""
+    labels: Tensor
+    """int64 (N,)."""
+    draws: Draws
+    """Of N images."""
+    total: int
+    """Images of the whole batch, those of other ranks included."""
+
+    def clone(self) -> "Batch":
+        """Return a copy in memory of its own."""
+        return Batch(self.images.clone(), self.labels.clone(), self.draws.clone(), self.total)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return what a step reads, which differs between batches of one size."""
+        return self.images, self.labels, self.draws.places, self.draws.mirrored, self.draws.hidden
+
+
+class Batches:
+    """Cuts the epochs of a split into batches, and each batch into the shares of the ranks."""
+
+    def __init__(
+        self, split: Split, batch_size: int, ranks: Ranks, device: torch.device, smallest: int = SMALLEST
+    ) -> None:
+        """`smallest` is the fewest images that a last batch may have; of fewer it is left out."""
+        self.images = len(split)
+        """Of the split."""
+        self._smallest = smallest
+        self._batch_size, self._ranks, self._device = batch_size, ranks, device
+        self._source = _OnGpu(split, device) if _fits(split, device) else _OnDisk(split, device)
+
+    def __len__(self) -> int:
+        """How many batches an epoch has."""
+        whole, rest = divmod(self.images, self._batch_size)
+        return whole + (rest >= self._smallest)
+
+    def totals(self) -> list[int]:
+        """How many images each batch has, on all ranks together."""
+        return [min(self._batch_size, self.images - start) for start in self._starts()]
+
+    def epoch(self, draws: Draws) -> Iterator[Batch]:
+        """Yield this rank's share of every batch; of a last batch with fewer images than ranks it may be empty."""
+        on_device = draws.to(self._device)
+        shares = [self._share(start, total) for start, total in zip(self._starts(), self.totals(), strict=True)]
+        pairs = self._source.pairs(draws.order, shares)
+        for share, total, (images, labels) in zip(shares, self.totals(), pairs, strict=True):
+            yield Batch(images, labels, on_device[share], total)
+
+    def _starts(self) -> range:
+        return range(0, len(self) * self._batch_size, self._batch_size)
+
+    def _share(self, start: int, total: int) -> slice:
+        part = self._ranks.part(total)
+        return slice(start + part.start, start + part.stop)
+
+
+def _fits(split: Split, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return bool(split.images.nbytes < _SHARE_OF_GPU * free)
+
+
+class _OnGpu:
+    """All images of a split in the memory of a GPU."""
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        self._labels = torch.from_numpy(np.array(split.labels)).to(device)
+        self._images = torch.empty(split.images.shape, dtype=torch.uint8, device=device)
+        step = max(1, _CHUNK // split.images[:1].nbytes)
+        for start in range(0, len(split), step):
+            self._images[start : start + step] = torch.from_numpy(np.array(split.images[start : start + step]))
+
+    def pairs(self, order: Tensor, shares: Iterable[slice]) -> Iterator[Pair]:
+        """Yield images and labels of each share of `order`."""
+        rows = order.to(self._images.device)
+        for share in shares:
+            yield self._images[rows[share]], self._labels[rows[share]]
+
+
+class _OnDisk:
+    """Images of a split, which may be larger than the memory, as they are mapped from the disk."""
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        self._split, self._device, self._mapped = split, device, 0
+
+    def pairs(self, order: Tensor, shares: Iterable[slice]) -> Iterator[Pair]:
+        """Yield images and labels of each share of `order`, some of them read before they are wanted."""
+        for images, labels in _ahead(self._read, (order[share].numpy() for share in shares)):
+            yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+
+    def _read(self, rows: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Pair:
+        images, labels = torch.from_numpy(self._split.images[rows]), torch.from_numpy(self._split.labels[rows])
+        self._mapped += len(rows) * (self._split.images[:1].nbytes + _READ_AROUND)
+        if self._mapped > _MOST_MAPPED:
+            self._split.release()
+            self._mapped = 0
+        if self._device.type == "cuda":
+            return images.pin_memory(), labels.pin_memory()
+        return images, labels
+
+
+def _ahead(function: Callable[[T], Pair], items: Iterable[T]) -> Iterator[Pair]:
+    """Yield what a function makes of each item; a thread of its own is some items ahead."""
+    waiting = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        running = deque(pool.submit(function, item) for item in islice(waiting, _AHEAD))
+        while running:
+            result = running.popleft().result()
+            running.extend(pool.submit(function, item) for item in islice(waiting, 1))
+            yield result

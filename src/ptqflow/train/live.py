@@ -1,0 +1,47 @@
+"""Figures of a training while it runs: lines, and what `dvc exp show` and the VS Code extension follow."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dvclive.live import Live
+from scmrepo.exceptions import SCMError
+from tqdm import tqdm
+
+from ptqflow.core.ranks import Ranks
+from ptqflow.train.loop import Epoch
+
+
+@contextmanager
+def live_log(folder: Path, ranks: Ranks) -> Iterator[Callable[[Epoch], None]]:
+    """Yield a function that prints an epoch's figures and has DVCLive write them to `folder`, on the first rank.
+
+    The folder is no output of a stage and unknown to git, for no two runs are equally fast.
+    """
+    if ranks.rank:
+        yield lambda _: None
+        return
+    if not Path(".dvc").is_dir():  # where DVCLive would make a repository
+        yield _print
+        return
+    try:
+        live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None)
+    except SCMError:  # a repository without a commit, which has no experiments to show
+        yield _print
+        return
+
+    def log(epoch: Epoch) -> None:
+        _print(epoch)
+        live.step = epoch.epoch
+        for name, figure in (epoch.as_row() | {"lr": epoch.lr, "images_per_second": epoch.images_per_second}).items():
+            if figure is not None:
+                live.log_metric(name, figure, plot=False)
+        live.make_summary()  # type: ignore[no-untyped-call]
+
+    with live:
+        yield log
+
+
+def _print(epoch: Epoch) -> None:
+    with tqdm.external_write_mode():  # around the progress bar, if one shows
+        print(epoch, flush=True)

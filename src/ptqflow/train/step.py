@@ -1,0 +1,241 @@
+"""One step of training: on the CPU or a GPU, alone or with other ranks."""
+
+import copy
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ptqflow.core.errors import PtqflowWarning
+from ptqflow.core.ranks import Ranks
+from ptqflow.data.preprocessing import to_input
+from ptqflow.train.augmentation import crop_and_flip, cut_out
+from ptqflow.train.batches import Batch
+from ptqflow.train.params import TrainParams
+from ptqflow.train.sync_batchnorm import synced
+
+_STEPS_BEFORE_CAPTURE = 3  # in which libraries set up what a CUDA graph cannot
+_NORMS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the data set and the model settle beside the params."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    horizontal_flip: bool
+
+
+class Trainer:
+    """A network in training, with its optimizer and the moving average of its weights.
+
+    On a GPU the step is recorded once as a CUDA graph and replayed: where images are small, launching its kernels one
+    by one takes several times as long as running them.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, params: TrainParams, ranks: Ranks, device: torch.device):
+        self._params, self._ranks, self.device = params, ranks, device
+        self._augments = bool(params.crop_padding or recipe.horizontal_flip)
+        self._mean, self._std = torch.tensor(recipe.mean, device=device), torch.tensor(recipe.std, device=device)
+        model.to(device)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
+        self.model = synced(model) if ranks.size > 1 and params.sync_batchnorm else model
+        self.average = copy.deepcopy(self.model) if params.ema_decay else None
+        self._rate = torch.tensor(params.lr, device=device)
+        self._fresh = torch.tensor(1.0, device=device)  # share of the newest weights in the moving average
+        self._optimizer = torch.optim.SGD(
+            _groups(self.model, params), lr=self._rate, momentum=params.momentum, fused=True
+        )
+        self._momenta = {
+            name: torch.zeros_like(parameter, requires_grad=False)
+            for name, parameter in self.model.named_parameters()
+            if params.momentum and parameter.requires_grad
+        }
+        for name, parameter in self.model.named_parameters():
+            if name in self._momenta:
+                self._optimizer.state[parameter]["momentum_buffer"] = self._momenta[name]
+        self._bf16 = (
+            device.type == "cuda"
+            and params.precision is None
+            and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
+        self._bf16 |= params.precision == "bf16"
+        self._captures = device.type == "cuda"
+        self._captured: _Captured | None = None
+        self._eager_steps = 0
+        self._kept = copy.deepcopy(self.result).state_dict() if params.select == "best" else {}
+
+    @property
+    def result(self) -> nn.Module:
+        """The network to evaluate and keep: the moving average where there is one."""
+        return self.model if self.average is None else self.average
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all tensors that a step changes, themselves, not copies."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"momentum.{name}": tensor for name, tensor in self._momenta.items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        return tensors | {f"kept.{name}": tensor for name, tensor in self._kept.items()}
+
+    def keep(self) -> None:
+        """Remember the network to keep as it is now, where a later one may be worse."""
+        newest = self.result.state_dict()
+        for name, kept in self._kept.items():
+            kept.copy_(newest[name])
+
+    def share_statistics(self) -> None:
+        """Give every rank the running statistics of the first: they differ where each normalizes apart."""
+        for network in (self.model, self.average):
+            for statistics in network.buffers() if network is not None else ():
+                self._ranks.broadcast(statistics)
+
+    def finish(self) -> None:
+        """Give `model` the weights to keep."""
+        self.model.load_state_dict(self._kept or self.result.state_dict())
+
+    def step(self, batch: Batch, step: int, rate: float) -> Tensor:
+        """Take a step.
+
+        Args:
+            batch: this rank's share of it.
+            step: counted from 1 over all epochs.
+            rate: the learning rate.
+
+        Returns:
+            float32 (2,) on the device: this rank's share of the mean loss in nats, and of its images those predicted
+            rightly. The next step may write into it.
+        """
+        self._rate.fill_(rate)
+        # The first averages would be of random weights, so the decay rises: as in TensorFlow's.
+        self._fresh.fill_(1 - min(self._params.ema_decay, step / (9 + step)))
+        if self._captured and self._captured.fits(batch):
+            return self._captured.replay(batch)
+        whole = batch.total == self._params.batch_size
+        if self._captures and not self._captured and whole and self._eager_steps >= _STEPS_BEFORE_CAPTURE:
+            return self._capture(batch)
+        self._eager_steps += 1
+        before = _host_draws() if self._captures else None
+        figures = self._run(batch)
+        if self._captures and _host_draws() != before:  # a graph would repeat what was drawn when it was recorded
+            self._go_on_without_graph("the network draws from NumPy's or Python's generator")
+        return figures
+
+    def _capture(self, batch: Batch) -> Tensor:
+        try:
+            self._captured = _Captured(self._run, batch)
+        except RuntimeError as error:  # such as for a network that reads a value back
+            self._go_on_without_graph(str(error).partition("\n")[0])
+            return self._run(batch)
+        return self._captured.replay(batch)
+
+    def _go_on_without_graph(self, reason: str) -> None:
+        self._captures, self._captured = False, None
+        warnings.warn(PtqflowWarning(f"training goes on without a CUDA graph, slower: {reason}"), stacklevel=1)
+
+    def _run(self, batch: Batch) -> Tensor:
+        self._optimizer.zero_grad()
+        logits = self._logits(batch)
+        losses = F.cross_entropy(
+            logits.float(), batch.labels, reduction="sum", label_smoothing=self._params.label_smoothing
+        )
+        loss = losses / batch.total
+        loss.backward()
+        self._add_gradients()
+        self._optimizer.step()
+        self._update_average()
+        hits = (logits.argmax(dim=1) == batch.labels).sum()
+        return torch.stack([loss.detach(), hits.to(loss.dtype)])
+
+    def _logits(self, batch: Batch) -> Tensor:
+        images = batch.images
+        if self._augments:
+            images = crop_and_flip(images, batch.draws.places, batch.draws.mirrored, self._params.crop_padding)
+        inputs = to_input(images, self._mean, self._std, torch.channels_last)
+        if self._params.cutout:
+            cut_out(inputs, batch.draws.hidden, self._params.cutout)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+            logits: Tensor = self.model(inputs)
+        return logits
+
+    def _add_gradients(self) -> None:
+        """Add up the gradients of all ranks, whose losses are shares of one mean.
+
+        DistributedDataParallel would weigh ranks alike where they have unequal numbers of images. A parameter that this
+        rank's loss does not depend on, as where layers are left out by chance, has a gradient of zero.
+        """
+        if self._ranks.size == 1:
+            return
+        gradients = []
+        for parameter in self.model.parameters():
+            if parameter.grad is None and parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad is not None:
+                gradients.append(parameter.grad)
+        flat = self._ranks.add(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(total.view_as(gradient))
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.average is None:
+            return
+        averages, newest = (
+            [*network.parameters(), *network.buffers()] for network in (self.average, self.model)
+        )  # each once, where a state_dict has those that are shared several times
+        for average, new in zip(averages, newest, strict=True):
+            if average.is_floating_point():
+                average.lerp_(new, self._fresh)
+            else:
+                average.copy_(new)
+
+
+class _Captured:
+    """A step as a CUDA graph, for batches of one size."""
+
+    def __init__(self, run: Callable[[Batch], Tensor], batch: Batch) -> None:
+        self._batch = batch.clone()
+        self._graph = torch.cuda.CUDAGraph()
+        # Threads that read ahead, or watch NCCL, may call on the GPU meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._figures = run(self._batch)
+
+    def fits(self, batch: Batch) -> bool:
+        """Tell whether a batch is of the size that was recorded."""
+        return batch.total == self._batch.total
+
+    def replay(self, batch: Batch) -> Tensor:
+        """Take the step with a batch; the figures are overwritten by the next replay."""
+        for static, new in zip(self._batch.tensors(), batch.tensors(), strict=True):
+            static.copy_(new)
+        self._graph.replay()
+        return self._figures
+
+
+def _host_draws() -> tuple[object, ...]:
+    """Return the states of the generators that a CUDA graph does not advance."""
+    kind, keys, *rest = np.random.get_state()
+    return random.getstate(), kind, np.asarray(keys).tobytes(), *rest
+
+
+def _groups(model: nn.Module, params: TrainParams) -> list[dict[str, object]]:
+    norms = [module for module in model.modules() if isinstance(module, _NORMS) and not params.decay_norm]
+    spared = {parameter for norm in norms for parameter in norm.parameters()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, object]] = [
+        {"params": [one for one in trained if one not in spared], "weight_decay": params.weight_decay},
+        {"params": [one for one in trained if one in spared], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

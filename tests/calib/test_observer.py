@@ -1,0 +1,191 @@
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.ao.quantization import MinMaxObserver
+
+from ptqflow.calib.histogram import Histogram, histogram_of
+from ptqflow.calib.observer import StatisticsObserver
+from ptqflow.calib.tensor_statistics import TensorStatistics, share
+from ptqflow.core.errors import ModelError
+
+every = settings(max_examples=150, deadline=None)
+
+LARGEST = float(np.float32(1e30))
+batch = st.builds(
+    lambda scale, shares: torch.tensor(shares, dtype=torch.float32) * scale,
+    st.sampled_from([1e-30, 1e-3, 1.0, -1.0, 1e4, 1e30]),
+    st.lists(st.floats(0, 1, width=32) | st.floats(-1, 1, width=32), max_size=30),
+)
+batches = st.lists(batch, min_size=1, max_size=6)
+
+
+def observe(seen: Iterable[Tensor]) -> TensorStatistics | None:
+    observer = StatisticsObserver()
+    for values in seen:
+        observer(values)
+    return observer.statistics
+
+
+def plain(values: Tensor) -> Histogram:
+    return histogram_of(values, values.min().item(), values.max().item())
+
+
+def equal(one: Histogram, other: Histogram) -> bool:
+    return (one.exponent, one.first, one.counts.tolist()) == (other.exponent, other.first, other.counts.tolist())
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@every
+@given(batches)
+def test_the_statistics_are_those_of_all_values_at_once_and_empty_batches_leave_no_trace(seen: list[Tensor]) -> None:
+    statistics = observe(seen)
+    filled = [values for values in seen if values.numel()]
+
+    if not filled:
+        assert statistics is None
+        return
+    assert statistics is not None
+    assert statistics.minima.tolist() == [values.min().item() for values in filled]
+    assert statistics.maxima.tolist() == [values.max().item() for values in filled]
+    assert statistics.minima.dtype == statistics.maxima.dtype == np.float32
+    assert equal(statistics.histogram, plain(torch.cat(filled)))
+    assert statistics.count == sum(values.numel() for values in filled)
+
+
+@every
+@given(batches)
+def test_minimum_and_maximum_are_those_of_torch(seen: list[Tensor]) -> None:
+    statistics, reference = observe(seen), MinMaxObserver()
+    for values in seen:
+        reference(values)
+
+    if statistics is not None:
+        assert statistics.minimum == reference.min_val.item()
+        assert statistics.maximum == reference.max_val.item()
+
+
+@every
+@given(batches, st.data())
+def test_the_histogram_does_not_depend_on_the_batches(seen: list[Tensor], data: st.DataObject) -> None:
+    values = torch.cat(seen)
+    if not len(values):
+        return
+    shuffled = values[torch.tensor(data.draw(st.permutations(range(len(values)))))]
+    size = data.draw(st.integers(1, len(values)))
+
+    statistics, again = observe(seen), observe(shuffled.split(size))
+    assert statistics is not None
+    assert again is not None
+    assert equal(statistics.histogram, again.histogram)
+    assert (statistics.minimum, statistics.maximum) == (again.minimum, again.maximum)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3, 4, 4), (2, 0, 5)])
+def test_an_observer_that_saw_nothing_but_empty_batches_has_no_statistics(shape: tuple[int, ...]) -> None:
+    observer, empty = StatisticsObserver(), torch.zeros(shape)
+
+    assert observer(empty) is empty
+    assert observer.statistics is None
+
+
+def test_layouts_and_strides_do_not_matter() -> None:
+    values = randn(4, 6, 5, 3)
+    expected = observe([values.flatten()])
+    assert expected is not None
+
+    for same in (
+        values,
+        values.contiguous(memory_format=torch.channels_last),
+        values.permute(1, 0, 3, 2),
+        values.repeat_interleave(2, dim=2)[:, :, ::2],
+        values.reshape(4, 6, 15),
+        values.requires_grad_(),
+    ):
+        statistics = observe([same])
+        assert statistics is not None
+        assert equal(statistics.histogram, expected.histogram)
+        assert (statistics.minimum, statistics.maximum) == (expected.minimum, expected.maximum)
+
+
+def test_the_values_pass_as_they_are() -> None:
+    values = randn(2, 3)
+    before = values.clone()
+
+    assert StatisticsObserver()(values) is values
+    assert torch.equal(values, before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("batch", [0, 1])
+def test_what_is_not_finite_is_refused_by_the_name_of_its_source(value: float, batch: int) -> None:
+    seen = [randn(3, 4), randn(3, 4, seed=1)]
+    seen[batch][1, 2] = value
+    observer = StatisticsObserver()
+    observer.source = "layer1.0.conv1"
+    for values in seen[:batch]:
+        observer(values)
+
+    with pytest.raises(ModelError, match=r"^calibration: layer1\.0\.conv1 gives NaN or infinity") as refusal:
+        observer(seen[batch])
+    assert "\n" not in str(refusal.value)
+    assert (observer.statistics is None) == (batch == 0)
+
+
+def test_the_largest_float32_is_finite() -> None:
+    largest = torch.finfo(torch.float32).max
+    statistics = observe([torch.tensor([largest, -largest, 0.0])])
+
+    assert statistics is not None
+    assert (statistics.minimum, statistics.maximum, statistics.count) == (-largest, largest, 3)
+
+
+def test_a_batch_more_costs_two_float32_and_nothing_else() -> None:
+    def size(count: int) -> int:
+        statistics = observe(randn(500, seed=seed).clamp(-2, 2) for seed in range(count))
+        assert statistics is not None
+        return statistics.minima.nbytes + statistics.maxima.nbytes + statistics.histogram.counts.nbytes
+
+    assert size(60) - size(10) == 50 * 2 * 4
+
+
+def test_merged_statistics_are_those_of_one_observer_that_sees_first_the_one_then_the_other() -> None:
+    seen = [randn(100, seed=seed) * 10**seed for seed in range(5)]
+    one, other, whole = observe(seen[:2]), observe(seen[2:]), observe(seen)
+    assert one is not None
+    assert other is not None
+    assert whole is not None
+
+    merged = one.merged(other)
+    assert merged.minima.tolist() == whole.minima.tolist()
+    assert merged.maxima.tolist() == whole.maxima.tolist()
+    assert equal(merged.histogram, whole.histogram)
+    assert (len(one.minima), one.count) == (2, 200), "it is left as it is"
+
+
+def test_tensors_that_share_an_observer_take_turns_batch_by_batch() -> None:
+    tensors = [[randn(20, seed=10 * tensor + number) * (tensor + 1) for number in range(3)] for tensor in range(3)]
+    shared = observe(values for together in zip(*tensors, strict=True) for values in together)
+    assert shared is not None
+
+    apart = share([statistics for seen in tensors if (statistics := observe(seen))])
+    assert apart.minima.tolist() == shared.minima.tolist()
+    assert apart.maxima.tolist() == shared.maxima.tolist()
+    assert equal(apart.histogram, shared.histogram)
+
+
+def test_a_tensor_that_shares_with_none_keeps_its_statistics() -> None:
+    statistics = observe([randn(20), randn(20, seed=1)])
+    assert statistics is not None
+
+    alone = share([statistics])
+    assert alone.minima.tolist() == statistics.minima.tolist()
+    assert alone.maxima.tolist() == statistics.maxima.tolist()
+    assert equal(alone.histogram, statistics.histogram)

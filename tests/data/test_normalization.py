@@ -1,0 +1,30 @@
+import miniature
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from ptqflow.data.normalization import normalize
+from ptqflow.data.preprocessing import to_input
+
+EVERY_VALUE = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+
+
+@pytest.mark.parametrize("pixels", [EVERY_VALUE, miniature.images(20)], ids=["every value", "images"])
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+        ((0, 0, 0), (1, 1, 1)),
+        ((0.1, 1.0, 0.3), (0.004, 1.0, 0.7)),
+    ],
+)
+def test_input_equals_that_of_torch_bit_for_bit(
+    pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    batch = normalize(pixels, mean, std)
+
+    assert batch.dtype == np.float32
+    assert batch.flags["C_CONTIGUOUS"]
+    assert np.array_equal(batch, to_input(torch.from_numpy(pixels), mean, std).numpy())

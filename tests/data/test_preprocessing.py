@@ -1,0 +1,35 @@
+import miniature
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torchvision.transforms import Compose, Normalize, ToTensor
+
+from ptqflow.data.preprocessing import to_input
+
+EVERY_VALUE = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+
+
+@pytest.mark.parametrize("pixels", [EVERY_VALUE, miniature.images(20)], ids=["every value", "images"])
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0, 0, 0), (1, 1, 1)), ((0.1, 1.0, 0.3), (0.004, 1.0, 0.7))],
+)
+def test_input_equals_that_of_torchvision_bit_for_bit(
+    pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    torchvision = Compose([ToTensor(), Normalize(mean, std)])
+
+    batch = to_input(torch.from_numpy(pixels), mean, std)
+
+    assert batch.dtype == torch.float32
+    assert batch.is_contiguous()
+    assert torch.equal(batch, torch.stack([torchvision(image) for image in pixels]))
+
+
+def test_the_images_are_left_as_they_are() -> None:
+    images = torch.from_numpy(miniature.images(4))
+    before = images.clone()
+
+    to_input(images, miniature.MEAN, miniature.STD)
+    assert torch.equal(images, before)

@@ -1,0 +1,193 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, classification_report, confusion_matrix
+from torch import Tensor
+
+from ptqflow.core.errors import ParamsError
+from ptqflow.core.params import read_params
+from ptqflow.core.run_params import RunParams
+from ptqflow.evaluate.confidence import expected_calibration_error
+from ptqflow.evaluate.metrics import agreement, compare, confusion_rows, per_class_rows, sqnr_db
+from ptqflow.models.accuracy import evaluate
+
+CLASSES = ("ant", "bee", "cat", "dog", "eel", "fly")
+COUNT = 300
+
+
+@pytest.fixture
+def labels() -> NDArray[np.int64]:
+    """No image is an eel, all that are a fly will be taken for an ant."""
+    return np.random.default_rng(0).choice([0, 1, 2, 3, 5], COUNT)
+
+
+def guess(labels: NDArray[np.int64], seed: int) -> Tensor:
+    logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(COUNT, len(CLASSES))))
+    logits[np.arange(COUNT), labels] += 1.5
+    logits[labels == 5, 0] += 100
+    logits[:, 5] -= 1000
+    return logits
+
+
+@pytest.fixture
+def logits(labels: NDArray[np.int64]) -> dict[str, Tensor]:
+    return {name: guess(labels, seed) for seed, name in enumerate(("fp32", "int8_uncalibrated", "int8"))}
+
+
+def test_every_network_gets_its_figures_and_its_size(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
+    sizes = {"fp32": 44_776_123, "int8_uncalibrated": 11_312_499, "int8": 11_312_500}
+
+    figures = compare(logits, sizes, labels, CLASSES)
+
+    assert list(figures) == [
+        "fp32",
+        "int8_uncalibrated",
+        "int8",
+        "drop",
+        "agreement",
+        "sqnr_db",
+        "kl",
+        "paired",
+        "classes",
+    ]
+    for name, size in (("fp32", 44.776), ("int8_uncalibrated", 11.312), ("int8", 11.312)):
+        confidence = softmax(logits[name].numpy(), axis=1).max(axis=1)
+        right = logits[name].argmax(dim=1).numpy() == labels
+        assert figures[name] == evaluate(logits[name], labels).as_metrics() | {
+            "ece": round(expected_calibration_error(confidence, right), 6),
+            "confidence": round(confidence.mean(), 6),
+            "size_mb": size,
+        }
+
+
+def test_drop_and_agreement_compare_int8_with_fp32(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
+    figures = compare(logits, dict.fromkeys(logits, 0), labels, CLASSES)
+
+    fp32, int8 = (logits[name].argmax(dim=1).numpy() for name in ("fp32", "int8"))
+    drop = accuracy_score(labels, fp32) - accuracy_score(labels, int8)
+    assert figures["drop"]["top1"] == round(drop, 6)
+    assert figures["drop"]["low"] < drop < figures["drop"]["high"]
+    assert drop != 0
+    assert figures["agreement"] == round(accuracy_score(fp32, int8), 6)
+    assert agreement(logits["fp32"], logits["fp32"]) == 1
+
+
+def test_int8_and_fp32_are_paired_image_by_image_and_class_by_class(
+    logits: dict[str, Tensor], labels: NDArray[np.int64]
+) -> None:
+    figures = compare(logits, dict.fromkeys(logits, 0), labels, CLASSES)
+
+    fp32, int8 = (logits[name].argmax(dim=1).numpy() == labels for name in ("fp32", "int8"))
+    assert figures["paired"]["only_fp32_right"] == (fp32 & ~int8).sum()
+    assert figures["paired"]["only_int8_right"] == (int8 & ~fp32).sum()
+    assert sum(figures["paired"][name] for name in ("both_right", "both_wrong")) == (fp32 == int8).sum()
+    assert figures["paired"]["p"] == pytest.approx(
+        binomtest((fp32 & ~int8).sum(), (fp32 != int8).sum()).pvalue, rel=1e-5
+    )
+    assert list(figures["classes"]) == list(CLASSES)
+    assert figures["classes"]["eel"] == {"images": 0}
+    assert sum(of_class["images"] for of_class in figures["classes"].values()) == COUNT
+    cat = figures["classes"]["cat"]
+    assert cat["drop"] == round(fp32[labels == 2].mean() - int8[labels == 2].mean(), 6)
+    assert cat["both_right"] == (fp32 & int8)[labels == 2].sum()
+    assert cat["only_fp32_right"] == (fp32 & ~int8)[labels == 2].sum()
+    assert cat["only_int8_right"] == (int8 & ~fp32)[labels == 2].sum()
+    assert cat["both_wrong"] == (~fp32 & ~int8)[labels == 2].sum()
+    assert cat["p_holm"] >= binomtest((fp32 & ~int8)[labels == 2].sum(), (fp32 != int8)[labels == 2].sum()).pvalue
+
+
+def test_networks_that_predict_the_same_have_p_1_and_no_drop(
+    logits: dict[str, Tensor], labels: NDArray[np.int64]
+) -> None:
+    figures = compare(logits | {"int8": logits["fp32"]}, dict.fromkeys(logits, 0), labels, CLASSES)
+
+    assert figures["paired"]["p"] == 1
+    assert figures["drop"] == {"top1": 0, "low": 0, "high": 0}
+    assert figures["kl"] == 0
+
+
+def test_all_wrong_is_a_result_too(labels: NDArray[np.int64]) -> None:
+    wrong = torch.from_numpy(np.eye(len(CLASSES))[(labels + 1) % len(CLASSES)])
+    names = ("fp32", "int8_uncalibrated", "int8")
+    figures = compare(dict.fromkeys(names, wrong), dict.fromkeys(names, 0), labels, CLASSES)
+
+    assert figures["int8"]["top1"] == 0
+    assert figures["paired"]["both_wrong"] == COUNT
+
+
+def test_sqnr_is_ten_times_the_logarithm_of_signal_over_noise_power() -> None:
+    reference = torch.tensor([[3.0, 4.0], [0.0, 5.0]], dtype=torch.float64)
+
+    assert sqnr_db(reference + torch.tensor([[0.0, 0.5], [0.5, 0.0]]), reference) == 20
+    assert sqnr_db(2 * reference, reference) == 0
+
+
+def test_equal_logits_have_no_ratio_to_report(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
+    same = logits | {"int8": logits["fp32"]}
+
+    assert sqnr_db(logits["fp32"], logits["fp32"]) is None
+    assert "sqnr_db" not in compare(same, dict.fromkeys(logits, 0), labels, CLASSES)
+
+
+def test_confusion_rows_equal_scikit_learns_matrix(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
+    rows = confusion_rows(logits["int8"], labels, CLASSES)
+
+    expected = confusion_matrix(labels, logits["int8"].argmax(dim=1), labels=range(len(CLASSES)))
+    matrix = np.zeros_like(expected)
+    for row in rows:
+        matrix[CLASSES.index(row["actual"]), CLASSES.index(row["predicted"])] = row["images"]
+    assert np.array_equal(matrix, expected)
+    assert sum(row["images"] for row in rows) == COUNT
+
+
+def test_confusion_rows_leave_out_empty_cells_off_the_diagonal(
+    logits: dict[str, Tensor], labels: NDArray[np.int64]
+) -> None:
+    rows = confusion_rows(logits["int8"], labels, CLASSES)
+
+    assert {row["actual"] for row in rows if row["actual"] == row["predicted"]} == set(CLASSES)
+    assert all(row["images"] > 0 for row in rows if row["actual"] != row["predicted"])
+    assert {"actual": "eel", "predicted": "eel", "images": 0} in rows
+    assert {"actual": "fly", "predicted": "fly", "images": 0} in rows
+
+
+def test_per_class_rows_equal_scikit_learns_report(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
+    rows = per_class_rows(logits["int8"], labels, CLASSES)
+
+    report = classification_report(
+        labels,
+        logits["int8"].argmax(dim=1),
+        labels=range(len(CLASSES)),
+        target_names=CLASSES,
+        output_dict=True,
+        zero_division=0,
+    )
+    assert [row["class"] for row in rows] == ["ant", "bee", "cat", "dog", "fly"]
+    for row in rows:
+        expected = report[row["class"]]
+        assert row["precision"] == round(expected["precision"], 6)
+        assert row["recall"] == round(expected["recall"], 6)
+        assert row["f1"] == round(expected["f1-score"], 6)
+        assert row["images"] == expected["support"]
+
+
+def test_a_class_that_is_never_predicted_counts_as_zero_and_one_without_images_has_no_figures(
+    logits: dict[str, Tensor], labels: NDArray[np.int64]
+) -> None:
+    *_, dog, fly = per_class_rows(logits["int8"], labels, CLASSES)
+
+    assert dog["class"] == "dog"
+    assert (fly["precision"], fly["recall"], fly["f1"], fly["images"]) == (0, 0, 0, int((labels == 5).sum()))
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "2.5", "null", "all"])
+def test_a_batch_holds_one_image_or_more(tmp_path: Path, value: str) -> None:
+    (tmp_path / "params.yaml").write_text(f"run:\n  batch_size: {value}\n")
+
+    with pytest.raises(ParamsError, match=r"run\.batch_size is "):
+        read_params("run", RunParams, tmp_path / "params.yaml")

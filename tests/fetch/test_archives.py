@@ -1,0 +1,243 @@
+"""Folders and archives are listed and read alike, and archives cannot lead out of themselves."""
+
+import sys
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from samples import ARCHIVE_WRITERS, WRITERS, image_files, write_folder, write_tar, write_zip
+
+from ptqflow.core.errors import DataError
+from ptqflow.fetch.archives import list_files, read_files
+
+GIVEN = Path("given")
+COMPRESSED = {
+    "tar.bz2": lambda path, files: write_tar(path, files, "w:bz2"),
+    **{kind: write for kind, write in ARCHIVE_WRITERS.items() if kind != "tar"},
+}
+ODD_NAMES = {"train/Ünïcode class/a b.png": b"1", "train/<script>/'quoted'.png": b"2", "train/a,b/\t.png": b"3"}
+
+
+def read_all(root: Path) -> dict[str, bytes]:
+    return dict(read_files(root, list_files(root).files))
+
+
+def refusal(root: Path = GIVEN) -> str:
+    with pytest.raises(DataError) as caught:
+        read_all(root)
+    assert str(root.resolve()) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_names_and_bytes_are_those_of_the_files(kind: str) -> None:
+    files = image_files(2, 1) | ODD_NAMES
+    root = WRITERS[kind](GIVEN, files)
+    listing = list_files(root)
+    assert listing.files == sorted(files)
+    assert dict(read_files(root, listing.files)) == files
+    assert dict(read_files(root, ["train/a,b/\t.png"])) == {"train/a,b/\t.png": b"3"}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_empty_folders_are_listed(kind: str) -> None:
+    root = WRITERS[kind](GIVEN, {"train/cat/0.png": b"1", "train/dog/": b""})
+    assert "train/dog" in list_files(root).folders
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_hidden_files_are_left_out(kind: str) -> None:
+    hidden = {".DS_Store": b"", "train/.x/a.png": b"", "__MACOSX/train/cat/0.png": b"", "train/cat/._0.png": b""}
+    root = WRITERS[kind](GIVEN, {"train/cat/0.png": b"1"} | hidden)
+    assert list_files(root).files == ["train/cat/0.png"]
+
+
+def test_an_archive_made_of_the_current_folder_lists_as_the_folder() -> None:
+    write_folder(GIVEN, {"train/cat/0.png": b"1"})
+    with tarfile.open("given.tar", "w") as archive:
+        archive.add("given", ".")
+    assert list_files(Path("given.tar")) == list_files(GIVEN)
+
+
+def test_a_file_of_a_folder_may_be_a_link() -> None:
+    write_folder(GIVEN, {"train/cat/0.png": b"1"})
+    Path("given/train/cat/1.png").symlink_to("0.png")
+    assert read_all(GIVEN) == {"train/cat/0.png": b"1", "train/cat/1.png": b"1"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file that opens and cannot be read is Linux's")
+def test_a_file_that_cannot_be_read_is_named() -> None:
+    write_folder(GIVEN, {"train/cat/0.png": b"1"})
+    Path("given/train/cat/1.png").symlink_to("/proc/self/mem")
+    with pytest.raises(OSError, match=r"Input/output error: 'given/train/cat/1\.png'"):
+        read_all(GIVEN)
+
+
+def test_a_link_to_a_folder_is_refused_rather_than_left_out() -> None:
+    write_folder(GIVEN, {"train/cat/0.png": b"1", "more/1.png": b"2"})
+    Path("given/train/cat/more").symlink_to("../../more")
+    assert "train/cat/more is a link to a folder" in refusal()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.png",
+        "train/../../evil.png",
+        "/etc/evil.png",
+        "..\\evil.png",
+        "C:/evil.png",
+        "C:\\evil.png",
+        "C:evil/0.png",
+    ],
+)
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+def test_a_name_that_leads_out_is_refused_before_anything_is_read(
+    write: Callable[[Path, dict[str, bytes]], Path], name: str
+) -> None:
+    write(GIVEN, {"train/cat/0.png": b"1", name: b"evil"})
+    with pytest.raises(DataError, match="leads out of the archive; nothing was read"):
+        list_files(GIVEN)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../outside", "0.png"])
+def test_a_link_in_a_tar_is_refused(kind: bytes, target: str) -> None:
+    with tarfile.open(GIVEN, "w") as archive:
+        link = tarfile.TarInfo("train/cat/1.png")
+        link.type, link.linkname = kind, target
+        archive.addfile(link)
+    assert f"'train/cat/1.png' is a link (to '{target}'); pack plain files" in refusal()
+
+
+@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
+def test_a_device_in_a_tar_is_refused_rather_than_left_out(kind: bytes) -> None:
+    with tarfile.open(GIVEN, "w") as archive:
+        device = tarfile.TarInfo("train/cat/1.png")
+        device.type = kind
+        archive.addfile(device)
+    assert "'train/cat/1.png' is neither a file nor a folder; pack plain files" in refusal()
+
+
+def test_a_link_in_a_zip_is_refused() -> None:
+    with zipfile.ZipFile(GIVEN, "w") as archive:
+        link = zipfile.ZipInfo("train/cat/1.png")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    assert "'train/cat/1.png' is a link; pack plain files" in refusal()
+
+
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+def test_a_file_that_is_packed_twice_is_refused(write: Callable[[Path, dict[str, bytes]], Path]) -> None:
+    with warnings.catch_warnings(action="ignore"):  # zipfile's, of the name
+        write(GIVEN, {"train/cat/0.png": b"old", "train/cat/1.png": b"1", "./train/cat/0.png": b"new"})
+    assert "holds train/cat/0.png twice" in refusal()
+
+
+def patch_zip_headers(at_local: int, at_central: int, value: int) -> None:
+    """Change a byte of the header of the only file, where it stands and in the directory at the end."""
+    data = bytearray(write_zip(GIVEN, {"train/cat/ü.png": b"1"}).read_bytes())
+    data[data.index(b"PK\x03\x04") + at_local] = value
+    data[data.index(b"PK\x01\x02") + at_central] = value
+    GIVEN.write_bytes(data)
+
+
+def test_an_encrypted_zip_is_refused() -> None:
+    patch_zip_headers(6, 8, 1)
+    assert "is encrypted; pack it without a password" in refusal()
+
+
+def test_a_zip_with_a_compression_that_python_lacks_is_refused() -> None:
+    patch_zip_headers(8, 10, 9)  # Deflate64, which Windows uses for large files
+    assert "compression method is not supported" in refusal()
+
+
+def test_a_zip_with_a_name_that_is_not_the_utf8_it_says_is_refused() -> None:
+    patch_zip_headers(40, 56, 0xFF)  # the first byte of ü
+    assert "can't decode byte 0xff" in refusal()
+
+
+def test_a_file_without_a_name_in_a_zip_is_left_out() -> None:
+    patch_zip_headers(30, 46, 0)
+    assert read_all(GIVEN) == {}
+
+
+@pytest.mark.parametrize("kind", ARCHIVE_WRITERS)
+@pytest.mark.parametrize("kept", [0.001, 0.1, 0.5, 0.8])
+def test_a_truncated_archive_is_refused(kind: str, kept: float) -> None:
+    data = ARCHIVE_WRITERS[kind](GIVEN, image_files(8, 4)).read_bytes()
+    GIVEN.write_bytes(data[: int(len(data) * kept) + 1])
+    assert "cannot be read as a .tar, .tar.gz, .tar.xz or .zip archive (" in refusal()
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
+def test_a_compressed_archive_cut_off_at_any_byte_is_refused(kind: str) -> None:
+    data = COMPRESSED[kind](GIVEN, {f"train/cat/{i}.png": b"abc" for i in range(3)}).read_bytes()
+    for length in range(len(data)):
+        GIVEN.write_bytes(data[:length])
+        refusal()
+
+
+def test_a_tar_cut_off_at_any_byte_is_refused_or_has_lost_nothing() -> None:
+    files = {f"train/cat/{i}.png": b"abc" for i in range(3)}
+    data = write_tar(GIVEN, files).read_bytes()
+    refused = 0
+    for length in range(0, len(data), 30):
+        GIVEN.write_bytes(data[:length])
+        try:
+            assert read_all(GIVEN) == files
+        except DataError:
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tar.xz"])
+def test_a_checksum_that_does_not_fit_is_found(kind: str) -> None:
+    data = bytearray(COMPRESSED[kind](GIVEN, {"train/cat/0.png": b"abc"}).read_bytes())
+    data[-8] ^= 1  # of gzip, the first byte of the CRC; of xz, one of the CRC of the index
+    GIVEN.write_bytes(data)
+    assert "cannot be read as" in refusal()
+
+
+def test_a_tar_whose_first_name_begins_as_a_compressed_file_is_none() -> None:
+    write_tar(GIVEN, {"BZhang/0.png": b"1"})
+    assert read_all(GIVEN) == {"BZhang/0.png": b"1"}
+
+
+@pytest.mark.parametrize("damage", ["cut before it", "cut in it", "overwritten"])
+def test_a_tar_is_not_taken_to_end_at_a_header_that_is_missing_or_damaged(damage: str) -> None:
+    write_tar(GIVEN, image_files(2, 2))
+    with tarfile.open(GIVEN) as archive:
+        header = archive.getmembers()[5].offset
+    data = GIVEN.read_bytes()
+    GIVEN.write_bytes(
+        {
+            "cut before it": data[:header],
+            "cut in it": data[: header + 200],
+            "overwritten": data[:header] + b"x" * 512 + data[header + 512 :],
+        }[damage]
+    )
+    assert f"header at byte {header}" in refusal() or f"checksum at byte {header}" in refusal()
+
+
+@pytest.mark.parametrize("kind", ["zip", "zip.bz2", "zip.xz", "tar.xz"])
+@pytest.mark.parametrize("at", [45, 150])  # where the compressed bytes of a zip begin, and farther on
+def test_damaged_bytes_are_found(kind: str, at: int) -> None:
+    writers = ARCHIVE_WRITERS | {
+        "zip.bz2": lambda path, files: write_zip(path, files, zipfile.ZIP_BZIP2),
+        "zip.xz": lambda path, files: write_zip(path, files, zipfile.ZIP_LZMA),
+    }
+    data = bytearray(writers[kind](GIVEN, {"train/cat/0.txt": b" ".join(b"%d" % i for i in range(1000))}).read_bytes())
+    data[at : at + 10] = b"\xff" * 10
+    GIVEN.write_bytes(data)
+    assert "cannot be read as" in refusal()
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"no archive" * 1000, b"PK\x05\x06", b"\x1f\x8b\x08"])
+def test_what_is_no_archive_is_refused(content: bytes) -> None:
+    GIVEN.write_bytes(content)
+    assert "cannot be read as a .tar, .tar.gz, .tar.xz or .zip archive (" in refusal()

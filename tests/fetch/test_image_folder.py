@@ -1,0 +1,221 @@
+"""The user's own images, in every layout and with every mistake."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import ARCHIVE_WRITERS, data_params, image_files, png, write_folder
+
+from ptqflow.core.errors import DataError
+from ptqflow.fetch.decoding import decode_image
+from ptqflow.fetch.image_folder import load_image_folder
+from ptqflow.fetch.splitting import Pool, Source
+
+
+def load(files: dict[str, bytes], **changes: object) -> Source:
+    return load_image_folder(write_folder(Path("given"), files), data_params(**changes), Path("spool"))
+
+
+def refusal(files: dict[str, bytes], **changes: object) -> str:
+    with pytest.raises(DataError) as caught:
+        load(files, **changes)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def pixels(pool: Pool | None) -> np.ndarray:
+    assert pool is not None
+    return pool.pixels[pool.rows]
+
+
+def test_images_and_labels_are_those_of_the_files_in_the_order_of_their_names() -> None:
+    files = image_files(150, 2)  # more than are decoded at a time
+    source = load(files)
+    assert source.classes == ("cat", "dog")
+    assert source.train.labels.tolist() == [0] * 150 + [1] * 150
+    train = [decode_image(files[name], 16) for name in sorted(files) if name.startswith("train")]
+    assert (pixels(source.train) == np.stack(train)).all()
+    assert source.test is not None
+    assert source.test.labels.tolist() == [0, 0, 1, 1]
+    assert (source.skipped, source.horizontal_flip, source.normalization) == (0, True, None)
+
+
+def test_decoded_images_are_mapped_not_held_in_memory() -> None:
+    source = load(image_files())
+    assert isinstance(source.train.pixels, np.memmap)
+    assert not source.train.pixels.flags.writeable
+
+
+@pytest.mark.parametrize("around", ["", "photos/", "a/b/", "test/"])
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_folders_around_everything_are_looked_through(around: str, split: str) -> None:
+    files = image_files() if split else {f"{c}/{i}.png": png(i) for c in ("cat", "dog") for i in range(10)}
+    source = load({around + name: data for name, data in files.items()})
+    assert source.classes == ("cat", "dog")
+    assert len(source.train) == 20
+    assert (source.test is not None) == bool(split)
+
+
+def test_hidden_files_do_not_count() -> None:
+    hidden = {".DS_Store": b"", "train/.cache/a": b"", "train/cat/.a.png": b"", "__MACOSX/train/cat/._0.png": b""}
+    assert len(load(image_files() | hidden).train) == 20
+
+
+def test_files_in_folders_below_a_class_belong_to_it() -> None:
+    assert load(image_files() | {"train/cat/more/x.png": png(99)}).train.labels.tolist() == [0] * 11 + [1] * 10
+
+
+def test_names_may_be_anything_that_a_folder_can_be_called() -> None:
+    classes = ("<script>alert(1)<", "Ünïcode mit Raum", "{{ 7 * 7 }}", "a,b", "a:\\ b", "日本語 🐈", "-rf")
+    assert load(image_files(classes=classes)).classes == tuple(sorted(classes))
+
+
+def test_a_class_whose_name_is_not_utf8_is_refused() -> None:
+    latin = os.fsdecode("Käfer".encode("latin-1"))
+    assert r"the name of the class 'K\udce4fer' is not UTF-8; rename its folder" in refusal(
+        image_files(classes=("cat", latin))
+    )
+
+
+@pytest.mark.parametrize("kind", ARCHIVE_WRITERS)
+def test_an_archive_gives_what_the_folder_gives_whatever_its_order(kind: str) -> None:
+    files = image_files()
+    expected = load(files)
+    archive = ARCHIVE_WRITERS[kind](Path("archive"), dict(reversed(files.items())))
+    found = load_image_folder(archive, data_params(), Path("spool of the archive"))
+    assert found.classes == expected.classes
+    assert found.train.labels.tolist() == expected.train.labels.tolist()
+    assert (pixels(found.train) == pixels(expected.train)).all()
+    assert (pixels(found.test) == pixels(expected.test)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"test/bird/0.png": png(0)}, "test/ has the class 'bird', which train/ lacks"),
+        ({"test/bird/": b""}, "test/ has the class 'bird', which train/ lacks"),
+        ({"train/readme.txt": b""}, "train/readme.txt lies in no class folder; expected"),
+        ({"readme.txt": b""}, "readme.txt lies in no class folder; expected"),
+        ({"train/cat/broken.png": png(0)[:50]}, "train/cat/broken.png is no readable image ("),
+        ({"test/cat/notes.txt": b"notes"}, "test/cat/notes.txt is no readable image (the format is none that Pillow"),
+        ({"train/cat/empty.png": b""}, "mend or remove it, or set data.on_bad_image=skip"),
+        ({"train/bird/": b""}, "the class 'bird' has no images in train"),
+        ({"train/bird/0.png": png(0), "test/bird/": b""}, "the class 'bird' has no images in test"),
+    ],
+)
+def test_a_mistake_is_named(change: dict[str, bytes], words: str) -> None:
+    assert words in refusal(image_files() | change)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "holds no files; expected train/<class>/… and test/<class>/…, or <class>/… alone"),
+        ({"train/cat/": b""}, "holds no files"),
+        ({".hidden/cat/0.png": png(0)}, "holds no files"),
+        ({"cat/0.png": png(0), "cat/1.png": png(1)}, "has the class 'cat' alone; a classifier needs two or more"),
+        ({"train/cat/0.png": png(0), "test/cat/1.png": png(1)}, "has the class 'cat' alone"),
+        ({"0.png": png(0)}, "0.png lies in no class folder"),
+    ],
+)
+def test_too_little_is_told(files: dict[str, bytes], words: str) -> None:
+    assert words in refusal(files)
+
+
+@pytest.mark.parametrize("around", ["", "photos/"])
+@pytest.mark.parametrize(
+    "splits",
+    [
+        ("Test", "Train"),
+        ("TEST", "TRAIN"),
+        ("test", "training"),
+        ("Testing", "Training"),
+        ("Train", "test"),
+        ("train", "val"),
+        ("train", "valid"),
+        ("train", "validation"),
+        ("eval", "train"),
+        ("test", "train", "val"),
+        ("test", "val"),
+        ("train",),
+        ("Train",),
+        ("training",),
+    ],
+)
+def test_splits_of_other_names_do_not_become_classes(splits: tuple[str, ...], around: str) -> None:
+    files = {f"{around}{split}/{label}/{i}.png": png(i) for split in splits for label in ("cat", "dog") for i in (0, 1)}
+    message = refusal(files)
+    assert f"holds {', '.join(splits)}, which look like splits" in message
+    assert "the names expected are train and test, both of them and no other" in message
+
+
+def test_a_class_called_train_beside_others_is_told_what_train_means() -> None:
+    files = {f"{label}/{i}.png": png(i) for label in ("car", "plane", "train") for i in (0, 1)}
+    message = refusal(files)
+    assert "holds car, plane, train; a folder named train is taken for the training split" in message
+    assert "if train is a class, give its folder another name" in message
+
+
+@pytest.mark.parametrize("classes", [("car", "train"), ("Test", "car"), ("Train", "car"), ("training", "yoga")])
+def test_a_class_may_be_called_as_a_split_below_the_splits(classes: tuple[str, ...]) -> None:
+    assert load(image_files(classes=classes)).classes == classes
+
+
+@pytest.mark.parametrize("classes", [("Train", "car"), ("car", "test"), ("training", "yoga")])
+def test_a_class_may_be_called_as_a_split_beside_one_that_is_not(classes: tuple[str, ...]) -> None:
+    files = {f"{label}/{i}.png": png(i) for label in classes for i in (0, 1)}
+    assert load(files).classes == classes
+
+
+@pytest.mark.parametrize("kind", ARCHIVE_WRITERS)
+def test_an_empty_archive_is_told(kind: str) -> None:
+    archive = ARCHIVE_WRITERS[kind](Path("given"), {})
+    with pytest.raises(DataError, match="given holds no files; expected"):
+        load_image_folder(archive, data_params(), Path("spool"))
+
+
+def test_skipped_files_are_counted_and_the_others_keep_their_labels() -> None:
+    files = image_files() | {"train/cat/4.png": b"broken", "test/dog/0.png": b""}
+    source = load(files, on_bad_image="skip")
+    assert source.skipped == 2
+    assert source.train.labels.tolist() == [0] * 9 + [1] * 10
+    readable = [name for name in sorted(files) if name.startswith("train") and name != "train/cat/4.png"]
+    assert (pixels(source.train) == np.stack([decode_image(files[name], 16) for name in readable])).all()
+    assert len(pixels(source.test)) == 7
+
+
+def test_a_class_that_loses_all_its_images_is_named() -> None:
+    files = {name: b"broken" if name.startswith("train/cat") else data for name, data in image_files().items()}
+    assert "the class 'cat' has no readable images in train" in refusal(files, on_bad_image="skip")
+
+
+def test_nothing_readable_is_told() -> None:
+    assert "none of its files is an image" in refusal(dict.fromkeys(image_files(), b"broken"), on_bad_image="skip")
+
+
+def test_limit_keeps_a_stratified_subset_that_the_seed_draws_and_decodes_no_more() -> None:
+    files = image_files(20, 10)
+    draws = []
+    for seed in (0, 0, 1):
+        source = load(files, limit=10, seed=seed)
+        assert source.train.labels.tolist() == [0] * 5 + [1] * 5
+        assert len(source.train.pixels) == 20
+        draws.append(pixels(source.train).tobytes())
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_a_limit_too_small_for_every_class_is_told() -> None:
+    assert "data.limit=2 divides 40 images into 2 and 38, and each part needs 4 or more, for there are 4 classes" in (
+        refusal(image_files(10, 10, tuple("abcd")), limit=2)
+    )
+
+
+@pytest.mark.parametrize(("split", "least"), [("train/", 2), ("", 3)])
+def test_a_limit_keeps_an_image_of_each_class_for_each_split_that_is_drawn(split: str, least: int) -> None:
+    files = {f"{split}{label}/{i}.png": png(i) for label in ("cat", "dog") for i in range(10)}
+    files |= {f"test/{label}/0.png": png(0) for label in ("cat", "dog")} if split else {}
+    assert len(load(files, limit=2 * least).train) == 2 * least
+    assert f"data.limit={2 * least - 2} keeps {least - 1} of the images of the class 'cat', and {least} are needed" in (
+        refusal(files, limit=2 * least - 2)
+    )

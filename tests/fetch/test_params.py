@@ -1,0 +1,81 @@
+"""The data section: what is allowed, key by key and between keys."""
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+from samples import data_params
+
+from ptqflow.core.errors import ParamsError
+from ptqflow.core.params import read_params
+from ptqflow.fetch.params import DataParams
+
+
+def read(**changes: object) -> DataParams:
+    YAML().dump({"data": data_params().model_dump() | changes}, Path("params.yaml"))
+    return read_params("data", DataParams)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_size", 8),
+        ("image_size", 4096),
+        ("limit", 2),
+        ("limit", None),
+        ("val_fraction", 0.001),
+        ("test_fraction", 0.999),
+        ("seed", 0),
+        ("seed", 2**32 - 1),
+        ("on_bad_image", "skip"),
+    ],
+)
+def test_the_ends_of_what_is_allowed_are_allowed(key: str, value: object) -> None:
+    assert getattr(read(**{key: value}), key) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("name", "mnist", "data.name is 'mnist': input should be 'digits', 'cifar10', 'cifar100', 'fashion_mnist' or"),
+        ("path", 7, "data.path is 7: input should be a valid string"),
+        ("path", "", "data.path is '': string should have at least 1 character"),
+        ("image_size", 7, "data.image_size is 7: input should be greater than or equal to 8"),
+        ("image_size", 4097, "data.image_size is 4097: input should be less than or equal to 4096"),
+        ("image_size", 32.0, "data.image_size is 32.0: input should be a valid integer"),
+        ("limit", 1, "data.limit is 1: input should be greater than or equal to 2"),
+        ("val_fraction", 0, "data.val_fraction is 0: input should be greater than 0"),
+        ("val_fraction", 1, "data.val_fraction is 1: input should be less than 1"),
+        ("test_fraction", -0.1, "data.test_fraction is -0.1: input should be greater than 0"),
+        ("seed", -1, "data.seed is -1: input should be greater than or equal to 0"),
+        ("seed", 2**32, "data.seed is 4294967296: input should be less than 4294967296"),
+        ("on_bad_image", "ignore", "data.on_bad_image is 'ignore': input should be 'error' or 'skip'"),
+    ],
+)
+def test_what_is_beyond_is_named_with_what_is_allowed(key: str, value: object, words: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        read(**{key: value})
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "words"),
+    [
+        ("image_folder", None, "data.name=image_folder needs data.path: the folder or archive that holds the images"),
+        ("digits", "photos", "data.path=photos has no use with data.name=digits; your own images are"),
+    ],
+)
+def test_a_path_that_does_not_go_with_the_name_is_told_without_the_other_keys(
+    name: str, path: str | None, words: str
+) -> None:
+    with pytest.raises(ParamsError) as caught:
+        read(name=name, path=path)
+    assert words in str(caught.value)
+    assert "image_size" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("digits", None), ("cifar10", None), ("cifar10", "x"), ("image_folder", "x")]
+)
+def test_the_other_combinations_are_allowed(name: str, path: str | None) -> None:
+    assert read(name=name, path=path).path == path

@@ -1,0 +1,365 @@
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import miniature
+import numpy as np
+import pytest
+import torch
+from fresh_process import ENGINES, Branched, collect, convert_params
+from torch import Tensor, nn
+from torch.ao.quantization import (
+    HistogramObserver,
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    QConfig,
+    default_per_channel_weight_observer,
+    default_weight_observer,
+    get_default_qconfig_mapping,
+)
+from torch.ao.quantization.backend_config import BackendConfig, get_onednn_backend_config
+from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+from torch.nn import functional as F
+
+from ptqflow.calib.statistics import Statistics
+from ptqflow.convert.qparams import set_ranges
+from ptqflow.convert.quantize import Quantized, quantize
+from ptqflow.convert.weight_scales import mse_scales
+from ptqflow.core.engines import Engine
+from ptqflow.core.errors import EngineError, ModelError
+from ptqflow.evaluate.metrics import sqnr_db
+from ptqflow.fx.convert import convert
+from ptqflow.fx.fused_adds import fused_additions
+from ptqflow.fx.prepare import EVERYTHING, Scheme, prepare, without_torch_warnings
+
+METHODS = {"minmax": MinMaxObserver, "moving_average": MovingAverageMinMaxObserver}
+
+
+class Mixed(nn.Module):
+    """Pools, concatenates, gates; shares layers; has activations with INT8 kernels, with fixed ranges, and without."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.Hardswish())
+        self.deep = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=2), nn.BatchNorm2d(8), nn.ReLU())
+        self.pool = nn.MaxPool2d(3, 1, 1)
+        self.norm = nn.BatchNorm2d(16)
+        self.gate = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.Sigmoid())
+        self.drop = nn.Dropout()
+        self.fc = nn.Linear(16, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat([self.deep(x) + x, self.pool(F.gelu(x))], 1)
+        x = F.leaky_relu(self.norm(x) * self.gate(x), 0.1)
+        return self.fc(torch.flatten(self.drop(x).mean((2, 3), keepdim=True), 1))
+
+
+class Spatial(nn.Module):
+    """Ends in a mean over 1x1 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, miniature.SIZE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean((2, 3))
+
+
+class Functional(nn.Module):
+    """A convolution in a form that torch cannot convert."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 3, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight - self.weight.mean())
+
+
+class Named(nn.Module):
+    """Gives a summand by name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, other=F.relu(x))
+
+
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    "residual": miniature.residual,
+    "normed": miniature.normed,
+    "branched": Branched,
+    "mixed": lambda num_classes: miniature.vary(Mixed(num_classes)),
+}
+only_residual = pytest.mark.parametrize("function", ["residual"], indirect=True)
+
+
+def make(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return NETWORKS[name](len(miniature.CLASSES)).eval()
+
+
+def run(model: nn.Module, images: Tensor) -> Tensor:
+    with without_torch_warnings(), torch.inference_mode():  # of ranges that torch makes a concatenation convert
+        return model(images)
+
+
+def plain_torch(
+    model: nn.Module,
+    engine: str,
+    batches: Iterable[Tensor],
+    *,
+    reduce_range: bool,
+    observer: type[MinMaxObserver] = MinMaxObserver,
+    per_channel: bool = True,
+    kept: Iterable[str] = (),
+    backend: BackendConfig | None = None,
+) -> nn.Module:
+    """The recipe in torch's own words: the engine's default mapping with other observers.
+
+    Calibration runs channels last, as `calib` does it: the other way, FP32 convolutions round otherwise.
+    """
+    with without_torch_warnings():
+        torch.backends.quantized.engine = engine
+        mapping = get_default_qconfig_mapping(engine)
+        activation = observer.with_args(reduce_range=reduce_range)
+        weight = default_per_channel_weight_observer if per_channel else default_weight_observer
+        mapping.set_global(QConfig(activation=activation, weight=weight))
+        for kind, qconfig in mapping.object_type_qconfigs.items():
+            if isinstance(qconfig.activation(), HistogramObserver):
+                mapping.set_object_type(kind, qconfig._replace(activation=activation))
+        for name in kept:
+            mapping.set_module_name(name, None)
+        example = (torch.zeros(1, 3, miniature.SIZE, miniature.SIZE),)
+        prepared = prepare_fx(copy.deepcopy(model), mapping, example, backend_config=backend)
+        prepared.to(memory_format=torch.channels_last)
+        for batch in batches:
+            run(prepared, batch.contiguous(memory_format=torch.channels_last))
+        return convert_fx(prepared, backend_config=backend)
+
+
+def ours(model: nn.Module, statistics: Statistics | None, **changes: object) -> Quantized:
+    params = convert_params(**{"round_biases": False} | changes)
+    return quantize(model, miniature.card(), params, statistics, miniature.split(40))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("reduce_range", [False, True])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("name", "head"), [("residual", "int8"), ("normed", "int8"), ("mixed", "fp32")])
+def test_logits_equal_those_of_plain_torch_bit_for_bit(
+    name: str, head: str, engine: Engine, reduce_range: bool, method: str, inputs: list[Tensor]
+) -> None:
+    """For every engine and choice from one collection of statistics."""
+    model, images = make(name), torch.cat(inputs)
+    activation = {"method": method, "reduce_range": reduce_range}
+    converted = ours(model, collect(model, inputs[:4]), engine=engine, head=head, activation=activation).converted
+
+    expected = plain_torch(
+        model,
+        engine,
+        inputs[:4],
+        reduce_range=reduce_range,
+        observer=METHODS[method],
+        kept=["fc"] if head == "fp32" else [],
+        backend=get_onednn_backend_config() if engine == "onednn" and name == "mixed" else None,  # fuses an addition
+    )
+    logits, fp32 = run(converted, images), run(model, images)
+    assert torch.equal(logits, run(expected, images))
+    assert not torch.equal(logits, fp32)
+    ratio = sqnr_db(logits, fp32)
+    assert ratio
+    assert ratio > 15
+
+
+@pytest.mark.skipif("onednn" not in ENGINES, reason="onednn is not available")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_with_a_fused_addition_logits_equal_those_of_plain_torch_with_the_patterns_of_onednn(
+    per_channel: bool, method: str, inputs: list[Tensor]
+) -> None:
+    model, images = make("branched"), torch.cat(inputs)
+    quantized = ours(
+        model,
+        collect(model, inputs[:4]),
+        engine="onednn",
+        head="int8",
+        activation={"method": method},
+        weight={"per_channel": per_channel},
+    )
+
+    expected = plain_torch(
+        model,
+        "onednn",
+        inputs[:4],
+        reduce_range=False,
+        observer=METHODS[method],
+        per_channel=per_channel,
+        backend=get_onednn_backend_config(),
+    )
+    assert fused_additions(quantized.prepared)
+    assert "ConvAddReLU2d" in {type(module).__name__ for module in expected.modules()}
+    assert torch.equal(run(quantized.converted, images), run(expected, images))
+
+
+@pytest.mark.parametrize("kept", [("conv2",), ("conv1", "conv2"), ("maxpool",), ("fc",)])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_stays_fp32_does_so_as_in_plain_torch(engine: Engine, kept: tuple[str, ...], inputs: list[Tensor]) -> None:
+    model, images = make("residual"), torch.cat(inputs)
+    activation = {"method": "minmax", "reduce_range": False}
+    statistics = collect(model, inputs[:4])
+    converted = ours(
+        model, statistics, engine=engine, head="int8", keep_fp32=list(kept), activation=activation
+    ).converted
+
+    expected = plain_torch(model, engine, inputs[:4], reduce_range=False, kept=kept)
+    whole = plain_torch(model, engine, inputs[:4], reduce_range=False)
+    assert torch.equal(run(converted, images), run(expected, images))
+    assert kept == ("maxpool",) or not torch.equal(run(converted, images), run(whole, images))
+
+
+@pytest.mark.parametrize("reduce_range", [False, True])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["residual", "normed"])
+def test_without_statistics_conversion_follows_preparation_at_once(
+    name: str, engine: Engine, reduce_range: bool, inputs: list[Tensor]
+) -> None:
+    model, images = make(name), torch.cat(inputs)
+    control = ours(model, None, engine=engine, head="int8", activation={"reduce_range": reduce_range})
+
+    expected = plain_torch(model, engine, [], reduce_range=reduce_range)
+    assert torch.equal(run(control.converted, images), run(expected, images))
+    assert control.qparams == {}
+    scales = {name: value for name, value in control.converted.state_dict().items() if name.endswith("_scale_0")}
+    assert scales
+    assert all(scale == 1 for scale in scales.values())
+
+
+@only_residual
+@pytest.mark.parametrize("engine", ENGINES)
+def test_calibration_changes_what_comes_out(
+    engine: Engine, network: nn.Module, statistics: Statistics, inputs: list[Tensor]
+) -> None:
+    fp32 = run(network, inputs[4])
+
+    control, calibrated = (run(ours(network, seen, engine=engine).converted, inputs[4]) for seen in (None, statistics))
+    assert (calibrated - fp32).abs().mean() < (control - fp32).abs().mean() / 3
+
+
+@pytest.mark.parametrize("bias_correction", [False, True])
+def test_the_network_and_the_statistics_are_left_as_they_are(
+    network: nn.Module, statistics: Statistics, bias_correction: bool
+) -> None:
+    before = copy.deepcopy(network.state_dict())
+    seen = copy.deepcopy(statistics)
+
+    quantized = ours(network, statistics, bias_correction=bias_correction)
+
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    np.testing.assert_equal(dataclasses.asdict(statistics), dataclasses.asdict(seen))
+    assert "activation_post_process" in str(quantized.prepared.graph)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("fp32", [(), ("fc",)])
+def test_the_prepared_network_is_left_as_it_is_and_can_be_converted_again(
+    network: nn.Module, statistics: Statistics, inputs: list[Tensor], engine: Engine, fp32: tuple[str, ...]
+) -> None:
+    scheme = EVERYTHING.model_copy(update={"engine": engine, "fp32": fp32, "fuse_additions": True})
+    prepared = prepare(network, miniature.SIZE, scheme)
+    graph, state = str(prepared.graph), copy.deepcopy(prepared.state_dict())
+    control = convert(prepared, scheme, miniature.SIZE)
+
+    assert str(prepared.graph) == graph
+    assert prepared.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in prepared.state_dict().items())
+    set_ranges(network, prepared, scheme, statistics, convert_params(engine=engine, head="int8"))
+    first, second = (convert(prepared, scheme, miniature.SIZE) for _ in range(2))
+    assert torch.equal(run(first, inputs[4]), run(second, inputs[4]))
+    assert not torch.equal(run(first, inputs[4]), run(control, inputs[4]))
+
+
+@only_residual
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_int8_weights_have_the_scales_of_least_squared_error(
+    network: nn.Module, statistics: Statistics, per_channel: bool
+) -> None:
+    quantized = ours(network, statistics, weight={"method": "mse", "per_channel": per_channel})
+
+    weight, layer = quantized.prepared.conv2.weight, quantized.converted.conv2.weight()
+    expected = mse_scales(weight.flatten(1) if per_channel else weight.reshape(1, -1))
+    found = layer.q_per_channel_scales().float() if per_channel else torch.tensor([layer.q_scale()])
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", [nn.ReLU6, nn.Hardtanh, lambda: nn.ReLU6(inplace=True)])
+def test_clamps_are_right_on_every_engine(engine: Engine, kind: Callable[[], nn.Module], inputs: list[Tensor]) -> None:
+    """QNNPACK's mixes up pixels where values lie channels last, as they do behind a convolution."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), kind(), nn.Conv2d(8, 8, 3), kind(), nn.Flatten()).eval()
+    nn.init.normal_(model[0].weight)
+    images = torch.cat(inputs)
+
+    ratio = sqnr_db(run(ours(model, collect(model, inputs), engine=engine).converted, images), run(model, images))
+    assert ratio
+    assert ratio > 30
+
+
+@only_residual
+def test_an_engine_that_the_machine_lacks_is_refused(network: nn.Module) -> None:
+    scheme = Scheme.model_construct(**EVERYTHING.model_dump() | {"engine": "abacus"})
+
+    with pytest.raises(EngineError, match=r"convert.engine=abacus is not available"):
+        convert(prepare(network, miniature.SIZE, EVERYTHING), scheme, miniature.SIZE)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_network_that_its_engine_cannot_run_is_refused_when_it_is_converted(
+    engine: Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, image = Spatial().eval(), torch.ones(2, 3, miniature.SIZE, miniature.SIZE)
+    try:
+        expected = run(plain_torch(model, engine, [], reduce_range=False), image)
+    except RuntimeError:
+        expected = None
+    capfd.readouterr()
+
+    if expected is None:
+        with pytest.raises(ModelError, match=rf"cannot take images of 8x8 on {engine} \(.*; try another") as refusal:
+            ours(model, None, engine=engine, head="int8")
+        assert "\n" not in str(refusal.value)
+        assert capfd.readouterr().err == ""
+    else:
+        assert torch.equal(run(ours(model, None, engine=engine, head="int8").converted, image), expected)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "model",
+    [
+        Functional(),
+        Named(),
+        nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(3, 8, 3, padding="same"),
+    ],
+    ids=["functional convolution", "summand by name", "circular padding", "padding in a word"],
+)
+def test_a_network_that_torch_cannot_convert_is_refused_in_one_line(model: nn.Module, engine: Engine) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), model)
+
+    with pytest.raises(ModelError, match=r"torch cannot convert the network to INT8 \(.*convert.keep_fp32") as refusal:
+        ours(model.eval(), None, engine=engine, head="int8")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"), nn.Conv2d(3, 8, 3, padding="same")]
+)
+def test_what_torch_cannot_convert_can_stay_fp32(engine: Engine, layer: nn.Module, inputs: list[Tensor]) -> None:
+    model = nn.Sequential(layer, nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten()).eval()
+
+    statistics = collect(model, inputs)
+    logits = run(ours(model, statistics, engine=engine, keep_fp32=["0"]).converted, inputs[0])
+    ratio = sqnr_db(logits, run(model, inputs[0]))
+    assert ratio is None or ratio > 35

@@ -1,0 +1,33 @@
+"""The simulation against the real INT8 network."""
+
+import miniature
+import pytest
+import torch
+from fresh_process import ENGINES, Branched, collect, convert_params
+from torch import Tensor, nn
+
+from ptqflow.convert.quantize import quantize
+from ptqflow.evaluate.metrics import sqnr_db
+from ptqflow.fx.fake_quant import Simulation, copy_to_simulate, round_weight
+from ptqflow.fx.graph import weighted_modules
+
+
+@pytest.mark.skipif("onednn" not in ENGINES, reason="onednn is not available")
+@pytest.mark.parametrize("network", [miniature.residual, Branched])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_the_simulation_agrees_with_the_real_int8_network(
+    network: type[nn.Module], per_channel: bool, inputs: list[Tensor]
+) -> None:
+    torch.manual_seed(0)
+    model, images = network(len(miniature.CLASSES)).eval(), torch.cat(inputs)
+    params = convert_params(engine="onednn", head="int8", weight={"per_channel": per_channel})
+    quantized = quantize(model, miniature.card(), params, collect(model, inputs), miniature.split(40))
+
+    simulated = copy_to_simulate(quantized.prepared)
+    for name, layer in weighted_modules(simulated).items():
+        round_weight(layer, simulated.get_submodule(name).qconfig)
+    with torch.inference_mode():
+        logits, real, fp32 = Simulation(simulated).run(images), quantized.converted(images), model(images)
+    assert (logits.argmax(1) == real.argmax(1)).float().mean() >= 0.95
+    between, cost = sqnr_db(logits, real), sqnr_db(real, fp32)
+    assert between is None or between > cost + 6

@@ -1,0 +1,301 @@
+from collections.abc import Callable
+
+import miniature
+import pytest
+import torch
+from fresh_process import ENGINES, Branched, collect, convert_params
+from torch import Tensor, nn
+from torch.ao.quantization import (
+    FixedQParamsObserver,
+    PerChannelMinMaxObserver,
+    default_per_channel_weight_observer,
+    default_weight_observer,
+    get_default_qconfig_mapping,
+)
+from torch.ao.quantization.backend_config import get_native_backend_config, get_onednn_backend_config
+from torch.nn import functional as F
+
+from ptqflow.convert.quantize import quantize
+from ptqflow.core.engines import Engine
+from ptqflow.core.errors import ModelError
+from ptqflow.evaluate.metrics import sqnr_db
+from ptqflow.fx.graph import name_observed, observer_nodes
+from ptqflow.fx.observer import RangeObserver, WeightObserver, unit_scales
+from ptqflow.fx.prepare import EVERYTHING, Scheme, backend_config, prepare, without_torch_warnings
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class Looping(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(x[i] for i in range(len(x)))
+
+
+class Converting(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * int(x.max())
+
+
+class Raising(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return {}["two\nlines"]
+
+
+class Network(nn.Module):
+    """A convolution, what a function makes of what it gives and of a layer, and a head."""
+
+    def __init__(self, body: Callable[[nn.Module, Tensor], Tensor], layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = body
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.layer = layer
+        self.last = nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(self.layer, self.conv(x))
+        return self.fc(self.last(x).mean((2, 3)))
+
+
+def scheme(**changes: object) -> Scheme:
+    return EVERYTHING.model_copy(update={"fuse_additions": True} | changes)
+
+
+def run(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return model(images)
+
+
+def fidelity(model: nn.Module, engine: Engine, inputs: list[Tensor]) -> float:
+    """SQNR of the INT8 network."""
+    images, params = torch.cat(inputs), convert_params(engine=engine)
+    converted = quantize(model, miniature.card(), params, collect(model, inputs), miniature.split(40)).converted
+    ratio = sqnr_db(run(converted, images), run(model, images))
+    assert ratio
+    return ratio
+
+
+def test_the_model_itself_is_left_as_it_is(network: nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+    prepared = prepare(network.train(), miniature.SIZE, EVERYTHING)
+
+    assert any(isinstance(module, RangeObserver) for module in prepared.modules())
+    assert not any(isinstance(module, RangeObserver) for module in network.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert network.training
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_observers_see_and_change_nothing_on_the_way(engine: Engine, network: nn.Module, inputs: list[Tensor]) -> None:
+    prepared = prepare(network, miniature.SIZE, scheme(engine=engine))
+
+    assert (run(prepared, inputs[0]) - run(network, inputs[0])).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_each_activation_has_a_range_observer_with_the_codes_of_the_scheme(
+    engine: Engine, reduce_range: bool, network: nn.Module
+) -> None:
+    prepared = prepare(network, miniature.SIZE, scheme(engine=engine, reduce_range=reduce_range))
+    observers = [module for module in prepared.modules() if isinstance(module, RangeObserver)]
+
+    assert len(observers) > 3
+    largest = 127 if reduce_range else 255
+    assert {(observer.quant_min, observer.quant_max, observer.dtype) for observer in observers} == {
+        (0, largest, torch.quint8)
+    }
+
+
+@pytest.mark.parametrize(
+    ("per_channel", "mse_weights", "expected"),
+    [
+        (True, False, default_per_channel_weight_observer()),
+        (False, False, default_weight_observer()),
+        (True, True, WeightObserver(True, unit_scales)),
+        (False, True, WeightObserver(False, unit_scales)),
+    ],
+)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_weights_are_observed_as_the_scheme_says_whatever_the_engine(
+    engine: Engine, per_channel: bool, mse_weights: bool, expected: PerChannelMinMaxObserver, network: nn.Module
+) -> None:
+    chosen = scheme(engine=engine, per_channel=per_channel, mse_weights=mse_weights)
+    prepared = prepare(network, miniature.SIZE, chosen)
+    observer = prepared.fc.qconfig.weight()
+
+    assert (type(observer), observer.qscheme, observer.dtype) == (type(expected), expected.qscheme, expected.dtype)
+    assert (observer.quant_min, observer.quant_max) == (expected.quant_min, expected.quant_max)
+
+
+@pytest.mark.parametrize("kept", ["stem", "left", "gate", "gate.0", "gate.1", "fc", "act", "avgpool"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_statistics_have_the_name_of_whatever_an_engine_observes_and_whatever_stays_fp32(
+    engine: Engine, kept: str
+) -> None:
+    model = Branched(6).eval()
+    everything = set(name_observed(model, prepare(model, miniature.SIZE, EVERYTHING)).values())
+
+    names = name_observed(model, prepare(model, miniature.SIZE, scheme(engine=engine, fp32=(kept,))))
+    assert len(names) > 7
+    assert set(names.values()) <= everything
+
+
+def test_a_module_that_stays_fp32_has_no_qconfig_and_the_others_have_one(network: nn.Module) -> None:
+    prepared = prepare(network, miniature.SIZE, scheme(fp32=("fc",)))
+
+    assert prepared.fc.qconfig is None
+    assert (prepared.conv1 if hasattr(prepared, "conv1") else prepared.conv).qconfig is not None
+
+
+@pytest.mark.parametrize("kind", [nn.Sigmoid, nn.Tanh, nn.Softmax, nn.Hardsigmoid])
+def test_what_gives_a_fixed_range_keeps_torchs_observer_and_what_it_reads_does_not(kind: type[nn.Module]) -> None:
+    """Here it reads what has no INT8 kernel; torch would clip that to the fixed range."""
+    model = Network(lambda layer, x: layer(F.gelu(x)), kind()).eval()
+    prepared = prepare(model, miniature.SIZE, EVERYTHING)
+    observers = {name: prepared.get_submodule(target) for target, name in name_observed(model, prepared).items()}
+
+    fixed = {name for name, observer in observers.items() if isinstance(observer, FixedQParamsObserver)}
+    assert fixed == {"layer"}
+    assert isinstance(observers["gelu"], RangeObserver)
+    expected = get_default_qconfig_mapping("x86").object_type_qconfigs[kind].activation()
+    assert observers["layer"].calculate_qparams() == expected.calculate_qparams()
+
+
+def test_what_gives_a_fixed_range_but_stays_fp32_gets_a_range_from_statistics() -> None:
+    model = Branched(6).eval()
+    prepared = prepare(model, miniature.SIZE, scheme(fp32=("gate.1",)))
+    observers = {name: prepared.get_submodule(target) for target, name in name_observed(model, prepared).items()}
+
+    assert isinstance(observers["gate.1"], RangeObserver)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_sigmoid_reads_is_not_clipped_to_what_sigmoid_gives(engine: Engine, inputs: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    gate = nn.Sequential(nn.GroupNorm(2, 8), nn.Sigmoid())
+    model = Network(lambda layer, x: x * layer(x), gate).eval()
+
+    assert fidelity(model, engine, inputs) > 35
+
+
+class Reading(nn.Module):
+    """Flattens with `view`, which does not take values that lie channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.fc = nn.Linear(8 * 16, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.conv(x))
+        return self.fc(x.view(x.size(0), -1))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_network_that_flattens_with_view_is_calibrated_and_runs(engine: Engine, inputs: list[Tensor]) -> None:
+    torch.manual_seed(0)
+
+    assert fidelity(Reading().eval(), engine, inputs) > 35
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("body", "layer"),
+    [
+        (lambda layer, x: layer(x), nn.PReLU()),
+        (lambda layer, x: layer(x), nn.PReLU(8)),
+        (lambda layer, x: layer(x)[:, :, ::2, ::2], nn.ConvTranspose2d(8, 8, 2, stride=2)),
+        (lambda layer, x: layer(x), nn.ConvTranspose2d(8, 8, 3, padding=1)),
+        (lambda layer, x: F.tanh(layer(x)), nn.Linear(8, 8)),
+        (lambda layer, x: F.leaky_relu(layer(x)), nn.Linear(8, 8)),
+        (lambda layer, x: layer(x), nn.Sequential(nn.Linear(8, 8), nn.Tanh())),
+        (lambda layer, x: layer(x), nn.Sequential(nn.Linear(8, 8), nn.LeakyReLU())),
+        (lambda layer, x: layer(x), nn.Sequential(nn.Linear(8, 8), nn.ReLU())),
+        (lambda layer, x: x + torch.ones(1, 8, 1, 1), None),
+        (lambda layer, x: x * F.relu6(x + 3) / 6, None),
+    ],
+    ids=lambda value: None if value is None or not isinstance(value, nn.Module) else str(value).split("(")[0],
+)
+def test_what_torch_computes_wrongly_or_stumbles_over_is_right_in_the_end(
+    body: Callable[[nn.Module, Tensor], Tensor], layer: nn.Module | None, engine: Engine, inputs: list[Tensor]
+) -> None:
+    torch.manual_seed(0)
+    model = Network(body, layer)
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+    assert fidelity(model.eval(), engine, inputs) > 30
+
+
+@pytest.mark.parametrize("kind", [Branching, Looping, Converting, Raising])
+@pytest.mark.parametrize("engine", ["x86", "onednn"])
+def test_a_forward_that_depends_on_its_values_is_refused_in_one_line(kind: type[nn.Module], engine: Engine) -> None:
+    with pytest.raises(ModelError, match=f"torch.fx cannot trace {kind.__name__} .* may not branch or loop") as refusal:
+        prepare(kind(), miniature.SIZE, scheme(engine=engine))
+
+    assert "\n" not in str(refusal.value)
+
+
+class Twice(nn.Module):
+    """Runs a layer twice, with an activation behind it the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.relu(self.conv(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize("engine", ["x86", "onednn"])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Twice(), "conv runs more than once and torch would fuse .* give each run a layer of its own"),
+        (Network(lambda layer, x: torch.add(x, F.relu(x), alpha=2)), "add: torch's INT8 addition ignores alpha; write"),
+    ],
+)
+def test_a_network_that_torch_would_change_is_refused_in_one_line(
+    model: nn.Module, message: str, engine: Engine
+) -> None:
+    with pytest.raises(ModelError, match=message) as refusal:
+        prepare(model.eval(), miniature.SIZE, scheme(engine=engine))
+
+    assert "\n" not in str(refusal.value)
+
+
+def test_no_warning_of_torch_comes_through() -> None:
+    """Warnings are errors here: of the deprecation, of observers without data, of options that its defaults set."""
+    for engine in ENGINES:
+        prepare(Branched(6).eval(), miniature.SIZE, scheme(engine=engine, reduce_range=True))
+    with without_torch_warnings():
+        torch.ao.quantization.HistogramObserver(reduce_range=True).calculate_qparams()
+
+
+@pytest.mark.skipif("onednn" not in ENGINES, reason="onednn is not available")
+def test_the_patterns_of_onednn_are_for_networks_into_which_it_fuses_an_addition() -> None:
+    fused, unfused = Branched(6).eval(), miniature.residual(6).eval()
+    configs = [
+        backend_config(prepare(model, miniature.SIZE, scheme(engine=engine)))
+        for model, engine in ((fused, "onednn"), (unfused, "onednn"), (fused, "x86"))
+    ]
+
+    expected = [get_onednn_backend_config(), get_native_backend_config(), get_native_backend_config()]
+    assert [config.to_dict().keys() for config in configs] == [config.to_dict().keys() for config in expected]
+    assert [len(config.configs) for config in configs] == [len(config.configs) for config in expected]
+    assert len(expected[0].configs) != len(expected[1].configs)
+
+
+def test_observer_nodes_are_the_calls_of_observers(network: nn.Module) -> None:
+    prepared = prepare(network, miniature.SIZE, EVERYTHING)
+    names = {node.name for node in observer_nodes(prepared)}
+
+    assert names == {node.name for node in prepared.graph.nodes if node.name.startswith("activation_post_process")}

@@ -1,0 +1,123 @@
+"""Small image folders and archives, made on the spot."""
+
+import io
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ptqflow.fetch.params import DataParams
+from ptqflow.fetch.splitting import Pool, Source
+
+
+def data_params(**changes: object) -> DataParams:
+    """Return valid params for the user's own images, 16x16."""
+    values: dict[str, object] = {
+        "name": "image_folder",
+        "path": "given",
+        "image_size": 16,
+        "limit": None,
+        "val_fraction": 0.2,
+        "test_fraction": 0.2,
+        "seed": 0,
+        "on_bad_image": "error",
+    }
+    return DataParams.model_validate(values | changes)
+
+
+def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:
+    """Return uint8 noise."""
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """Return the bytes of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png(seed: int, size: tuple[int, int] = (16, 16)) -> bytes:
+    """Return a PNG of random colours."""
+    return encode(Image.fromarray(random_pixels(*size, 3, seed=seed)))
+
+
+def image_files(train: int = 10, test: int = 4, classes: tuple[str, ...] = ("cat", "dog")) -> dict[str, bytes]:
+    """Return name → bytes of `train/<class>/…` and `test/<class>/…`, every image another."""
+    names = [f"{s}/{c}/{i}.png" for s, n in (("train", train), ("test", test)) for c in classes for i in range(n)]
+    return {name: png(seed) for seed, name in enumerate(names)}
+
+
+def write_folder(root: Path, files: dict[str, bytes]) -> Path:
+    """Write the files below a folder; a name that ends in `/` is an empty folder."""
+    root.mkdir(exist_ok=True)
+    for name, data in files.items():
+        path = root / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.write_bytes(data)
+    return root
+
+
+def write_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+    """Write a tar archive; `mode` as of tarfile.open."""
+    with tarfile.open(path, mode) as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def write_zip(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    """Write a zip archive."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def write_fashion_mnist(folder: Path, count: int = 20) -> Path:
+    """Write noise as torchvision stores Fashion-MNIST, the same in train and test, ten classes in turn; return raw/."""
+    raw = folder / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split in ("train", "t10k"):
+        header = b"".join(n.to_bytes(4, "big") for n in (0x803, count, 28, 28))
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(header + random_pixels(count, 28, 28).tobytes())
+        labels = bytes(i % 10 for i in range(count))
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(header[:3] + b"\1" + header[4:8] + labels)
+    return raw
+
+
+ARCHIVE_WRITERS: dict[str, Callable[[Path, dict[str, bytes]], Path]] = {
+    "tar": write_tar,
+    "tar.gz": lambda path, files: write_tar(path, files, "w:gz"),
+    "tar.xz": lambda path, files: write_tar(path, files, "w:xz"),
+    "zip": write_zip,
+}
+WRITERS = {"folder": write_folder, **ARCHIVE_WRITERS}
+
+
+def pool(pixels: np.ndarray, labels: np.ndarray) -> Pool:
+    """Return all the images, in their order."""
+    return Pool(pixels, np.arange(len(pixels)), labels.astype(np.int64))
+
+
+def source(train: Pool, test: Pool | None = None, **changes: object) -> Source:
+    """Return a source of three classes."""
+    return Source("made for a test", ("ant", "bee", "cat"), train, test, horizontal_flip=True, **changes)  # type: ignore[arg-type]
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def bomb() -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 40000, 40000, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")

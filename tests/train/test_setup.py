@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import miniature
+import pytest
+import torch
+from recipes import params
+from safetensors.torch import save_file
+
+from ptqflow.core.errors import ModelError, ParamsError
+from ptqflow.data.dataset import DatasetCard
+from ptqflow.models.params import ModelParams
+from ptqflow.train.setup import build_network, describe_model, fingerprint, settle_recipe
+
+DATASET_CARD = DatasetCard(
+    name="digits",
+    source="synthetic",
+    classes=miniature.CLASSES,
+    image_size=miniature.SIZE,
+    sizes={"train": 30, "val": 20, "test": 20},
+    mean=(0.1, 0.2, 0.3),
+    std=(0.4, 0.5, 0.6),
+    normalization=((0.11, 0.22, 0.33), (0.44, 0.55, 0.66)),
+    horizontal_flip=True,
+    skipped=0,
+    sha256={},
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "settled"),
+    [
+        ((None, None), DATASET_CARD.normalization),
+        (((0.5, 0.5, 0.5), (0.1, 0.1, 0.1)), ((0.5, 0.5, 0.5), (0.1, 0.1, 0.1))),
+        (((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
+    ],
+    ids=["of the data set", "of the weights", "none"],
+)
+def test_normalization_comes_from_the_params_or_the_data_set(given: tuple, settled: tuple) -> None:
+    mean, std = given
+    model = ModelParams(name="miniature:residual", weights=None, stem="standard", mean=mean, std=std)
+
+    card = describe_model(model, DATASET_CARD)
+
+    assert (card.mean, card.std) == settled
+    expected = miniature.card().model_dump(exclude={"mean", "std"})
+    assert card.model_dump(exclude={"mean", "std"}) == expected
+
+
+def test_a_recipe_mirrors_as_asked_or_as_the_data_set_allows() -> None:
+    card = miniature.card()
+    assert settle_recipe(card, params(), DATASET_CARD).horizontal_flip
+    assert not settle_recipe(card, params(horizontal_flip=False), DATASET_CARD).horizontal_flip
+    assert settle_recipe(card, params(), DATASET_CARD).mean == card.mean
+
+
+def test_a_cutout_as_large_as_the_images_is_refused() -> None:
+    card = miniature.card()
+    settle_recipe(card, params(cutout=7), DATASET_CARD)
+    with pytest.raises(ParamsError, match=r"train\.cutout is 8, the images have 8x8 pixels; it must be less"):
+        settle_recipe(card, params(cutout=8), DATASET_CARD)
+
+
+def save_weights(file: Path, classes: int) -> Path:
+    save_file(miniature.residual(classes).state_dict(), file)
+    return file
+
+
+@pytest.mark.parametrize(("epochs", "classes"), [(1, None), (1, 4), (0, len(miniature.CLASSES))])
+def test_a_network_that_has_learned_or_will_may_go_on(tmp_path: Path, epochs: int, classes: int | None) -> None:
+    weights = save_weights(tmp_path / "weights.safetensors", classes) if classes else None
+    model = build_network(miniature.card(), weights, params(epochs=epochs))
+    assert model(torch.zeros(1, 3, miniature.SIZE, miniature.SIZE)).shape == (1, len(miniature.CLASSES))
+
+
+def test_without_epochs_weights_are_needed_with_a_head_that_fits(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"train.epochs=0 takes model.weights as they are, and model.weights is null"):
+        build_network(miniature.card(), None, params(epochs=0))
+    weights = save_weights(tmp_path / "weights.safetensors", 4)
+    with pytest.raises(ModelError, match=r"head for another number of classes, .* set train.epochs to 1 or more"):
+        build_network(miniature.card(), weights, params(epochs=0))
+
+
+def test_a_fingerprint_changes_with_the_network_the_recipe_the_data_and_the_weights(tmp_path: Path) -> None:
+    card, weights = miniature.card(), save_weights(tmp_path / "weights.safetensors", 4)
+    first = fingerprint(card, params(), DATASET_CARD, weights)
+
+    others = [
+        fingerprint(card.model_copy(update={"stem": "small"}), params(), DATASET_CARD, weights),
+        fingerprint(card, params(lr=0.06), DATASET_CARD, weights),
+        fingerprint(card, params(), DATASET_CARD.model_copy(update={"sha256": {"train": "ab"}}), weights),
+        fingerprint(card, params(), DATASET_CARD, save_weights(tmp_path / "weights.safetensors", 3)),
+        fingerprint(card, params(), DATASET_CARD, None),
+    ]
+    assert first not in others
+    assert len({str(other) for other in others}) == len(others)

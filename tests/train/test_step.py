@@ -1,0 +1,111 @@
+"""What a step is made of; whole trainings are in test_fit.py."""
+
+import miniature
+import pytest
+import torch
+from recipes import params
+from torch import nn
+
+from ptqflow.core.ranks import ALONE
+from ptqflow.train.augmentation import draw_epoch
+from ptqflow.train.batches import Batch, Batches
+from ptqflow.train.step import Recipe, Trainer
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(miniature.MEAN, miniature.STD, horizontal_flip=True)
+
+
+def trainer(**changes: float | bool | str | None) -> Trainer:
+    torch.manual_seed(0)
+    return Trainer(miniature.residual(len(miniature.CLASSES)), RECIPE, params(**changes), ALONE, CPU)
+
+
+def batch(padding: int = 2) -> Batch:
+    split = miniature.split(16)
+    return next(Batches(split, 16, ALONE, CPU).epoch(draw_epoch(16, padding, flip=True, seed=0, epoch=1)))
+
+
+def moved(first: nn.Module, second: nn.Module) -> set[str]:
+    pairs = zip(first.named_parameters(), second.parameters(), strict=True)
+    return {name for (name, one), other in pairs if not torch.equal(one, other)}
+
+
+def test_weight_decay_leaves_out_normalization_layers_where_that_is_asked_for() -> None:
+    # Without gradients worth the name, what moves is what decays.
+    everything, spared = (trainer(decay_norm=norm, weight_decay=0.5, momentum=0.0) for norm in (True, False))
+    start = trainer().model
+    for one in (everything, spared):
+        for parameter in one.model.parameters():
+            parameter.register_hook(torch.zeros_like)
+        one.step(batch(), 1, 0.1)
+
+    norms = {name for name, _ in start.named_parameters() if name.startswith("bn")}
+    assert moved(everything.model, start) == {name for name, _ in start.named_parameters()}
+    assert moved(spared.model, start) == {name for name, _ in start.named_parameters()} - norms
+
+
+def test_a_step_returns_the_mean_loss_and_the_number_of_hits() -> None:
+    one = trainer(crop_padding=0)
+    one.model.eval()  # so that the same network can be asked again
+    drawn = batch(padding=0)
+    images = torch.where(drawn.draws.mirrored[:, None, None, None], drawn.images.flip(2), drawn.images)
+    inputs = (images.permute(0, 3, 1, 2) / 255 - torch.tensor(miniature.MEAN).view(-1, 1, 1)) / torch.tensor(
+        miniature.STD
+    ).view(-1, 1, 1)
+    logits = one.model(inputs)
+    expected = nn.functional.cross_entropy(logits, drawn.labels)
+
+    loss, hits = one.step(drawn, 1, 0.1)
+
+    torch.testing.assert_close(loss, expected.detach())
+    assert hits == (logits.argmax(dim=1) == drawn.labels).sum()
+
+
+def test_bf16_computes_otherwise_and_keeps_fp32_weights() -> None:
+    fp32, bf16 = trainer(), trainer(precision="bf16")
+    losses = [one.step(batch(), 1, 0.1)[0] for one in (fp32, bf16)]
+
+    assert losses[0] != losses[1]
+    torch.testing.assert_close(losses[0], losses[1], rtol=0.05, atol=0)
+    assert {parameter.dtype for parameter in bf16.model.parameters()} == {torch.float32}
+
+
+def test_frozen_parameters_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = miniature.residual(len(miniature.CLASSES))
+    model.conv1.weight.requires_grad_(False)
+    before = model.conv1.weight.clone()
+    Trainer(model, RECIPE, params(), ALONE, CPU).step(batch(), 1, 0.1)
+    assert torch.equal(model.conv1.weight, before)
+
+
+def test_the_state_is_all_that_a_step_or_a_choice_changes() -> None:
+    one = trainer(ema_decay=0.9, select="best")
+    before = {name: tensor.clone() for name, tensor in one.state().items()}
+    assert {name.partition(".")[0] for name in before} == {"model", "momentum", "average", "kept"}
+
+    one.step(batch(), 1, 0.1)
+    one.keep()
+
+    unchanged = {name for name, tensor in one.state().items() if torch.equal(tensor, before[name])}
+    assert not unchanged
+
+
+def test_the_average_of_weights_that_are_shared_moves_once_a_step() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+            self.second.weight = self.first.weight
+            self.head = nn.Linear(8, len(miniature.CLASSES))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.second(self.first(x.mean(dim=(1, 2)))))
+
+    torch.manual_seed(0)
+    one = Trainer(Tied(), RECIPE, params(ema_decay=0.9), ALONE, CPU)
+    before = one.average.first.weight.clone()
+    one.step(batch(), 91, 0.1)  # from the 91st step on, the decay is 0.9 or less than 91 / 100
+
+    expected = before + 0.1 * (one.model.first.weight - before)
+    torch.testing.assert_close(one.average.first.weight, expected)
