@@ -167,7 +167,7 @@ def test_a_killed_fetch_leaves_the_old_data_set_and_the_next_replaces_its_remain
         "import os, signal\n"
         "from pathlib import Path\n"
         "from samples import data_params\n"
-        "from ptqflow.data import fetch, writing\n"
+        "from ptqflow.fetch import fetch, writing\n"
         "writing._channel_statistics = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "fetch.fetch(data_params(seed=1), Path('given'), Path('dataset'))\n"
     )

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.ao.nn.intrinsic import quantized as nniq
 from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
 from ptqflow.core.errors import ModelError
 from ptqflow.fx.bias_rounding import sum_scale
+from ptqflow.fx.layers import ends_with_relu
 from ptqflow.fx.prepare import without_torch_warnings
 
 DOMAIN = "ptqflow"
@@ -126,7 +126,7 @@ class _Kernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.float_type.forward(self.layer, x)
-        return F.relu(result) if isinstance(self.layer, nniq.BNReLU2d | nniq.BNReLU3d) else result
+        return F.relu(result) if ends_with_relu(self.layer) else result
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, Literal, get_args
 
 from torch import nn
+from torch.ao.nn.intrinsic import quantized as nniq
 from torch.ao.quantization.backend_config import get_native_backend_config
 from torch.fx import GraphModule, Node
 
@@ -81,6 +82,11 @@ def list_layers(model: nn.Module, converted: GraphModule, kept: Collection[str])
         else:
             layers.append(Layer(name, operation, "fp32", _reason(node, converted, kept)))
     return layers
+
+
+def ends_with_relu(batch_norm: nn.Module) -> bool:
+    """Return whether ReLU is fused into an INT8 batch normalization."""
+    return isinstance(batch_norm, nniq.BNReLU2d | nniq.BNReLU3d)
 
 
 def count_layers(layers: list[Layer]) -> dict[str, int]:
