@@ -37,20 +37,20 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     dataset = open_dataset(Path("data/dataset"))
-    model, card = load_fp32(Path("models/fp32"))
+    fp32 = load_fp32(Path("models/fp32"))
     rows = draw_images(dataset, arguments.images // arguments.batch_size, arguments.batch_size, seed=0).rows
-    batches = list(input_batches(dataset.train, rows, card.mean, card.std))
-    example = (torch.zeros(1, 3, card.image_size, card.image_size),)
+    batches = list(input_batches(dataset.train, rows, fp32.card.normalization))
+    example = (torch.zeros(1, 3, fp32.card.image_size, fp32.card.image_size),)
 
     def stock(observer: type[HistogramObserver | MinMaxObserver]) -> GraphModule:
         mapping = QConfigMapping()
         default = get_default_qconfig_mapping("x86")
         mapping.set_global(default.global_qconfig._replace(activation=observer.with_args(reduce_range=False)))
         with without_torch_warnings():
-            return prepare_fx(model, mapping, example)
+            return prepare_fx(fp32.module, mapping, example)
 
     def none() -> GraphModule:
-        prepared = observe(model, card.image_size).prepared
+        prepared = observe(fp32.module, fp32.card.image_size).prepared
         for node in observer_nodes(prepared):
             setattr(prepared, str(node.target), torch.nn.Identity())
         return prepared
@@ -65,7 +65,7 @@ def main() -> None:
         "torch MinMaxObserver": (lambda: stock(MinMaxObserver), lambda prepared: forward(prepared, batches)),
         "torch HistogramObserver": (lambda: stock(HistogramObserver), lambda prepared: forward(prepared, batches)),
         "ptqflow StatisticsObserver": (
-            lambda: observe(model, card.image_size),
+            lambda: observe(fp32.module, fp32.card.image_size),
             lambda observed: collect_statistics(observed, batches, rows),
         ),
     }
@@ -75,7 +75,8 @@ def main() -> None:
             timed[name].append(seconds(*way, time.process_time if arguments.threads == 1 else time.perf_counter))
 
     print(
-        f"{card.name}, {rows.size} images of {card.image_size}x{card.image_size} in batches of {rows.shape[1]}, ",
+        f"{fp32.card.name}, {rows.size} images of {fp32.card.image_size}x{fp32.card.image_size} "
+        f"in batches of {rows.shape[1]}, ",
         end="",
     )
     print(f"{arguments.threads} threads, {arguments.runs} runs, torch {torch.__version__}")

@@ -112,7 +112,7 @@ def watch_evaluation(arguments: argparse.Namespace, path: Path, _: bool, group: 
     """Evaluate a small network on all images, and return the same figures."""
     limited = limit_memory(arguments.limit_gib, group)
     split, model, recipe = map_images(path)
-    figures = watch(lambda: compute_logits(model, split, recipe.mean, recipe.std, 256, "val"))
+    figures = watch(lambda: compute_logits(model, split, recipe.normalization, 256, "val"))
     return {**figures, "rate": len(split) / figures["seconds"], "limited": limited}
 
 

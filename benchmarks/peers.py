@@ -35,9 +35,9 @@ from ptqflow.data.dataset import Split, open_dataset
 from ptqflow.data.normalization import normalize
 from ptqflow.data.preprocessing import to_input
 from ptqflow.evaluate.metrics import agreement, sqnr_db
-from ptqflow.fx.artifact import load_int8, state_file
+from ptqflow.fx.artifact import STATE, load_int8
 from ptqflow.models.accuracy import compute_logits, evaluate
-from ptqflow.models.fp32 import load_fp32, weights_file
+from ptqflow.models.fp32 import WEIGHTS, load_fp32
 from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, read_manifest
 from ptqflow.runtime.runtimes import open_file
 
@@ -103,9 +103,9 @@ def main() -> None:
 
     manifest = read_manifest(EXPORT_DIR)
     dataset = open_dataset(Path("data/dataset"))
-    _, card = load_fp32(FP32_DIR)
+    card = load_fp32(FP32_DIR).card
     rows = load_statistics(Path("models/statistics"), card).rows.ravel()
-    images = to_input(torch.from_numpy(dataset.train.images[rows]), card.mean, card.std).numpy()
+    images = to_input(torch.from_numpy(dataset.train.images[rows]), card.normalization).numpy()
     with TemporaryDirectory() as scratch:
         models = make_models(manifest, images, Path(scratch))
         logits = {name: logits_of(model, dataset.test, manifest) for name, model in models.items()}
@@ -119,15 +119,15 @@ def make_models(manifest: Manifest, images: np.ndarray, folder: Path) -> dict[st
     """Return our files and, made now in `folder`, those of the peers."""
     fp32 = EXPORT_DIR / FP32_ONNX
     script = folder / "fp32.torchscript.pt"
-    network, _ = load_fp32(FP32_DIR)
+    network = load_fp32(FP32_DIR).module
     with torch.inference_mode():
         torch.jit.freeze(torch.jit.trace(network, torch.from_numpy(images[:2]))).save(script)
     models = {
-        FP32: Model("torch_eager", weights_file(FP32_DIR)),
+        FP32: Model("torch_eager", WEIGHTS.path(FP32_DIR)),
         "FP32, TorchScript": Model("torchscript", script),
         "FP32, ONNX Runtime": Model("onnxruntime", fp32),
         "FP32, OpenVINO": Model("openvino", fp32),
-        "ptqflow, torch eager": Model("torch_eager", state_file(INT8_DIR), manifest.engine),
+        "ptqflow, torch eager": Model("torch_eager", STATE.path(INT8_DIR), manifest.engine),
         SCRIPT: Model("torchscript", EXPORT_DIR / INT8_TORCHSCRIPT, manifest.engine),
         OURS_ORT: Model("onnxruntime", EXPORT_DIR / INT8_ONNX, manifest.engine),
         OURS_OV: Model("openvino", EXPORT_DIR / INT8_ONNX, manifest.engine),
@@ -193,7 +193,7 @@ def logits_of(model: Model, split: Split, manifest: Manifest) -> Tensor:
     """Run all images through a model in its runtime; return float64 (N, classes)."""
     mean, std = manifest.input.mean, manifest.input.std
     if model.runtime == "torch_eager":
-        network = load_fp32(FP32_DIR)[0] if model.engine is None else load_int8(INT8_DIR).module
+        network = load_fp32(FP32_DIR).module if model.engine is None else load_int8(INT8_DIR).module
         return compute_logits(network, split, mean, std, LOGITS_BATCH, "test")
     run = open_file(model.path, model.runtime, manifest.engine)
     starts = range(0, len(split), LOGITS_BATCH)

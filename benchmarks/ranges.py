@@ -40,11 +40,13 @@ def main() -> None:
 
     dataset = open_dataset(Path("data/dataset"))
     split = getattr(dataset, arguments.split)
-    model, card = load_fp32(Path("models/fp32"))
-    statistics = load_statistics(Path("models/statistics"), card)
-    reference = compute_logits(model, split, card.mean, card.std, 256, "fp32")
+    fp32 = load_fp32(Path("models/fp32"))
+    statistics = load_statistics(Path("models/statistics"), fp32.card)
+    reference = compute_logits(fp32.module, split, fp32.card.normalization, 256, "fp32")
     right = predictions(reference) == split.labels
-    print(f"{card.name}, {len(split)} images of {arguments.split}, FP32 top-1 {100 * right.mean():.2f} %, ", end="")
+    print(
+        f"{fp32.card.name}, {len(split)} images of {arguments.split}, FP32 top-1 {100 * right.mean():.2f} %, ", end=""
+    )
     print(f"calibrated on {statistics.rows.size} images, {' '.join(arguments.set)}")
     print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}\n")
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
@@ -52,9 +54,9 @@ def main() -> None:
         for method in arguments.methods:
             started = time.perf_counter()
             params = with_settings([f"engine={engine}", f"activation.method={method}", *arguments.set])
-            int8 = quantize(model, card, params, statistics, dataset.train).converted
+            int8 = quantize(fp32.module, fp32.card, params, statistics, dataset.train).converted
             seconds = time.perf_counter() - started
-            logits = compute_logits(int8, split, card.mean, card.std, 256, "int8")
+            logits = compute_logits(int8, split, fp32.card.normalization, 256, "int8")
             pairs = count_pairs(right, predictions(logits) == split.labels)
             figures = (f"{100 * (right.mean() - pairs.drop):.2f}", f"{100 * agreement(logits, reference):.2f}")
             lost, won = pairs.only_reference_right, pairs.only_candidate_right

@@ -230,7 +230,7 @@ def images_of_loop(
 
 def normalization(card: DatasetCard) -> list[Callable[[Any], Any]]:
     """Return torchvision's transforms of an image to evaluate on."""
-    return [transforms.ToTensor(), transforms.Normalize(*card.normalization)]
+    return [transforms.ToTensor(), transforms.Normalize(card.normalization)]
 
 
 def augmentation(card: DatasetCard) -> list[Callable[[Any], Any]]:
@@ -342,7 +342,7 @@ def run_ours(arguments: argparse.Namespace, seed: int) -> Run:
     pick_device()  # which settles what kernels may be chosen
     model = build(arguments, dataset.card, seed)
     params = train_params(arguments.batch_size, arguments.epochs, seed)
-    recipe = Recipe(*dataset.card.normalization, dataset.card.horizontal_flip)
+    recipe = Recipe(dataset.card.normalization, dataset.card.horizontal_flip)
     epochs, trainings, top1 = [], [], 0.0
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder), {}, arguments.checkpoint_every)
@@ -424,7 +424,7 @@ def bare_steps(
     """Train on one batch that is ready for the network, and yield behind each step."""
     card = dataset.card
     stored = torch.from_numpy(np.array(dataset.train.images[: arguments.batch_size]))
-    images = to_input(stored, *card.normalization).to(device, memory_format=memory_format)
+    images = to_input(stored, card.normalization).to(device, memory_format=memory_format)
     labels = torch.from_numpy(np.array(dataset.train.labels[: arguments.batch_size])).to(device)
     model = build(arguments, card, 0).to(device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = plain_sgd(model, fused)
@@ -441,7 +441,7 @@ def bare_steps(
 def our_steps(arguments: argparse.Namespace, dataset: Dataset, device: torch.device) -> Iterator[None]:
     """Train as `ptqflow.train.loop` does, epoch behind epoch, and yield behind each step."""
     card, params = dataset.card, train_params(arguments.batch_size)
-    recipe = Recipe(*card.normalization, card.horizontal_flip)
+    recipe = Recipe(card.normalization, card.horizontal_flip)
     trainer = Trainer(build(arguments, card, 0), recipe, params, ALONE, device)
     batches = Batches(dataset.train, params.batch_size, ALONE, device)
     trainer.model.train()
@@ -524,7 +524,7 @@ def our_inputs(arguments: argparse.Namespace, split: Split, card: DatasetCard) -
     left = arguments.images
     for batch in batches.epoch(draws):
         images = crop_and_flip(batch.images, batch.draws.places, batch.draws.mirrored, PADDING)
-        to_input(images, *card.normalization, torch.channels_last)
+        to_input(images, card.normalization, torch.channels_last)
         left -= len(images)
         if left <= 0:
             break

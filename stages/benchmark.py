@@ -1,12 +1,10 @@
 """Time FP32 and INT8 in every runtime that is installed."""
 
-from pathlib import Path
-
+from ptqflow.core.paths import EXPORT, FP32, INT8
 from ptqflow.core.stage import run
 
-EXPORT_DIR = Path("models/export")
-FP32_WEIGHTS = Path("models/fp32/weights.safetensors")
-INT8_STATE = Path("models/int8/state.pt")
+FP32_WEIGHTS = FP32 / "weights.safetensors"
+INT8_STATE = INT8 / "state.pt"
 
 
 def main() -> None:
@@ -18,7 +16,7 @@ def main() -> None:
     from ptqflow.runtime.manifest import read_manifest
 
     params = read_params("benchmark", BenchmarkParams)
-    result = benchmark(params, Files(FP32_WEIGHTS, INT8_STATE), EXPORT_DIR, read_manifest(EXPORT_DIR))
+    result = benchmark(params, Files(FP32_WEIGHTS, INT8_STATE), EXPORT, read_manifest(EXPORT))
     write_metrics("benchmark", result.metrics)
     print(format_table(result.metrics))
     for runtime, reason in result.left_out.items():

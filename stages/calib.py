@@ -1,13 +1,8 @@
 """Collect activation statistics on training images."""
 
-from pathlib import Path
-
 from ptqflow.core.launch import run_in_ranks
+from ptqflow.core.paths import DATASET, FP32, STATISTICS
 from ptqflow.core.stage import run
-
-DATASET_DIR = Path("data/dataset")
-FP32_DIR = Path("models/fp32")
-STATISTICS_DIR = Path("models/statistics")
 
 
 def main() -> None:
@@ -31,23 +26,23 @@ def main() -> None:
     from ptqflow.data.dataset import open_dataset
     from ptqflow.models.fp32 import load_fp32
 
-    dataset = open_dataset(DATASET_DIR)
-    model, card = load_fp32(FP32_DIR)
+    dataset = open_dataset(DATASET)
+    fp32 = load_fp32(FP32)
     draw = draw_images(dataset, params.batches, params.batch_size, params.seed)
     with joined(run_params.threads) as ranks:
-        observed = observe(model, card.image_size)
-        statistics = collect_in_parts(observed, dataset.train, draw.rows, card.mean, card.std, ranks)
+        observed = observe(fp32.module, fp32.card.image_size)
+        statistics = collect_in_parts(observed, dataset.train, draw.rows, fp32.card.normalization, ranks)
     if ranks.rank:
         return
-    save_statistics(STATISTICS_DIR, statistics, StatisticsCard(model=card, images=draw.rows.size))
-    counts = np.bincount(dataset.train.labels[draw.rows.ravel()], minlength=len(card.classes))
+    save_statistics(STATISTICS, statistics, StatisticsCard(model=fp32.card, images=draw.rows.size))
+    counts = np.bincount(dataset.train.labels[draw.rows.ravel()], minlength=len(fp32.card.classes))
     write_metrics(
         "calib",
         {
             "images": draw.rows.size,
             "dropped": draw.dropped,
             "indices_sha256": draw.sha256,
-            "classes": dict(zip(card.classes, counts.tolist(), strict=True)),
+            "classes": dict(zip(fp32.card.classes, counts.tolist(), strict=True)),
             "tensors": statistics.as_metrics(),
         },
     )

@@ -1,17 +1,15 @@
 """Summarize the accuracy of all draws of calibration images, by size."""
 
 import json
-from pathlib import Path
 
+from ptqflow.core.paths import PLOTS, SPREAD_SCORES
 from ptqflow.core.stage import run
-
-SCORES_DIR = Path("models/spread_scores")
 
 
 def main() -> None:
     """Write metrics/calib_spread.json and metrics/plots/calib_spread.csv."""
     from ptqflow.calib.params import CalibParams
-    from ptqflow.core.artifacts import PLOTS_DIR, write_csv, write_metrics
+    from ptqflow.core.artifacts import write_csv, write_metrics
     from ptqflow.core.params import read_params
     from ptqflow.spread.params import CalibSpreadParams
     from ptqflow.spread.spread import summarize
@@ -19,13 +17,13 @@ def main() -> None:
     params = read_params("calib_spread", CalibSpreadParams)
     batch_size = read_params("calib", CalibParams).batch_size
     scores = {
-        size: [json.loads((SCORES_DIR / f"{seed}-{size}.json").read_text())["top1"] for seed in params.seeds]
+        size: [json.loads((SPREAD_SCORES / f"{seed}-{size}.json").read_text())["top1"] for seed in params.seeds]
         for size in params.batches
     }
     rows = summarize(scores, batch_size)
     for row in rows:
         print(f"{row['images']:7} images: INT8 top-1 on val {100 * row['mean']:.2f} ± {100 * row['std']:.2f} %")
-    write_csv(PLOTS_DIR / "calib_spread.csv", rows)
+    write_csv(PLOTS / "calib_spread.csv", rows)
     write_metrics("calib_spread", {str(row.pop("images")): row for row in rows})
 
 

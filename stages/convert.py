@@ -3,15 +3,8 @@
 As the control, also without any ranges.
 """
 
-from pathlib import Path
-
+from ptqflow.core.paths import DATASET, FP32, INT8, INT8_UNCALIBRATED, PLOTS, STATISTICS
 from ptqflow.core.stage import run
-
-DATASET_DIR = Path("data/dataset")
-FP32_DIR = Path("models/fp32")
-STATISTICS_DIR = Path("models/statistics")
-INT8_DIR = Path("models/int8")
-UNCALIBRATED_DIR = Path("models/int8_uncalibrated")
 
 
 def main() -> None:
@@ -21,7 +14,7 @@ def main() -> None:
     from ptqflow.convert.params import ConvertParams
     from ptqflow.convert.quantize import quantize
     from ptqflow.convert.range_figures import chosen_metrics, histogram_rows
-    from ptqflow.core.artifacts import PLOTS_DIR, write_csv, write_metrics
+    from ptqflow.core.artifacts import write_csv, write_metrics
     from ptqflow.core.params import read_params
     from ptqflow.data.dataset import open_dataset
     from ptqflow.fx.artifact import save_int8
@@ -29,22 +22,28 @@ def main() -> None:
     from ptqflow.models.fp32 import load_fp32
 
     params = read_params("convert", ConvertParams)
-    model, card = load_fp32(FP32_DIR)
-    dataset = open_dataset(DATASET_DIR)
-    statistics = load_statistics(STATISTICS_DIR, card)
+    fp32 = load_fp32(FP32)
+    dataset = open_dataset(DATASET)
+    statistics = load_statistics(STATISTICS, fp32.card)
     budget = Budget((), ())
     if params.max_drop is not None:
         budget = meet_budget(
-            model, card, params, statistics, dataset.train, dataset.val, lambda trial: print(describe_trial(trial))
+            fp32.module,
+            fp32.card,
+            params,
+            statistics,
+            dataset.train,
+            dataset.val,
+            lambda trial: print(describe_trial(trial)),
         )
     quantized, control = (
-        quantize(model, card, params, seen, dataset.train, budget.kept) for seen in (statistics, None)
+        quantize(fp32.module, fp32.card, params, seen, dataset.train, budget.kept) for seen in (statistics, None)
     )
-    layers = list_layers(model, quantized.converted, quantized.scheme.fp32)
-    for directory, made in ((INT8_DIR, quantized), (UNCALIBRATED_DIR, control)):  # neither was refused
+    layers = list_layers(fp32.module, quantized.converted, quantized.scheme.fp32)
+    for directory, made in ((INT8, quantized), (INT8_UNCALIBRATED, control)):  # neither was refused
         save_int8(directory, made.prepared, made.converted, layers, made.card)
     print(describe_layers(layers))
-    write_csv(PLOTS_DIR / "activations.csv", histogram_rows(statistics, quantized.qparams))
+    write_csv(PLOTS / "activations.csv", histogram_rows(statistics, quantized.qparams))
     tensors = chosen_metrics(statistics, quantized.qparams)
     trail = {"budget": budget.as_metrics()} if budget.trail else {}
     write_metrics("convert", {"layers": count_layers(layers), **trail, "tensors": tensors})

@@ -1,13 +1,7 @@
 """Write the INT8 model for other runtimes and prove that each file predicts what the model predicts."""
 
-from pathlib import Path
-
+from ptqflow.core.paths import DATASET, EXPORT, FP32, INT8
 from ptqflow.core.stage import run
-
-DATASET_DIR = Path("data/dataset")
-FP32_DIR = Path("models/fp32")
-INT8_DIR = Path("models/int8")
-EXPORT_DIR = Path("models/export")
 
 
 def main() -> None:
@@ -25,14 +19,14 @@ def main() -> None:
     from ptqflow.runtime.manifest import write_manifest
 
     params, run_params = read_params("export", ExportParams), read_params("run", RunParams)
-    dataset = open_dataset(DATASET_DIR)
-    fp32, _ = load_fp32(FP32_DIR)
-    networks = Networks(fp32, load_int8(INT8_DIR))
-    with new_directory(EXPORT_DIR) as partial:
+    dataset = open_dataset(DATASET)
+    fp32 = load_fp32(FP32)
+    networks = Networks(fp32.module, load_int8(INT8))
+    with new_directory(EXPORT) as partial:
         write_files(partial, networks, params)
         manifest = describe(partial, networks, dataset.card, read_metrics("evaluate"))
         write_manifest(partial, manifest)
-        gate = Gate(partial, DATASET_DIR, dataset.test.labels, run_params.batch_size)
+        gate = Gate(partial, DATASET, dataset.test.labels, run_params.batch_size)
         figures = check_files(gate, networks, dataset.test, params)
     write_metrics("export", figures)
 

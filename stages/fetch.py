@@ -1,10 +1,7 @@
 """Read the images, split them into train, val and test, and store them as arrays."""
 
-from pathlib import Path
-
+from ptqflow.core.paths import DATASET
 from ptqflow.core.stage import run
-
-DATASET_DIR = Path("data/dataset")
 
 
 def main() -> None:
@@ -18,7 +15,7 @@ def main() -> None:
     from ptqflow.core.inputs import DATA, given
     from ptqflow.fetch.fetch import fetch
 
-    card = fetch(params, given(DATA), DATASET_DIR)
+    card = fetch(params, given(DATA), DATASET)
     write_metrics("fetch", {**card.sizes, "classes": len(card.classes), "skipped": card.skipped})
 
 

@@ -1,10 +1,7 @@
 """Write the report."""
 
-from pathlib import Path
-
+from ptqflow.core.paths import REPORT
 from ptqflow.core.stage import run
-
-REPORT = Path("report/index.html")
 
 
 def main() -> None:

@@ -1,13 +1,9 @@
 """Collect the statistics of one draw of calibration images, at every size: `spread_draw.py SEED`."""
 
 import sys
-from pathlib import Path
 
+from ptqflow.core.paths import DATASET, FP32, SPREAD
 from ptqflow.core.stage import run
-
-DATASET_DIR = Path("data/dataset")
-FP32_DIR = Path("models/fp32")
-SPREAD_DIR = Path("models/spread")
 
 
 def main() -> None:
@@ -23,12 +19,12 @@ def main() -> None:
 
     batch_size = read_params("calib", CalibParams).batch_size
     sizes = read_params("calib_spread", CalibSpreadParams).batches
-    model, card = load_fp32(FP32_DIR)
+    fp32 = load_fp32(FP32)
     seed = int(sys.argv[1])
-    collected = collect_sizes(model, card, open_dataset(DATASET_DIR), seed, sizes, batch_size)
-    with new_directory(SPREAD_DIR / str(seed)) as directory:
+    collected = collect_sizes(fp32.module, fp32.card, open_dataset(DATASET), seed, sizes, batch_size)
+    with new_directory(SPREAD / str(seed)) as directory:
         for size, statistics in collected.items():
-            statistics_card = StatisticsCard(model=card, images=statistics.rows.size)
+            statistics_card = StatisticsCard(model=fp32.card, images=statistics.rows.size)
             save_statistics(directory / str(size), statistics, statistics_card)
 
 

@@ -1,14 +1,9 @@
 """Convert with the statistics of one draw at one size and evaluate on val: `spread_score.py SEED SIZE`."""
 
 import sys
-from pathlib import Path
 
+from ptqflow.core.paths import DATASET, FP32, SPREAD, SPREAD_SCORES
 from ptqflow.core.stage import run
-
-DATASET_DIR = Path("data/dataset")
-FP32_DIR = Path("models/fp32")
-SPREAD_DIR = Path("models/spread")
-SCORES_DIR = Path("models/spread_scores")
 
 
 def main() -> None:
@@ -26,12 +21,12 @@ def main() -> None:
     params = read_params("convert", ConvertParams)
     batch_size = read_params("run", RunParams).batch_size
     seed, size = sys.argv[1:]
-    dataset = open_dataset(DATASET_DIR)
-    model, card = load_fp32(FP32_DIR)
-    statistics = load_statistics(SPREAD_DIR / seed / size, card)
-    int8 = quantize(model, card, params, statistics, dataset.train).converted
-    logits = compute_logits(int8, dataset.val, card.mean, card.std, batch_size, "val")
-    write_json(SCORES_DIR / f"{seed}-{size}.json", evaluate(logits, dataset.val.labels).as_metrics())
+    dataset = open_dataset(DATASET)
+    fp32 = load_fp32(FP32)
+    statistics = load_statistics(SPREAD / seed / size, fp32.card)
+    int8 = quantize(fp32.module, fp32.card, params, statistics, dataset.train).converted
+    logits = compute_logits(int8, dataset.val, fp32.card.normalization, batch_size, "val")
+    write_json(SPREAD_SCORES / f"{seed}-{size}.json", evaluate(logits, dataset.val.labels).as_metrics())
 
 
 if __name__ == "__main__":

@@ -1,14 +1,8 @@
 """Train the FP32 network, or take the user's weights as they are."""
 
-from pathlib import Path
-
 from ptqflow.core.launch import run_in_ranks
+from ptqflow.core.paths import CHECKPOINTS, DATASET, FP32, LIVE, PLOTS
 from ptqflow.core.stage import run
-
-DATASET_DIR = Path("data/dataset")
-FP32_DIR = Path("models/fp32")
-CHECKPOINTS_DIR = Path("checkpoints")
-LIVE_DIR = Path("live")
 
 
 def main() -> None:
@@ -23,7 +17,7 @@ def main() -> None:
     if params.epochs and run_in_ranks(params.devices, params.nodes):
         return
 
-    from ptqflow.core.artifacts import PLOTS_DIR, write_csv, write_metrics
+    from ptqflow.core.artifacts import write_csv, write_metrics
     from ptqflow.core.inputs import WEIGHTS, given
     from ptqflow.core.ranks import joined
     from ptqflow.data.dataset import open_dataset
@@ -39,28 +33,28 @@ def main() -> None:
         settle_recipe,
     )
 
-    dataset = open_dataset(DATASET_DIR)
+    dataset = open_dataset(DATASET)
     card = describe_model(model_params, dataset.card)
     weights = given(WEIGHTS)
     model = build_network(card, weights, params)
     recipe = settle_recipe(card, params, dataset.card)
     device = pick_device()
     epochs = []
-    with joined(run_params.threads, device) as ranks, live_log(LIVE_DIR, ranks) as log:
+    with joined(run_params.threads, device) as ranks, live_log(LIVE, ranks) as log:
         inputs = fingerprint(card, params, dataset.card, weights)
         require_equal_inputs(ranks, inputs)
-        checkpoints = Checkpoints(CHECKPOINTS_DIR, inputs, run_params.checkpoint_every)
+        checkpoints = Checkpoints(CHECKPOINTS, inputs, run_params.checkpoint_every)
         for epoch in fit(model, dataset.train, dataset.val, recipe, params, device, ranks, checkpoints):
             epochs.append(epoch)
             if ranks.rank:
                 continue
             with or_go_on(f"figures of epoch {epoch.epoch} are not written"):
                 log(epoch)
-                write_csv(PLOTS_DIR / "train.csv", [one.as_row() for one in epochs])
+                write_csv(PLOTS / "train.csv", [one.as_row() for one in epochs])
     if ranks.rank == 0:
         # Once more, for the disk may have room again; if not, that is what ends the stage.
-        write_csv(PLOTS_DIR / "train.csv", [one.as_row() for one in epochs])
-        save_fp32(FP32_DIR, model, card)
+        write_csv(PLOTS / "train.csv", [one.as_row() for one in epochs])
+        save_fp32(FP32, model, card)
         write_metrics("train", selected(epochs, params).as_row())
         checkpoints.remove()
 

@@ -42,7 +42,7 @@ def write_export(directory: Path) -> Path:
     torch.manual_seed(0)
     card, train = miniature.card(), miniature.split(40)
     model = miniature.residual(len(card.classes)).eval()
-    inputs = to_input(torch.from_numpy(train.images), card.mean, card.std)
+    inputs = to_input(torch.from_numpy(train.images), card.normalization)
     quantized = quantize(model, card, convert_params(engine=ENGINE), collect(model, list(inputs.split(8))), train)
     int8 = Int8Model(quantized.converted, quantized.card)
     write_files(directory, Networks(model, int8), ExportParams(onnx=True, min_agreement=0.9))
@@ -59,7 +59,7 @@ def manifest(directory: Path, files: list[str]) -> Manifest:
         stem=card.stem,
         classes=card.classes,
         image_size=card.image_size,
-        input=InputCard(mean=card.mean, std=card.std),
+        input=InputCard(mean=card.normalization.mean, std=card.normalization.std),
         engine=ENGINE,
         needs=Needs(vnni=True),
         torch_version="2.13.0",
@@ -102,5 +102,5 @@ def reference_probabilities(pixels: np.ndarray, directory: Path) -> np.ndarray:
     with without_torch_warnings():
         module = torch.jit.load(directory / INT8_TORCHSCRIPT)
     with torch.inference_mode():
-        logits = module(to_input(torch.from_numpy(pixels), miniature.MEAN, miniature.STD))
+        logits = module(to_input(torch.from_numpy(pixels), miniature.NORMALIZATION))
     return logits.double().softmax(dim=1).float().numpy()

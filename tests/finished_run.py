@@ -10,10 +10,10 @@ from samples import random_pixels
 from scipy.stats import binomtest
 
 from ptqflow.core.artifacts import write_csv, write_json, write_metrics
+from ptqflow.core.paths import DATASET, EXPORT, INT8, PREDICTIONS
 from ptqflow.evaluate.predictions import Prediction, PredictionsCard, save_predictions
 from ptqflow.fetch.splitting import Pool, Source
 from ptqflow.fetch.writing import save_dataset
-from ptqflow.report.results import DATASET_DIR, EXPORT_DIR, INT8_DIR, PREDICTIONS_DIR
 from ptqflow.runtime.manifest import CalibrationCard, FileCard, InputCard, LayerCard, Manifest, Needs, write_manifest
 
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -86,11 +86,11 @@ def _confuse(classes: NDArray[np.int64], count: int, share: float, seed: int) ->
 
 
 def _write_dataset(classes: tuple[str, ...], labels: NDArray[np.int64], size: int, name: str) -> str:
-    DATASET_DIR.mkdir(parents=True)
+    DATASET.mkdir(parents=True)
     pixels = random_pixels(len(labels), size, size, 3)
     pool = Pool(pixels=pixels, rows=np.arange(len(labels)), labels=labels)
     source = Source(origin="made up", classes=classes, train=pool, test=None, horizontal_flip=True, skipped=1)
-    return save_dataset(DATASET_DIR, name, source, dict.fromkeys(("train", "val", "test"), pool)).sha256["test"]
+    return save_dataset(DATASET, name, source, dict.fromkeys(("train", "val", "test"), pool)).sha256["test"]
 
 
 def _write_predictions(
@@ -104,7 +104,7 @@ def _write_predictions(
         network: Prediction(values, margin, margin)
         for (network, values), margin in zip(predicted.items(), margins, strict=True)
     }
-    save_predictions(PREDICTIONS_DIR, predictions, labels, PredictionsCard(classes=classes, test_sha256=test_sha256))
+    save_predictions(PREDICTIONS, predictions, labels, PredictionsCard(classes=classes, test_sha256=test_sha256))
 
 
 def _write_metrics(
@@ -193,8 +193,8 @@ def paired(both: int, only_fp32: int, only_int8: int, images: int) -> dict[str, 
 
 
 def _write_models(classes: tuple[str, ...], size: int, name: str) -> None:
-    INT8_DIR.mkdir(parents=True)
-    write_json(INT8_DIR / "card.json", {"state_sha256": SHA256, "model": {"weights_sha256": SHA256}})
+    INT8.mkdir(parents=True)
+    write_json(INT8 / "card.json", {"state_sha256": SHA256, "model": {"weights_sha256": SHA256}})
     manifest = Manifest(
         ptqflow_version="0.1.0",
         architecture="resnet18",
@@ -206,7 +206,7 @@ def _write_models(classes: tuple[str, ...], size: int, name: str) -> None:
         needs=Needs(vnni=True),
         torch_version="2.13.0",
         params={"data": {"name": name, "limit": None}, "convert": {"activation": {"method": "mse"}, "max_drop": 0.5}},
-        dataset_sha256=json.loads((DATASET_DIR / "card.json").read_text())["sha256"],
+        dataset_sha256=json.loads((DATASET / "card.json").read_text())["sha256"],
         code_sha256=SHA256,
         weights_sha256=SHA256,
         calibration=CalibrationCard(images=320, indices_sha256=SHA256),
@@ -216,4 +216,4 @@ def _write_models(classes: tuple[str, ...], size: int, name: str) -> None:
         },
         metrics={},
     )
-    write_manifest(EXPORT_DIR, manifest)
+    write_manifest(EXPORT, manifest)

@@ -85,12 +85,13 @@ def main(folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     train = miniature.split(40)
-    inputs = to_input(torch.from_numpy(train.images), miniature.MEAN, miniature.STD)
+    inputs = to_input(torch.from_numpy(train.images), miniature.NORMALIZATION)
     for name, network in ((RESIDUAL, miniature.residual), (BRANCHED, branched)):
         card = miniature.card().model_copy(update={"name": name, "code_sha256": hash_code(name)})
         path = folder / name.replace(":", "_")
         save_fp32(path / "fp32", network(len(miniature.CLASSES)), card)
-        model, card = load_fp32(path / "fp32")
+        fp32 = load_fp32(path / "fp32")
+        model, card = fp32.module, fp32.card
         save_statistics(
             path / "statistics", collect(model, list(inputs.split(8))), StatisticsCard(model=card, images=len(inputs))
         )

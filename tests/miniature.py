@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ptqflow.core.normalization import Normalization
 from ptqflow.data.dataset import DIGEST_BYTES, Split
 from ptqflow.models.architecture import hash_code
 from ptqflow.models.fp32 import ModelCard
@@ -16,7 +17,7 @@ torch.set_num_threads(1)  # with more, test processes side by side wait for each
 
 SIZE = 8
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fly")
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 
 
 class Residual(nn.Module):
@@ -74,7 +75,12 @@ def vary(model: nn.Module) -> nn.Module:
 def card(function: str = "residual") -> ModelCard:
     name = f"miniature:{function}"
     return ModelCard(
-        name=name, stem="standard", classes=CLASSES, image_size=SIZE, mean=MEAN, std=STD, code_sha256=hash_code(name)
+        name=name,
+        stem="standard",
+        classes=CLASSES,
+        image_size=SIZE,
+        normalization=NORMALIZATION,
+        code_sha256=hash_code(name),
     )
 
 

@@ -25,7 +25,7 @@ def _engine_of_its_own() -> Iterator[None]:
 def inputs() -> list[Tensor]:
     """Five batches of 8 normalized images."""
     pixels = torch.from_numpy(miniature.images(40))
-    return list(to_input(pixels, miniature.MEAN, miniature.STD).split(8))
+    return list(to_input(pixels, miniature.NORMALIZATION).split(8))
 
 
 @pytest.fixture(params=["residual", "normed"])

@@ -41,7 +41,7 @@ def main() -> None:
     with joined(None, device) as ranks:
         torch.manual_seed(ranks.rank)  # only the first rank's weights count
         model = (Dropping if drops else miniature.residual)(len(miniature.CLASSES))
-        recipe = Recipe(miniature.MEAN, miniature.STD, horizontal_flip=True)
+        recipe = Recipe(miniature.NORMALIZATION, horizontal_flip=True)
         train, val = miniature.split(images), miniature.split(val_images, seed=1)
         inputs = {"ranks": ranks.size, "params": params(**options).model_dump()}
         require_equal_inputs(ranks, inputs)

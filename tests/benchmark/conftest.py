@@ -13,9 +13,9 @@ from tiny_onnx import write_onnx
 from ptqflow.benchmark.grid import Files
 from ptqflow.convert.quantize import quantize
 from ptqflow.data.preprocessing import to_input
-from ptqflow.fx.artifact import save_int8, state_file
+from ptqflow.fx.artifact import STATE, save_int8
 from ptqflow.fx.layers import list_layers
-from ptqflow.models.fp32 import load_fp32, save_fp32, weights_file
+from ptqflow.models.fp32 import WEIGHTS, load_fp32, save_fp32
 from ptqflow.runtime.manifest import (
     FP32_ONNX,
     INT8_ONNX,
@@ -48,9 +48,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """models/ as the stages before leave it; both ONNX files hold the same network, which is all that timing needs."""
     folder = tmp_path_factory.mktemp("benchmark")
     save_fp32(folder / "fp32", miniature.residual(len(miniature.CLASSES)), miniature.card())
-    model, card = load_fp32(folder / "fp32")
+    fp32 = load_fp32(folder / "fp32")
+    model, card = fp32.module, fp32.card
     train = miniature.split(16)
-    inputs = to_input(torch.from_numpy(train.images), miniature.MEAN, miniature.STD)
+    inputs = to_input(torch.from_numpy(train.images), miniature.NORMALIZATION)
     engine = torch.backends.quantized.engine
     quantized = quantize(model, card, convert_params(), collect(model, list(inputs.split(8))), train)
     layers = list_layers(model, quantized.converted, quantized.scheme.fp32)
@@ -70,7 +71,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stem=card.stem,
         classes=card.classes,
         image_size=card.image_size,
-        input=InputCard(mean=card.mean, std=card.std),
+        input=InputCard(mean=card.normalization.mean, std=card.normalization.std),
         engine=ENGINES[0],
         needs=Needs(vnni=True),
         torch_version=torch.__version__,
@@ -95,4 +96,4 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def eager(models: Path) -> Files:
     """The weights that torch_eager reads."""
-    return Files(weights_file(models / "fp32"), state_file(models / "int8"))
+    return Files(WEIGHTS.path(models / "fp32"), STATE.path(models / "int8"))

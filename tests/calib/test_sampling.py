@@ -125,9 +125,9 @@ def test_the_hash_is_that_of_the_rows_as_little_endian_int64(dataset: Dataset) -
 def test_batches_hold_the_drawn_images_in_order_as_they_are_at_evaluation(dataset: Dataset) -> None:
     rows = draw(dataset, 3, 4).rows
 
-    batches = list(input_batches(dataset.train, rows, miniature.MEAN, miniature.STD))
+    batches = list(input_batches(dataset.train, rows, miniature.NORMALIZATION))
     assert [batch.shape for batch in batches] == [(4, 3, miniature.SIZE, miniature.SIZE)] * 3
-    expected = to_input(torch.from_numpy(dataset.train.images[rows.ravel()]), miniature.MEAN, miniature.STD)
+    expected = to_input(torch.from_numpy(dataset.train.images[rows.ravel()]), miniature.NORMALIZATION)
     assert torch.equal(torch.cat(batches), expected)
     assert batches[0].dtype == torch.float32
 

@@ -76,7 +76,7 @@ class Many(nn.Module):
 
 
 def images_of(split: Split) -> Tensor:
-    return to_input(torch.from_numpy(split.images), miniature.MEAN, miniature.STD)
+    return to_input(torch.from_numpy(split.images), miniature.NORMALIZATION)
 
 
 def labelled(model: nn.Module, split: Split) -> Split:
@@ -137,7 +137,7 @@ def test_the_trail_holds_what_each_conversion_gives_and_no_seconds() -> None:
 
     for trial in trials:
         again = quantize(model, miniature.card(), params, statistics, train, trial.kept).converted
-        logits = compute_logits(again, val, miniature.MEAN, miniature.STD, 256, "again")
+        logits = compute_logits(again, val, miniature.NORMALIZATION, 256, "again")
         assert trial.lost == len(val) - int((logits.argmax(1).numpy() == val.labels).sum())
     metrics = found.as_metrics()
     assert metrics["kept"] == "hard"

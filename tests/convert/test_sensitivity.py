@@ -147,7 +147,7 @@ def test_figures_are_those_of_numpy_over_all_chunks(
     found = measure(model, statistics, val, head="int8")
 
     quantized = quantized_of(model, statistics, head="int8")
-    images = to_input(torch.from_numpy(val.images), miniature.MEAN, miniature.STD)
+    images = to_input(torch.from_numpy(val.images), miniature.NORMALIZATION)
     passes = PartialPasses(quantized.prepared)
     with torch.inference_mode():
         fp32 = passes.run_fp32(images)
@@ -226,7 +226,7 @@ def test_a_module_that_a_kept_layer_holds_too_is_measured_where_it_runs_on_int8(
 
 def test_a_network_of_a_single_module_is_measured() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, miniature.SIZE), nn.Flatten()).eval()
-    images = list(to_input(torch.from_numpy(miniature.images(16)), miniature.MEAN, miniature.STD).split(8))
+    images = list(to_input(torch.from_numpy(miniature.images(16)), miniature.NORMALIZATION).split(8))
 
     found = measure(model, collect(model, images), miniature.split(1), head="int8")
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ptqflow.core.normalization import Channels, Normalization
 from ptqflow.data.normalization import normalize
 from ptqflow.data.preprocessing import to_input
 
@@ -20,11 +21,9 @@ EVERY_VALUE = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axi
         ((0.1, 1.0, 0.3), (0.004, 1.0, 0.7)),
     ],
 )
-def test_input_equals_that_of_torch_bit_for_bit(
-    pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...]
-) -> None:
-    batch = normalize(pixels, mean, std)
+def test_input_equals_that_of_torch_bit_for_bit(pixels: NDArray[np.uint8], mean: Channels, std: Channels) -> None:
+    batch = normalize(pixels, Normalization(mean=mean, std=std))
 
     assert batch.dtype == np.float32
     assert batch.flags["C_CONTIGUOUS"]
-    assert np.array_equal(batch, to_input(torch.from_numpy(pixels), mean, std).numpy())
+    assert np.array_equal(batch, to_input(torch.from_numpy(pixels), Normalization(mean=mean, std=std)).numpy())

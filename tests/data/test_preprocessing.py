@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms import Compose, Normalize, ToTensor
 
+from ptqflow.core.normalization import Channels, Normalization
 from ptqflow.data.preprocessing import to_input
 
 EVERY_VALUE = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
@@ -15,12 +16,10 @@ EVERY_VALUE = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axi
     ("mean", "std"),
     [((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0, 0, 0), (1, 1, 1)), ((0.1, 1.0, 0.3), (0.004, 1.0, 0.7))],
 )
-def test_input_equals_that_of_torchvision_bit_for_bit(
-    pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...]
-) -> None:
+def test_input_equals_that_of_torchvision_bit_for_bit(pixels: NDArray[np.uint8], mean: Channels, std: Channels) -> None:
     torchvision = Compose([ToTensor(), Normalize(mean, std)])
 
-    batch = to_input(torch.from_numpy(pixels), mean, std)
+    batch = to_input(torch.from_numpy(pixels), Normalization(mean=mean, std=std))
 
     assert batch.dtype == torch.float32
     assert batch.is_contiguous()
@@ -31,5 +30,5 @@ def test_the_images_are_left_as_they_are() -> None:
     images = torch.from_numpy(miniature.images(4))
     before = images.clone()
 
-    to_input(images, miniature.MEAN, miniature.STD)
+    to_input(images, miniature.NORMALIZATION)
     assert torch.equal(images, before)

@@ -105,9 +105,13 @@ def test_the_graph_of_a_resnet18_is_clean_and_small_and_fuses(inputs: list[Tenso
     torch.manual_seed(0)
     model = build_model("resnet18", "standard", 10, 32).eval()
     card = ModelCard(
-        name="resnet18", stem="standard", classes=tuple("0123456789"), image_size=32, mean=(0.5,) * 3, std=(0.2,) * 3,
+        name="resnet18",
+        stem="standard",
+        classes=tuple("0123456789"),
+        image_size=32,
+        normalization=miniature.NORMALIZATION,
         code_sha256=None,
-    )  # fmt: skip
+    )
     images = [torch.randn(4, 3, 32, 32) for _ in range(2)]
     module = make_networks(model, card, images, fuse_additions=False).int8.module
     serialized = to_onnx(build_twin(module, 32), 32, {})
@@ -307,7 +311,7 @@ def test_the_hash_of_the_code_is_that_of_the_whole_package(
 def test_the_graph_says_how_images_become_its_input(exported: Exported) -> None:
     model = onnx.load(exported.directory / INT8_ONNX)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    assert json.loads(metadata["input"])["mean"] == list(miniature.MEAN)
+    assert json.loads(metadata["input"])["mean"] == list(miniature.NORMALIZATION.mean)
     assert json.loads(metadata["classes"]) == list(miniature.CLASSES)
 
 

@@ -22,6 +22,7 @@ from samples import data_params, image_files, random_pixels, write_fashion_mnist
 from sklearn.datasets import load_digits
 
 from ptqflow.core.errors import DataError
+from ptqflow.core.normalization import Normalization
 from ptqflow.core.torchvision_shim import ensure_torchvision_imports
 from ptqflow.fetch.sources import load_source
 from ptqflow.fetch.splitting import Source
@@ -146,7 +147,7 @@ def test_only_cifar10_has_a_customary_normalization(monkeypatch: pytest.MonkeyPa
         archive = made.write(GIVEN)
         made.expect(monkeypatch, archive)
         found.append(load(dataset.__name__.lower(), archive).normalization)
-    assert found == [((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)), None]
+    assert found == [Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)), None]
 
 
 def test_fashion_mnist_is_found_at_data_path() -> None:

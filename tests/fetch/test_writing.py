@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from samples import pool, random_pixels, source
 
+from ptqflow.core.normalization import Normalization
 from ptqflow.data.dataset import DatasetCard, open_dataset
 from ptqflow.fetch.splitting import Pool, Source
 from ptqflow.fetch.writing import save_dataset
@@ -58,16 +59,16 @@ def test_mean_and_std_are_those_of_the_training_pixels() -> None:
 
 
 def test_normalization_is_the_sources_own_or_that_of_the_training_pixels() -> None:
-    own = ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    own = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
     assert save(directory=Path("own"), made_of=source(TRAIN, normalization=own)).normalization == own
     card = save()
-    assert card.normalization == (card.mean, card.std)
+    assert card.normalization == Normalization(mean=card.mean, std=card.std)
 
 
 def test_images_of_one_colour_can_be_normalized() -> None:
     card = save(pool(np.full((6, 8, 8, 3), 255, np.uint8), np.arange(6) % 3))
     assert (card.mean, card.std) == ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
-    assert card.normalization == (card.mean, (0.003922, 0.003922, 0.003922))
+    assert card.normalization == Normalization(mean=card.mean, std=(0.003922, 0.003922, 0.003922))
 
 
 def test_sha256_is_that_of_the_images_then_the_labels() -> None:

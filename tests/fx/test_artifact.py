@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import ptqflow
 from ptqflow.core.errors import ArtifactError, EngineError
 from ptqflow.data.preprocessing import to_input
-from ptqflow.fx.artifact import load_int8, state_file
+from ptqflow.fx.artifact import STATE, load_int8
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     roots = [str(Path(module.__file__).parents[level]) for module, level in ((ptqflow, 1), (miniature, 0))]
     processes = [
         subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("fresh_process.py"), folder, str(threads)],
+            [sys.executable, Path(__file__).parents[1] / "fresh_process.py", folder, str(threads)],
             env=os.environ
             | {
                 "PYTHONPATH": os.pathsep.join(roots),
@@ -45,7 +45,7 @@ def saved(made: list[Path], tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def pixels() -> Tensor:
-    return to_input(torch.from_numpy(miniature.images(40)), miniature.MEAN, miniature.STD)
+    return to_input(torch.from_numpy(miniature.images(40)), miniature.NORMALIZATION)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -121,7 +121,7 @@ def test_a_convolution_that_was_given_a_bias_has_it_when_the_model_is_loaded(mad
 
 def test_weights_keep_the_scales_that_were_chosen(made: list[Path]) -> None:
     schemes = {
-        name: torch.load(state_file(made[0] / name), weights_only=True)["conv2.weight"].qscheme()
+        name: torch.load(STATE.path(made[0] / name), weights_only=True)["conv2.weight"].qscheme()
         for name in ("per_tensor", "mse_weights")
     }
 
@@ -136,7 +136,7 @@ def test_the_graphs_are_kept_as_text(saved: Path) -> None:
 
 
 def test_weights_are_stored_as_int8(saved: Path) -> None:
-    state = torch.load(state_file(saved), weights_only=True)
+    state = torch.load(STATE.path(saved), weights_only=True)
 
     assert {state[name].dtype for name in ("conv1.weight", "conv2.weight")} == {torch.qint8}
     assert state["fc.weight"].dtype == torch.float32  # the head
@@ -162,9 +162,9 @@ def test_a_cpu_without_vnni_takes_a_model_with_7_bits_and_refuses_one_with_8(
 
 
 def test_a_changed_byte_in_the_state_is_found(saved: Path) -> None:
-    data = bytearray(state_file(saved).read_bytes())
+    data = bytearray(STATE.path(saved).read_bytes())
     data[len(data) // 2] ^= 1
-    state_file(saved).write_bytes(data)
+    STATE.path(saved).write_bytes(data)
 
     with pytest.raises(ArtifactError, match=r"state.pt is missing or not the file that `convert` wrote"):
         load_int8(saved)

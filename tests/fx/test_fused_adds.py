@@ -298,7 +298,7 @@ def test_what_is_refused_goes_wrong_when_it_is_fused_all_the_same(name: str, tmp
 def main(name: str) -> None:
     """Print the SQNR of the INT8 network with its additions fused."""
     prepare_module.additions_are_safe = lambda *_: True
-    inputs = list(to_input(torch.from_numpy(miniature.images(40)), miniature.MEAN, miniature.STD).split(8))
+    inputs = list(to_input(torch.from_numpy(miniature.images(40)), miniature.NORMALIZATION).split(8))
     model = make(name)
     result = quantized(model, inputs)
     assert fused_additions(result.prepared)

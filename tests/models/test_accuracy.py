@@ -32,13 +32,13 @@ def fp32() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def int8(fp32: nn.Module, split: Split) -> nn.Module:
-    inputs = to_input(torch.from_numpy(split.images[:100]), miniature.MEAN, miniature.STD)
+    inputs = to_input(torch.from_numpy(split.images[:100]), miniature.NORMALIZATION)
     statistics = collect_statistics(observe(fp32, miniature.SIZE), inputs.split(20), np.arange(100).reshape(5, 20))
     return quantize(fp32, miniature.card(), convert_params(head="int8"), statistics, split).converted
 
 
 def logits_of(model: nn.Module, split: Split, batch_size: int) -> Tensor:
-    return compute_logits(model, split, miniature.MEAN, miniature.STD, batch_size, "test")
+    return compute_logits(model, split, miniature.NORMALIZATION, batch_size, "test")
 
 
 @pytest.mark.parametrize("classes", [5, 6, 100])
@@ -87,7 +87,7 @@ def test_logits_are_those_of_the_network_on_the_stored_order(fp32: nn.Module, sp
     logits = logits_of(fp32, split, COUNT)
 
     with torch.inference_mode():
-        expected = fp32(to_input(torch.from_numpy(split.images), miniature.MEAN, miniature.STD))
+        expected = fp32(to_input(torch.from_numpy(split.images), miniature.NORMALIZATION))
     assert logits.dtype == torch.float64
     assert torch.equal(logits, expected.double())
 
@@ -131,4 +131,4 @@ def test_an_output_that_is_not_finite_names_the_network_and_the_first_image(valu
     spoilt = dataclasses.replace(split, images=images)
 
     with pytest.raises(DataError, match=r"^int8_uncalibrated: the output for image 40 is not finite$"):
-        compute_logits(Spoilt(value), spoilt, miniature.MEAN, miniature.STD, 16, "int8_uncalibrated")
+        compute_logits(Spoilt(value), spoilt, miniature.NORMALIZATION, 16, "int8_uncalibrated")

@@ -11,7 +11,7 @@ from torch import nn
 
 from ptqflow.core.errors import ArtifactError
 from ptqflow.models.architecture import build_model, hash_code
-from ptqflow.models.fp32 import ModelCard, load_fp32, save_fp32, weights_file
+from ptqflow.models.fp32 import WEIGHTS, ModelCard, load_fp32, save_fp32
 
 
 @pytest.fixture
@@ -21,7 +21,8 @@ def saved(tmp_path: Path, network: nn.Module) -> Path:
 
 
 def test_a_network_comes_back_bit_for_bit_in_evaluation_mode(saved: Path, network: nn.Module) -> None:
-    loaded, card = load_fp32(saved)
+    fp32 = load_fp32(saved)
+    loaded, card = fp32.module, fp32.card
 
     state = network.state_dict()
     assert loaded.state_dict().keys() == state.keys()
@@ -44,14 +45,14 @@ def test_a_network_that_checks_the_version_of_its_state_comes_back(tmp_path: Pat
     card = miniature.card().model_copy(update={"name": "mnasnet0_5", "image_size": 32, "code_sha256": None})
     save_fp32(tmp_path / "fp32", model, card)
 
-    loaded, _ = load_fp32(tmp_path / "fp32")
+    loaded = load_fp32(tmp_path / "fp32").module
     assert torch.equal(loaded.state_dict()["layers.0.weight"], model.state_dict()["layers.0.weight"])
 
 
 def test_a_changed_byte_in_the_weights_is_found(saved: Path) -> None:
-    data = bytearray(weights_file(saved).read_bytes())
+    data = bytearray(WEIGHTS.path(saved).read_bytes())
     data[-1] ^= 1
-    weights_file(saved).write_bytes(data)
+    WEIGHTS.path(saved).write_bytes(data)
 
     with pytest.raises(ArtifactError, match=r"weights.safetensors is missing or not the file that `train` wrote"):
         load_fp32(saved)
@@ -78,14 +79,14 @@ def test_a_card_of_another_version_is_refused_by_key(saved: Path, key: str, valu
 
 @pytest.mark.parametrize("change", ["missing", "unexpected"])
 def test_weights_that_do_not_fit_the_network_are_refused(saved: Path, change: str) -> None:
-    state = load_file(weights_file(saved))
+    state = load_file(WEIGHTS.path(saved))
     if change == "missing":
         del state["conv2.weight"]
     else:
         state["conv3.weight"] = torch.zeros(1)
-    save_file(state, weights_file(saved))
+    save_file(state, WEIGHTS.path(saved))
     card = json.loads((saved / "card.json").read_text())
-    card["weights_sha256"] = hashlib.sha256(weights_file(saved).read_bytes()).hexdigest()
+    card["weights_sha256"] = hashlib.sha256(WEIGHTS.path(saved).read_bytes()).hexdigest()
     (saved / "card.json").write_text(json.dumps(card))
 
     with pytest.raises(ArtifactError, match=r"(?s)does not fit miniature:residual .*conv\d.weight.*run `dvc repro`"):

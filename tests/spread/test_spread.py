@@ -25,9 +25,9 @@ def dataset() -> Dataset:
         classes=miniature.CLASSES,
         image_size=miniature.SIZE,
         sizes=dict.fromkeys(SPLITS, 40),
-        mean=miniature.MEAN,
-        std=miniature.STD,
-        normalization=(miniature.MEAN, miniature.STD),
+        mean=miniature.NORMALIZATION.mean,
+        std=miniature.NORMALIZATION.std,
+        normalization=miniature.NORMALIZATION,
         horizontal_flip=True,
         skipped=0,
         sha256=dict.fromkeys(SPLITS, ""),
@@ -46,7 +46,7 @@ def test_each_size_has_the_statistics_of_that_many_batches_of_the_draw(
     assert sorted(collected) == sorted(sizes)
     for size, statistics in collected.items():
         rows = draw_images(images, size, BATCH, 7).rows
-        batches = input_batches(images.train, rows, miniature.MEAN, miniature.STD)
+        batches = input_batches(images.train, rows, miniature.NORMALIZATION)
         alone = collect_statistics(observe(network, miniature.SIZE), batches, rows)
         assert np.array_equal(statistics.rows, rows)
         for name, seen in statistics.tensors.items():

@@ -22,7 +22,7 @@ from ptqflow.train.step import Recipe
 GPUS = torch.cuda.device_count()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(GPUS < 1, reason="needs a GPU")]
 two = pytest.mark.skipif(GPUS < 2, reason="needs two GPUs")
-RECIPE = Recipe(miniature.MEAN, miniature.STD, horizontal_flip=True)
+RECIPE = Recipe(miniature.NORMALIZATION, horizontal_flip=True)
 CHANGES = {"cutout": 4, "ema_decay": 0.9, "schedule": "one_cycle", "select": "best"}
 
 

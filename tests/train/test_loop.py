@@ -30,7 +30,7 @@ from ptqflow.train.schedule import learning_rate
 from ptqflow.train.step import Recipe
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(miniature.MEAN, miniature.STD, horizontal_flip=True)
+RECIPE = Recipe(miniature.NORMALIZATION, horizontal_flip=True)
 VAL = miniature.split(20, seed=1)
 
 
@@ -92,7 +92,7 @@ def plain_loop(split: Split, params: TrainParams, flip: bool) -> tuple[nn.Module
                 functional.hflip(image) if mirror else image
                 for image, mirror in zip(images, drawn.mirrored, strict=True)
             ]
-            images = [functional.normalize(image, miniature.MEAN, miniature.STD) for image in images]
+            images = [functional.normalize(image, miniature.NORMALIZATION) for image in images]
             batch = torch.stack(
                 [hide(image, middle, params.cutout) for image, middle in zip(images, drawn.hidden, strict=True)]
             )
@@ -122,7 +122,7 @@ def plain_loop(split: Split, params: TrainParams, flip: bool) -> tuple[nn.Module
     ids=["the mission's recipe", "bare"],
 )
 def test_training_equals_a_plain_torch_loop_bit_for_bit(count: int, changes: dict[str, float], flip: bool) -> None:
-    recipe = Recipe(miniature.MEAN, miniature.STD, flip)
+    recipe = Recipe(miniature.NORMALIZATION, flip)
     model, epochs = train(count, recipe, **changes)
 
     expected, losses, accuracies = plain_loop(miniature.split(count), params(**changes), flip)
@@ -146,7 +146,7 @@ def test_another_recipe_equals_a_plain_torch_loop_but_for_rounding() -> None:
 def test_each_epoch_is_evaluated_on_val_as_the_network_then_is() -> None:
     model = network()
     for epoch in fit(model, miniature.split(30), VAL, RECIPE, params(), CPU):
-        logits = compute_logits(copy.deepcopy(model), VAL, miniature.MEAN, miniature.STD, 256, "val")
+        logits = compute_logits(copy.deepcopy(model), VAL, miniature.NORMALIZATION, 256, "val")
         assert epoch.val == evaluate(logits, VAL.labels)
 
 
@@ -173,7 +173,7 @@ def test_the_moving_average_of_the_weights_is_what_is_evaluated_and_kept() -> No
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor, average[name])
     assert model.bn1.num_batches_tracked == 3
-    logits = compute_logits(model, VAL, miniature.MEAN, miniature.STD, 256, "val")
+    logits = compute_logits(model, VAL, miniature.NORMALIZATION, 256, "val")
     assert epochs[-1].val == evaluate(logits, VAL.labels)
 
 
@@ -185,10 +185,10 @@ def test_the_best_epoch_is_kept_where_it_is_asked_for() -> None:
     choice = selected(epochs, params(select="best"))
     assert choice.val.top1 == max(epoch.val.top1 for epoch in epochs)
     assert choice is not epochs[-1], "or this tests nothing"
-    logits = compute_logits(best, VAL, miniature.MEAN, miniature.STD, 256, "val")
+    logits = compute_logits(best, VAL, miniature.NORMALIZATION, 256, "val")
     assert evaluate(logits, VAL.labels) == choice.val
     assert selected(epochs, params()) is epochs[-1]
-    logits = compute_logits(last, VAL, miniature.MEAN, miniature.STD, 256, "val")
+    logits = compute_logits(last, VAL, miniature.NORMALIZATION, 256, "val")
     assert evaluate(logits, VAL.labels) == epochs[-1].val
 
 
@@ -242,7 +242,7 @@ def test_checkpoints_come_as_often_as_asked_for(tmp_path: Path) -> None:
 
 
 def test_training_learns() -> None:
-    _, epochs = train(recipe=Recipe(miniature.MEAN, miniature.STD, False), epochs=40, crop_padding=0)
+    _, epochs = train(recipe=Recipe(miniature.NORMALIZATION, False), epochs=40, crop_padding=0)
 
     assert epochs[-1].train_top1 > 0.9 > epochs[0].train_top1
 
@@ -252,7 +252,7 @@ def test_no_epochs_leave_the_weights_and_give_one_evaluation() -> None:
 
     assert states_equal(model, network())
     assert [(epoch.epoch, epoch.train_loss, epoch.train_top1) for epoch in epochs] == [(0, None, None)]
-    logits = compute_logits(model, VAL, miniature.MEAN, miniature.STD, 256, "val")
+    logits = compute_logits(model, VAL, miniature.NORMALIZATION, 256, "val")
     assert epochs[0].val == evaluate(logits, VAL.labels)
     assert str(epochs[0]).startswith("epoch 0: val ")
     assert epochs[0].as_row()["train_loss"] is None

@@ -70,7 +70,7 @@ def test_without_synced_batch_normalization_the_figures_are_those_of_the_network
     model = miniature.residual(len(miniature.CLASSES))
     model.load_state_dict(weights)
     val = miniature.split(50, seed=1)
-    logits = compute_logits(model, val, miniature.MEAN, miniature.STD, 256, "val")
+    logits = compute_logits(model, val, miniature.NORMALIZATION, 256, "val")
     assert rows[-1]["val_loss"] == pytest.approx(evaluate(logits, val.labels).loss, abs=2e-6)
 
 

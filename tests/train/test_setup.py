@@ -7,6 +7,7 @@ from recipes import params
 from safetensors.torch import save_file
 
 from ptqflow.core.errors import ModelError, ParamsError
+from ptqflow.core.normalization import Normalization
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.models.params import ModelParams
 from ptqflow.train.setup import build_network, describe_model, fingerprint, settle_recipe
@@ -19,7 +20,7 @@ DATASET_CARD = DatasetCard(
     sizes={"train": 30, "val": 20, "test": 20},
     mean=(0.1, 0.2, 0.3),
     std=(0.4, 0.5, 0.6),
-    normalization=((0.11, 0.22, 0.33), (0.44, 0.55, 0.66)),
+    normalization=Normalization(mean=(0.11, 0.22, 0.33), std=(0.44, 0.55, 0.66)),
     horizontal_flip=True,
     skipped=0,
     sha256={},
@@ -29,7 +30,7 @@ DATASET_CARD = DatasetCard(
 @pytest.mark.parametrize(
     ("given", "settled"),
     [
-        ((None, None), DATASET_CARD.normalization),
+        ((None, None), ((0.11, 0.22, 0.33), (0.44, 0.55, 0.66))),
         (((0.5, 0.5, 0.5), (0.1, 0.1, 0.1)), ((0.5, 0.5, 0.5), (0.1, 0.1, 0.1))),
         (((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
     ],
@@ -41,16 +42,16 @@ def test_normalization_comes_from_the_params_or_the_data_set(given: tuple, settl
 
     card = describe_model(model, DATASET_CARD)
 
-    assert (card.mean, card.std) == settled
-    expected = miniature.card().model_dump(exclude={"mean", "std"})
-    assert card.model_dump(exclude={"mean", "std"}) == expected
+    assert (card.normalization.mean, card.normalization.std) == settled
+    expected = miniature.card().model_dump(exclude={"normalization"})
+    assert card.model_dump(exclude={"normalization"}) == expected
 
 
 def test_a_recipe_mirrors_as_asked_or_as_the_data_set_allows() -> None:
     card = miniature.card()
     assert settle_recipe(card, params(), DATASET_CARD).horizontal_flip
     assert not settle_recipe(card, params(horizontal_flip=False), DATASET_CARD).horizontal_flip
-    assert settle_recipe(card, params(), DATASET_CARD).mean == card.mean
+    assert settle_recipe(card, params(), DATASET_CARD).normalization == card.normalization
 
 
 def test_a_cutout_as_large_as_the_images_is_refused() -> None:

@@ -12,7 +12,7 @@ from ptqflow.train.batches import Batch, Batches
 from ptqflow.train.step import Recipe, Trainer
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(miniature.MEAN, miniature.STD, horizontal_flip=True)
+RECIPE = Recipe(miniature.NORMALIZATION, horizontal_flip=True)
 
 
 def trainer(**changes: float | bool | str | None) -> Trainer:
@@ -49,9 +49,8 @@ def test_a_step_returns_the_mean_loss_and_the_number_of_hits() -> None:
     one.model.eval()  # so that the same network can be asked again
     drawn = batch(padding=0)
     images = torch.where(drawn.draws.mirrored[:, None, None, None], drawn.images.flip(2), drawn.images)
-    inputs = (images.permute(0, 3, 1, 2) / 255 - torch.tensor(miniature.MEAN).view(-1, 1, 1)) / torch.tensor(
-        miniature.STD
-    ).view(-1, 1, 1)
+    mean, std = (torch.tensor(channels).view(-1, 1, 1) for channels in vars(miniature.NORMALIZATION).values())
+    inputs = (images.permute(0, 3, 1, 2) / 255 - mean) / std
     logits = one.model(inputs)
     expected = nn.functional.cross_entropy(logits, drawn.labels)
 

@@ -12,7 +12,8 @@ def main() -> None:
 
     from ptqflow.models.fp32 import load_fp32
 
-    model, card = load_fp32(Path(sys.argv[1]))
+    fp32 = load_fp32(Path(sys.argv[1]))
+    model, card = fp32.module, fp32.card
     with torch.inference_mode():
         traced = torch.jit.trace(model, torch.zeros(2, 3, card.image_size, card.image_size))
         torch.jit.freeze(traced).save(sys.argv[2])

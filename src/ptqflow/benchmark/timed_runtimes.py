@@ -94,7 +94,7 @@ def _torch_eager(task: Task) -> tuple[Load, dict[str, str]]:
         images = torch.from_numpy(example(task))
         if task.engine is not None:
             return _of_torch(load_int8(Path(task.path).parent).module, images)
-        model, _ = load_fp32(Path(task.path).parent)
+        model = load_fp32(Path(task.path).parent).module
 
         def channels_last() -> Run:
             another: Any = copy.deepcopy(model)

@@ -1,7 +1,7 @@
 """Which training images calibrate, and never one that is evaluated on."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptqflow.core.errors import DataError
+from ptqflow.core.normalization import Normalization
 from ptqflow.data.dataset import Dataset, Split
 from ptqflow.data.preprocessing import to_input
 
@@ -55,9 +56,7 @@ def draw_images(dataset: Dataset, batches: int, batch_size: int, seed: int) -> D
     return Draw(rows.reshape(batches, batch_size), len(dataset.train) - len(allowed))
 
 
-def input_batches(
-    split: Split, rows: NDArray[np.int64], mean: Sequence[float], std: Sequence[float]
-) -> Iterator[Tensor]:
+def input_batches(split: Split, rows: NDArray[np.int64], normalization: Normalization) -> Iterator[Tensor]:
     """Yield float32 inputs (batch size, 3, H, W) of rows (batches, batch size), as they are at evaluation."""
     for batch in tqdm(rows, desc="calibration images", unit="batch", leave=False, disable=None):
-        yield to_input(torch.from_numpy(split.images[batch]), mean, std)
+        yield to_input(torch.from_numpy(split.images[batch]), normalization)

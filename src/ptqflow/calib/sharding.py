@@ -1,6 +1,5 @@
 """Activation statistics that several ranks collect, each on a part of the images."""
 
-from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 from ptqflow.calib.collection import Observed, batches_together, collect_statistics
 from ptqflow.calib.sampling import input_batches
 from ptqflow.calib.statistics import Statistics, decode, encode
+from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import Ranks
 from ptqflow.data.dataset import Split
 
@@ -17,8 +17,7 @@ def collect_in_parts(
     observed: Observed,
     split: Split,
     rows: NDArray[np.int64],
-    mean: Sequence[float],
-    std: Sequence[float],
+    normalization: Normalization,
     ranks: Ranks,
 ) -> Statistics:
     """Return what all ranks have seen of the images: the same, to the last bit, for any number of ranks.
@@ -30,16 +29,15 @@ def collect_in_parts(
         observed: of which nothing was collected before.
         split: where the images are.
         rows: (batches, batch size), rows of the split.
-        mean: to normalize with, as `std`.
-        std: see `mean`.
+        normalization: of the network's input.
         ranks: all of which call this.
 
     Raises:
         ModelError: as `collect_statistics`.
     """
-    example = next(input_batches(split, rows[:1], mean, std))
+    example = next(input_batches(split, rows[:1], normalization))
     size = batches_together(observed.prepared, example)
     share = ranks.part(-(-len(rows) // size))
     own = rows[share.start * size : share.stop * size]
-    data = encode(collect_statistics(observed, input_batches(split, own, mean, std), own)) if len(own) else b""
+    data = encode(collect_statistics(observed, input_batches(split, own, normalization), own)) if len(own) else b""
     return reduce(Statistics.merged, (decode(part) for part in ranks.gather_bytes(data) if part))

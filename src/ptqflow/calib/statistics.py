@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from ptqflow.calib.histogram import Histogram
 from ptqflow.calib.tensor_statistics import TensorStatistics
-from ptqflow.core.artifacts import Card, new_directory, read_card, sha256_file, write_bytes, write_card
+from ptqflow.core.artifacts import Card, HashedFile, new_directory
 from ptqflow.core.errors import ArtifactError
 from ptqflow.models.fp32 import ModelCard
 
@@ -79,12 +79,13 @@ class StatisticsCard(Card):
     statistics_sha256: str = ""
 
 
+STATISTICS_FILE = HashedFile("statistics.safetensors", StatisticsCard, "statistics_sha256", "calib")
+
+
 def save_statistics(directory: Path, statistics: Statistics, card: StatisticsCard) -> None:
     """Write statistics and card, whole or not at all, with equal bytes for equal statistics."""
-    with new_directory(directory) as partial_directory:
-        file = statistics_file(partial_directory)
-        write_bytes(file, encode(statistics))
-        write_card(partial_directory / "card.json", card.model_copy(update={"statistics_sha256": sha256_file(file)}))
+    with new_directory(directory) as partial:
+        STATISTICS_FILE.write(partial, encode(statistics), card)
 
 
 def load_statistics(directory: Path, model: ModelCard) -> Statistics:
@@ -93,29 +94,21 @@ def load_statistics(directory: Path, model: ModelCard) -> Statistics:
     Raises:
         ArtifactError: a file is missing or changed, or they were collected on another network.
     """
-    card = read_card(directory / "card.json", StatisticsCard)
-    file = statistics_file(directory)
-    if not file.exists() or sha256_file(file) != card.statistics_sha256:
-        raise ArtifactError(f"{file} is missing or not the file that `calib` wrote; run `dvc repro`")
+    data, card = STATISTICS_FILE.read(directory)
     if different := [key for key, value in model if getattr(card.model, key) != value]:
         raise ArtifactError(
             f"{directory}: the statistics belong to another network: its {different[0]} is not that of the FP32 model; "
             "run `dvc repro`"
         )
     try:
-        return decode(file.read_bytes())
+        return decode(data)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{file} cannot be read ({error}); run `dvc repro`") from None
+        raise ArtifactError(f"{STATISTICS_FILE.path(directory)} cannot be read ({error}); run `dvc repro`") from None
 
 
 def six_digits(value: float) -> float:
     """Round a number for a figure."""
     return float(np.format_float_positional(value, precision=6, fractional=False))
-
-
-def statistics_file(directory: Path) -> Path:
-    """Return the file that holds the arrays."""
-    return directory / "statistics.safetensors"
 
 
 def encode(statistics: Statistics) -> bytes:

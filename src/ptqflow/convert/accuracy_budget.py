@@ -169,5 +169,5 @@ def describe_trial(trial: Trial) -> str:
 
 
 def _count_right(model: nn.Module, val: Split, card: ModelCard, label: str) -> int:
-    logits = compute_logits(model, val, card.mean, card.std, _BATCH_SIZE, label)
+    logits = compute_logits(model, val, card.normalization, _BATCH_SIZE, label)
     return int((predictions(logits) == val.labels).sum())

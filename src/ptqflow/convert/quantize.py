@@ -68,7 +68,7 @@ def quantize(
     if statistics:
         qparams = set_ranges(model, prepared, scheme, statistics, params, idle_overrides=bool(also_fp32))
     if statistics and params.bias_correction:
-        batches = input_batches(train, statistics.rows, card.mean, card.std)
+        batches = input_batches(train, statistics.rows, card.normalization)
         correct_biases(prepared, statistics.means, batches)
     converted = convert(prepared, scheme, card.image_size)
     if params.round_biases:

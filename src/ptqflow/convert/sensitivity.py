@@ -138,7 +138,7 @@ def measure_sensitivity(
     with tqdm(total=steps, desc="sensitivity", unit="pass", leave=False, disable=None) as bar, torch.inference_mode():
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
-            batch = to_input(torch.from_numpy(val.images[chunk]), card.mean, card.std)
+            batch = to_input(torch.from_numpy(val.images[chunk]), card.normalization)
             right += _count_right(_finite(partial_passes.run_fp32(batch), chunk), val.labels[chunk])
             references = {name: partial_passes.outputs(name) for name in tallies}
             with without_torch_warnings():

@@ -7,15 +7,14 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ptqflow.core.errors import ArtifactError
-
-METRICS_DIR = Path("metrics")
-PLOTS_DIR = METRICS_DIR / "plots"
+from ptqflow.core.paths import METRICS
 
 
 class Card(BaseModel):
@@ -67,7 +66,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def write_metrics(stage: str, values: Mapping[str, Any]) -> None:
     """Write metrics/<stage>.json, which git keeps and `dvc metrics diff` compares."""
-    write_json(METRICS_DIR / f"{stage}.json", values)
+    write_json(METRICS / f"{stage}.json", values)
 
 
 def read_metrics(stage: str) -> dict[str, Any]:
@@ -76,7 +75,7 @@ def read_metrics(stage: str) -> dict[str, Any]:
     Raises:
         ArtifactError: it is missing.
     """
-    path = METRICS_DIR / f"{stage}.json"
+    path = METRICS / f"{stage}.json"
     try:
         values: dict[str, Any] = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -112,6 +111,38 @@ def read_card(path: Path, card: type[C]) -> C:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ArtifactError(f"{path}: {where}: {first['msg']}; run `dvc repro` to make it anew") from None
+
+
+@dataclass(frozen=True)
+class HashedFile(Generic[C]):
+    """A file beside a card that holds its hash, in a directory that a stage writes."""
+
+    name: str
+    card: type[C]
+    hash_key: str
+    """Of the card."""
+    stage: str
+
+    def path(self, directory: Path) -> Path:
+        """Return where the file lies."""
+        return directory / self.name
+
+    def write(self, directory: Path, data: bytes, card: C) -> None:
+        """Write the file, and the card with its SHA-256."""
+        write_bytes(self.path(directory), data)
+        write_card(directory / "card.json", card.model_copy(update={self.hash_key: hashlib.sha256(data).hexdigest()}))
+
+    def read(self, directory: Path) -> tuple[bytes, C]:
+        """Return the file's bytes and the card.
+
+        Raises:
+            ArtifactError: one of them is missing, or the file is not the one that the card describes.
+        """
+        card, file = read_card(directory / "card.json", self.card), self.path(directory)
+        data = file.read_bytes() if file.exists() else None
+        if data is None or hashlib.sha256(data).hexdigest() != getattr(card, self.hash_key):
+            raise ArtifactError(f"{file} is missing or not the file that `{self.stage}` wrote; run `dvc repro`")
+        return data, card
 
 
 @contextmanager

@@ -7,10 +7,11 @@ file that says null where there is none. A change of the bytes behind a link rer
 
 from pathlib import Path
 
-INPUTS_DIR = Path("inputs")
-DATA = INPUTS_DIR / "data.path"
-WEIGHTS = INPUTS_DIR / "model.weights"
-CODE = INPUTS_DIR / "model.name"
+from ptqflow.core.paths import INPUTS
+
+DATA = INPUTS / "data.path"
+WEIGHTS = INPUTS / "model.weights"
+CODE = INPUTS / "model.name"
 
 
 def given(link: Path) -> Path | None:

@@ -11,17 +11,16 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from ptqflow.core.artifacts import Card, read_card
 from ptqflow.core.errors import ArtifactError
+from ptqflow.core.normalization import Channels, Normalization
 
 SPLITS = ("train", "val", "test")
 DIGEST_BYTES = 16
-
-Channels = tuple[float, float, float]
 
 
 class DatasetCard(Card):
     """What later stages need to know about the images."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     name: str
     """The value of `data.name`."""
     source: str
@@ -34,8 +33,8 @@ class DatasetCard(Card):
     """Channel mean of the training split, pixels in 0..1."""
     std: Channels
     """Channel standard deviation of the training split."""
-    normalization: tuple[Channels, Channels]
-    """Mean and std to normalize with, where the model does not bring its own."""
+    normalization: Normalization
+    """Of a network's input, where the model does not bring its own."""
     horizontal_flip: bool
     """Whether a mirrored image is still of its class."""
     skipped: NonNegativeInt

@@ -1,15 +1,16 @@
 """From stored images to what a network takes."""
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from ptqflow.core.normalization import Normalization
+
 
 def to_input(
     images: Tensor,
-    mean: Sequence[float] | Tensor,
-    std: Sequence[float] | Tensor,
+    normalization: Normalization,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
     """Scale uint8 images (N, H, W, 3) to 0..1 and normalize them to float32 (N, 3, H, W), on their device.
@@ -17,7 +18,7 @@ def to_input(
     The arithmetic is that of torchvision's `ToTensor` and `Normalize`, bit for bit. In `channels_last`, as images are
     stored, it is several times as fast.
     """
-    mean, std = (torch.as_tensor(channels, dtype=torch.float32, device=images.device) for channels in (mean, std))
+    mean, std = _on_device(normalization, images.device)
     if memory_format == torch.channels_last:
         width = images.shape[2]
         rows = images.reshape(-1, width * 3).to(torch.float32)  # long rows, to be worked on as vectors
@@ -25,3 +26,9 @@ def to_input(
         return scaled.view(images.shape).permute(0, 3, 1, 2)
     scaled = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
     return (scaled - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+
+
+@lru_cache(maxsize=16)  # a copy to a GPU would wait for it, and cannot be part of a CUDA graph
+def _on_device(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(channels, device=device) for channels in (normalization.mean, normalization.std))
+    return mean, std

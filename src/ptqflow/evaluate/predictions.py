@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from scipy.special import softmax
 
-from ptqflow.core.artifacts import Card, new_directory, read_card, sha256_file, write_bytes, write_card
+from ptqflow.core.artifacts import Card, HashedFile, new_directory
 from ptqflow.core.errors import ArtifactError
 
 NETWORKS = ("fp32", "int8_uncalibrated", "int8")
@@ -50,6 +50,9 @@ class PredictionsCard(Card):
     predictions_sha256: str = ""
 
 
+PREDICTIONS_FILE = HashedFile("predictions.safetensors", PredictionsCard, "predictions_sha256", "evaluate")
+
+
 def predict(logits: NDArray[np.float64]) -> Prediction:
     """Return class, margin and confidence of each row of logits (N, classes), two classes or more."""
     probabilities = softmax(logits, axis=1)
@@ -75,9 +78,7 @@ def save_predictions(
     for name, prediction in predictions.items():
         arrays |= {f"{name}.{part}": array for part, array in vars(prediction).items()}
     with new_directory(directory) as partial:
-        file = _file(partial)
-        write_bytes(file, safetensors.numpy.save(arrays))
-        write_card(partial / "card.json", card.model_copy(update={"predictions_sha256": sha256_file(file)}))
+        PREDICTIONS_FILE.write(partial, safetensors.numpy.save(arrays), card)
 
 
 def load_predictions(directory: Path) -> Predictions:
@@ -86,20 +87,13 @@ def load_predictions(directory: Path) -> Predictions:
     Raises:
         ArtifactError: a file is missing or changed.
     """
-    card = read_card(directory / "card.json", PredictionsCard)
-    file = _file(directory)
-    if not file.exists() or sha256_file(file) != card.predictions_sha256:
-        raise ArtifactError(f"{file} is missing or not the file that `evaluate` wrote; run `dvc repro`")
+    data, card = PREDICTIONS_FILE.read(directory)
     try:
-        arrays = safetensors.numpy.load(file.read_bytes())
+        arrays = safetensors.numpy.load(data)
         networks = {
             name: Prediction(*(arrays[f"{name}.{part}"] for part in ("predicted", "margin", "confidence")))
             for name in NETWORKS
         }
         return Predictions(card, arrays["labels"], networks)
     except (SafetensorError, KeyError) as error:
-        raise ArtifactError(f"{file} cannot be read ({error}); run `dvc repro`") from None
-
-
-def _file(directory: Path) -> Path:
-    return directory / "predictions.safetensors"
+        raise ArtifactError(f"{PREDICTIONS_FILE.path(directory)} cannot be read ({error}); run `dvc repro`") from None

@@ -62,10 +62,10 @@ def check_files(gate: Gate, networks: Networks, test: Split, params: ExportParam
         ModelError: a file does not run or predicts something else; the error names the layer that differs first.
     """
     card = networks.card
-    int8 = compute_logits(networks.int8.module, test, card.mean, card.std, gate.batch_size, "int8")
+    int8 = compute_logits(networks.int8.module, test, card.normalization, gate.batch_size, "int8")
     figures = {INT8_TORCHSCRIPT: gate.require_equal("torchscript", INT8_TORCHSCRIPT, int8)}
     if params.onnx:
-        fp32 = compute_logits(networks.fp32, test, card.mean, card.std, gate.batch_size, "fp32")
+        fp32 = compute_logits(networks.fp32, test, card.normalization, gate.batch_size, "fp32")
         try:
             figures[INT8_ONNX] = gate.require_agreement("onnxruntime", INT8_ONNX, int8, params.min_agreement)
         except ModelError as error:
@@ -80,7 +80,7 @@ def check_files(gate: Gate, networks: Networks, test: Split, params: ExportParam
 
 def _where(gate: Gate, networks: Networks, test: Split) -> str:
     card, count = networks.card, min(EXAMPLES, len(test))
-    images = to_input(torch.from_numpy(np.array(test.images[:count])), card.mean, card.std)
+    images = to_input(torch.from_numpy(np.array(test.images[:count])), card.normalization)
     expected = step_outputs(networks.int8.module, images)
     layer = first_divergence(expected, gate.replay("onnxruntime", INT8_ONNX, count, "steps"))
     return f"the first layer that differs is {layer}" if layer else "no single layer stands out"
@@ -88,7 +88,7 @@ def _where(gate: Gate, networks: Networks, test: Split) -> str:
 
 def _metadata(card: ModelCard, precision: str) -> dict[str, str]:
     """Describe what a network takes and gives inside its file."""
-    described = InputCard(mean=card.mean, std=card.std).model_dump(mode="json")
+    described = InputCard(mean=card.normalization.mean, std=card.normalization.std).model_dump(mode="json")
     return {
         "architecture": card.name,
         "precision": precision,

@@ -31,7 +31,7 @@ def describe(directory: Path, networks: Networks, dataset: DatasetCard, metrics:
         stem=card.stem,
         classes=card.classes,
         image_size=card.image_size,
-        input=InputCard(mean=card.mean, std=card.std),
+        input=InputCard(mean=card.normalization.mean, std=card.normalization.std),
         engine=scheme.engine,
         needs=Needs(vnni=scheme.engine != "qnnpack" and not scheme.reduce_range),
         torch_version=torch.__version__.partition("+")[0],

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
 def _batches(split: Split, manifest: Manifest, count: int, batch_size: int) -> Iterator[NDArray[np.float32]]:
     for start in range(0, count, batch_size):
         pixels = split.images[start : min(start + batch_size, count)]
-        yield normalize(pixels, manifest.input.mean, manifest.input.std)
+        yield normalize(pixels, manifest.input)
 
 
 def _onnx_steps(file: Path, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

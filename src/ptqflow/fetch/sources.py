@@ -11,13 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptqflow.core.artifacts import naming
 from ptqflow.core.errors import DataError
+from ptqflow.core.normalization import Normalization
 from ptqflow.fetch.decoding import fit_arrays
 from ptqflow.fetch.image_folder import load_image_folder
 from ptqflow.fetch.params import DataParams
 from ptqflow.fetch.splitting import Pool, Rows, Source, stratified_subset
 
 _CHUNK = 256  # images in memory at a time
-_CIFAR10_NORMALIZATION = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # the usual constants of its recipes
+# The usual constants of its recipes.
+_CIFAR10_NORMALIZATION = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 
 # What torchvision raises where a download fails, and where files are not what it expects.
 _UNUSABLE = (RuntimeError, OSError, HTTPException, ValueError, LookupError, TypeError, AssertionError)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptqflow.core.errors import DataError
-from ptqflow.data.dataset import Channels
+from ptqflow.core.normalization import Normalization
 
 Rows = NDArray[np.int64]
 
@@ -44,7 +44,7 @@ class Source:
     test: Pool | None
     horizontal_flip: bool
     """Whether a mirrored image is still of its class."""
-    normalization: tuple[Channels, Channels] | None = None
+    normalization: Normalization | None = None
     """Customary channel mean and std of pixels in 0..1; None: those of the training split."""
     skipped: int = 0
     """Unreadable files left out."""

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptqflow.core.artifacts import naming, write_card
-from ptqflow.data.dataset import DIGEST_BYTES, Channels, DatasetCard
+from ptqflow.core.normalization import Channels, Normalization
+from ptqflow.data.dataset import DIGEST_BYTES, DatasetCard
 from ptqflow.fetch.splitting import Pool, Source
 
 _CHUNK = 1024  # images in memory at a time
@@ -33,7 +34,7 @@ def save_dataset(directory: Path, name: str, source: Source, splits: dict[str, P
         sizes={split: len(pool) for split, pool in splits.items()},
         mean=mean,
         std=std,
-        normalization=source.normalization or (mean, _as_channels(np.maximum(std, 1 / 255))),
+        normalization=source.normalization or Normalization(mean=mean, std=_as_channels(np.maximum(std, 1 / 255))),
         horizontal_flip=source.horizontal_flip,
         skipped=source.skipped,
         sha256=sha256,

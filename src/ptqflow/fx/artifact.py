@@ -10,7 +10,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat
 from torch.fx import GraphModule
 
-from ptqflow.core.artifacts import Card, new_directory, read_card, sha256_file, write_bytes, write_card, write_text
+from ptqflow.core.artifacts import Card, HashedFile, new_directory, write_text
 from ptqflow.core.errors import ArtifactError, EngineError
 from ptqflow.fx.convert import convert
 from ptqflow.fx.layers import Layer, describe_layers
@@ -50,9 +50,7 @@ class Int8Model:
     card: Int8Card
 
 
-def state_file(directory: Path) -> Path:
-    """Return the file that holds the INT8 weights, scales and zero points."""
-    return directory / "state.pt"
+STATE = HashedFile("state.pt", Int8Card, "state_sha256", "convert")
 
 
 def save_int8(
@@ -62,11 +60,10 @@ def save_int8(
     buffer = io.BytesIO()
     torch.save(converted.state_dict(), buffer)
     with new_directory(directory) as partial:
-        write_bytes(state_file(partial), buffer.getvalue())
         write_text(partial / "prepared.txt", f"{prepared.graph}\n")
         write_text(partial / "converted.txt", f"{converted.graph}\n")
         write_text(partial / "layers.txt", describe_layers(layers))
-        write_card(partial / "card.json", card.model_copy(update={"state_sha256": sha256_file(state_file(partial))}))
+        STATE.write(partial, buffer.getvalue(), card)
 
 
 def load_int8(directory: Path, engine: str | None = None) -> Int8Model:
@@ -80,20 +77,19 @@ def load_int8(directory: Path, engine: str | None = None) -> Int8Model:
         EngineError: the model was converted for another engine, or this machine lacks it or what it needs of a CPU.
         ArtifactError: a file is missing or changed, or the user's code has changed.
     """
-    card = read_card(directory / "card.json", Int8Card)
+    data, card = STATE.read(directory)
     if engine is not None and engine != card.scheme.engine:
         raise EngineError(
             f"{directory} was converted for {card.scheme.engine} and would give other results on {engine}; "
             f"set convert.engine={engine} and run `dvc repro`"
         )
-    file = state_file(directory)
-    if not file.exists() or sha256_file(file) != card.state_sha256:
-        raise ArtifactError(f"{file} is missing or not the file that `convert` wrote; run `dvc repro`")
     model, image_size = build_from_card(card.model), card.model.image_size
     module = convert(prepare(model, image_size, card.scheme), card.scheme, image_size)
     try:
         with without_torch_warnings():
-            module.load_state_dict(torch.load(file, weights_only=True))
+            module.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
     except (pickle.UnpicklingError, RuntimeError, KeyError) as error:
-        raise ArtifactError(f"{file} does not fit {card.model.name} ({error}); run `dvc repro`") from None
+        raise ArtifactError(
+            f"{STATE.path(directory)} does not fit {card.model.name} ({error}); run `dvc repro`"
+        ) from None
     return Int8Model(module, card)

@@ -69,9 +69,9 @@ def batch_size(image_size: int) -> int:
 
 def compute_logits(network: "Network", manifest: Manifest, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Run images (N, size, size, 3), of the model's size and N > 0, through a network: logits (N, classes)."""
-    step, card = batch_size(manifest.image_size), manifest.input
+    step = batch_size(manifest.image_size)
     batches = (pixels[start : start + step] for start in range(0, len(pixels), step))
-    return np.concatenate([network(normalize(batch, card.mean, card.std)) for batch in batches])
+    return np.concatenate([network(normalize(batch, manifest.input)) for batch in batches])
 
 
 def to_pixels(images: Picture | Sequence[Picture], size: int) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
 """Logits of a network on a split, and what they are worth."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ptqflow.core.errors import DataError
+from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import ALONE, Ranks
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
@@ -39,8 +40,7 @@ class Evaluation:
 def compute_logits(
     model: nn.Module,
     split: Split,
-    mean: Sequence[float],
-    std: Sequence[float],
+    normalization: Normalization,
     batch_size: int,
     label: str,
     ranks: Ranks = ALONE,
@@ -59,7 +59,7 @@ def compute_logits(
     def run(part: Split) -> Tensor:
         images = torch.from_numpy(np.array(part.images)).to(device)
         part.release()
-        logits: Tensor = model(to_input(images, mean, std))
+        logits: Tensor = model(to_input(images, normalization))
         return logits.cpu().double()
 
     starts = range(0, len(split), batch_size)

@@ -7,16 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ptqflow.core.artifacts import METRICS_DIR, PLOTS_DIR
 from ptqflow.core.errors import ArtifactError
+from ptqflow.core.paths import DATASET, EXPORT, INT8, METRICS, PLOTS, PREDICTIONS
 from ptqflow.data.dataset import DatasetCard, Split, open_dataset
 from ptqflow.evaluate.predictions import Prediction, load_predictions
 from ptqflow.runtime.manifest import INT8_ONNX, Manifest, read_manifest
-
-DATASET_DIR = Path("data/dataset")
-PREDICTIONS_DIR = Path("data/predictions")
-INT8_DIR = Path("models/int8")
-EXPORT_DIR = Path("models/export")
 
 Figures = Mapping[str, Any]
 
@@ -49,25 +44,25 @@ def read_results() -> Results:
     Raises:
         ArtifactError: a file is missing, changed or of another version.
     """
-    dataset = open_dataset(DATASET_DIR)
-    manifest = read_manifest(EXPORT_DIR)
-    predictions = load_predictions(PREDICTIONS_DIR)
+    dataset = open_dataset(DATASET)
+    manifest = read_manifest(EXPORT)
+    predictions = load_predictions(PREDICTIONS)
     if predictions.card.test_sha256 != dataset.card.sha256["test"]:
-        raise ArtifactError(f"{PREDICTIONS_DIR} holds predictions of other test images; run `dvc repro`")
+        raise ArtifactError(f"{PREDICTIONS} holds predictions of other test images; run `dvc repro`")
     return Results(
         dataset=dataset.card,
         test=dataset.test,
         predictions=predictions.networks,
-        epochs=_read_rows(PLOTS_DIR / "train.csv"),
+        epochs=_read_rows(PLOTS / "train.csv"),
         **{stage: _read_json(_metrics(stage)) for stage in ("calib", "convert", "evaluate", "sensitivity", "export")},
-        int8=_read_json(INT8_DIR / "card.json"),
+        int8=_read_json(INT8 / "card.json"),
         manifest=manifest,
         benchmark=_read_benchmark(manifest),
     )
 
 
 def _metrics(stage: str) -> Path:
-    return METRICS_DIR / f"{stage}.json"
+    return METRICS / f"{stage}.json"
 
 
 def _read_benchmark(manifest: Manifest) -> Figures | None:

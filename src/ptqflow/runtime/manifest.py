@@ -9,6 +9,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from ptqflow.core.artifacts import Card, read_card, sha256_file, write_card
 from ptqflow.core.errors import ArtifactError
+from ptqflow.core.normalization import Normalization
 
 VERSION = "0.1.0"
 """Of ptqflow, as pyproject.toml has it."""
@@ -22,22 +23,16 @@ ONNX_FILES = (INT8_ONNX, FP32_ONNX)
 INPUT: Final = "images"
 OUTPUT: Final = "logits"
 
-Channels = tuple[float, float, float]
-
 _COPY_AGAIN = "copy the whole of the directory again"
 
 
-class InputCard(Card):
+class InputCard(Normalization):
     """What a network takes: (pixel / 255 - mean) / std, float32 (N, 3, image_size, image_size), any N."""
 
     name: Literal["images"] = INPUT
     dtype: Literal["float32"] = "float32"
     layout: Literal["NCHW"] = "NCHW"
     color: Literal["RGB"] = "RGB"
-    mean: Channels
-    """Channel mean, pixels in 0..1."""
-    std: Channels
-    """Channel standard deviation, pixels in 0..1."""
 
 
 class OutputCard(Card):

@@ -28,7 +28,7 @@ def collect_sizes(
     parts = []
     for start, stop in pairwise([0, *ordered]):
         rows = draw.rows[start:stop]
-        batches = input_batches(dataset.train, rows, card.mean, card.std)
+        batches = input_batches(dataset.train, rows, card.normalization)
         parts.append(collect_statistics(observe(model, card.image_size), batches, rows))
     return {size: reduce(Statistics.merged, parts[: i + 1]) for i, size in enumerate(ordered)}
 

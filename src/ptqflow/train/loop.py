@@ -204,7 +204,7 @@ class _Run:
 
 def _evaluate(model: nn.Module, val: Split, recipe: Recipe, ranks: Ranks) -> Evaluation:
     device = next(model.parameters()).device
-    logits = compute_logits(model, val, recipe.mean, recipe.std, _VAL_BATCH[device.type], "val", ranks)
+    logits = compute_logits(model, val, recipe.normalization, _VAL_BATCH[device.type], "val", ranks)
     return evaluate(logits, val.labels)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ptqflow.core.artifacts import sha256_file
 from ptqflow.core.errors import LaunchError, ModelError, ParamsError
+from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import Ranks
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.models.architecture import build_model, hash_code
@@ -26,14 +27,15 @@ _OF_THE_MACHINE = ("cpu", "threads", "gpu")
 
 def describe_model(params: ModelParams, dataset: DatasetCard) -> ModelCard:
     """Settle what the params leave to the data set."""
-    mean, std = (params.mean, params.std) if params.mean and params.std else dataset.normalization
+    normalization = dataset.normalization
+    if params.mean and params.std:
+        normalization = Normalization(mean=params.mean, std=params.std)
     return ModelCard(
         name=params.name,
         stem=params.stem,
         classes=dataset.classes,
         image_size=dataset.image_size,
-        mean=mean,
-        std=std,
+        normalization=normalization,
         code_sha256=hash_code(params.name),
     )
 
@@ -50,7 +52,7 @@ def settle_recipe(card: ModelCard, params: TrainParams, dataset: DatasetCard) ->
             "less, such as half of that"
         )
     flip = dataset.horizontal_flip if params.horizontal_flip is None else params.horizontal_flip
-    return Recipe(card.mean, card.std, flip)
+    return Recipe(card.normalization, flip)
 
 
 def build_network(card: ModelCard, weights: Path | None, params: TrainParams) -> nn.Module:

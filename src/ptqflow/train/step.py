@@ -3,7 +3,7 @@
 import copy
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptqflow.core.errors import PtqflowWarning
+from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import Ranks
 from ptqflow.data.preprocessing import to_input
 from ptqflow.train.augmentation import crop_and_flip, cut_out
@@ -33,8 +34,7 @@ _NORMS = (
 class Recipe:
     """What the data set and the model settle beside the params."""
 
-    mean: Sequence[float]
-    std: Sequence[float]
+    normalization: Normalization
     horizontal_flip: bool
 
 
@@ -48,7 +48,7 @@ class Trainer:
     def __init__(self, model: nn.Module, recipe: Recipe, params: TrainParams, ranks: Ranks, device: torch.device):
         self._params, self._ranks, self.device = params, ranks, device
         self._augments = bool(params.crop_padding or recipe.horizontal_flip)
-        self._mean, self._std = torch.tensor(recipe.mean, device=device), torch.tensor(recipe.std, device=device)
+        self._normalization = recipe.normalization
         model.to(device)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
         self.model = synced(model) if ranks.size > 1 and params.sync_batchnorm else model
@@ -163,7 +163,7 @@ class Trainer:
         images = batch.images
         if self._augments:
             images = crop_and_flip(images, batch.draws.places, batch.draws.mirrored, self._params.crop_padding)
-        inputs = to_input(images, self._mean, self._std, torch.channels_last)
+        inputs = to_input(images, self._normalization, torch.channels_last)
         if self._params.cutout:
             cut_out(inputs, batch.draws.hidden, self._params.cutout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):

@@ -1,0 +1,19 @@
+"""Where every output lies, from the root of the repository; dvc.yaml says which stage writes it."""
+
+from pathlib import Path
+
+INPUTS = Path("inputs")
+DATASET = Path("data/dataset")
+CHECKPOINTS = Path("checkpoints")
+LIVE = Path("live")
+FP32 = Path("models/fp32")
+STATISTICS = Path("models/statistics")
+INT8 = Path("models/int8")
+INT8_UNCALIBRATED = Path("models/int8_uncalibrated")
+PREDICTIONS = Path("data/predictions")
+EXPORT = Path("models/export")
+REPORT = Path("report/index.html")
+SPREAD = Path("models/spread")
+SPREAD_SCORES = Path("models/spread_scores")
+METRICS = Path("metrics")
+PLOTS = METRICS / "plots"
