@@ -89,5 +89,5 @@ def test_a_missing_card_is_told() -> None:
 
 def test_a_card_of_another_version_is_told() -> None:
     card = (OUT / "card.json").read_text()
-    (OUT / "card.json").write_text(card.replace('"format_version": 1', '"format_version": 2'))
-    assert "card.json: format_version: Input should be 1; run `dvc repro` to make it anew" in refusal()
+    (OUT / "card.json").write_text(card.replace('"format_version": 2', '"format_version": 3'))
+    assert "card.json: format_version: Input should be 2; run `dvc repro` to make it anew" in refusal()
