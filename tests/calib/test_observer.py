@@ -133,7 +133,7 @@ def test_what_is_not_finite_is_refused_by_the_name_of_its_source(value: float, b
     for values in seen[:batch]:
         observer(values)
 
-    with pytest.raises(ModelError, match=r"^calibration: layer1\.0\.conv1 gives NaN or infinity") as refusal:
+    with pytest.raises(ModelError, match=r"^calibration: layer1\.0\.conv1 returns NaN or infinity") as refusal:
         observer(seen[batch])
     assert "\n" not in str(refusal.value)
     assert (observer.statistics is None) == (batch == 0)

@@ -16,7 +16,7 @@ from ptqflow.calib.histogram import histogram_of
 from ptqflow.calib.statistics import Statistics, StatisticsCard, load_statistics, save_statistics
 from ptqflow.calib.tensor_statistics import TensorStatistics
 from ptqflow.convert.params import ActivationParams, ConvertParams, WeightParams
-from ptqflow.convert.qparams import set_ranges, settle_scheme
+from ptqflow.convert.qparams import resolve_scheme, set_ranges
 from ptqflow.core.engines import ENGINES, Engine, available_engines
 from ptqflow.core.errors import ArtifactError, ModelError
 from ptqflow.fx.convert import convert
@@ -297,7 +297,7 @@ def test_an_input_that_is_not_finite_is_refused(
     inputs = [tensor.clone() for tensor in inputs]
     inputs[batch][0, 0, 0, 0] = value
 
-    with pytest.raises(ModelError, match="calibration: x gives NaN or infinity; are the weights and the images fin"):
+    with pytest.raises(ModelError, match="calibration: x returns NaN or infinity; are the weights and the images fin"):
         collect(network, inputs)
 
 
@@ -308,7 +308,7 @@ def test_an_activation_that_is_not_finite_is_refused_by_the_layer_it_comes_from(
 ) -> None:
     nn.init.constant_(network.get_submodule(layer).weight, value)
 
-    with pytest.raises(ModelError, match=f"calibration: {layer} gives NaN or infinity"):
+    with pytest.raises(ModelError, match=f"calibration: {layer} returns NaN or infinity"):
         collect(network, inputs)
 
 
@@ -437,7 +437,7 @@ def test_one_file_serves_every_engine(
     statistics_dir: Path, function: str, network: nn.Module, inputs: list[Tensor], engine: Engine
 ) -> None:
     statistics = load_statistics(statistics_dir, miniature.card(function))
-    scheme = settle_scheme(network, params(engine))
+    scheme = resolve_scheme(network, params(engine))
     prepared = prepare(network, miniature.SIZE, scheme)
     qparams = set_ranges(network, prepared, scheme, statistics, params(engine))
     converted = convert(prepared, scheme, miniature.SIZE)

@@ -7,12 +7,12 @@ from torch import nn
 
 from ptqflow.calib.statistics import Statistics
 from ptqflow.calib.tensor_statistics import share
-from ptqflow.convert.qparams import set_ranges, settle_scheme
-from ptqflow.convert.ranges import Codes, QParams, Range, entropy_range, minmax_range, to_qparams
+from ptqflow.convert.qparams import resolve_scheme, set_ranges
+from ptqflow.convert.ranges import Levels, QParams, Range, entropy_range, minmax_range, to_qparams
 from ptqflow.core.errors import ParamsError
 from ptqflow.fx.prepare import prepare
 
-CODES = Codes(255, symmetric=False)
+CODES = Levels(255, symmetric=False)
 POOLED = ("conv1", "maxpool")
 """Tensors that share an observer."""
 
@@ -27,7 +27,7 @@ def choose(network: nn.Module, statistics: Statistics) -> Choose:
 
     def choose(**changes: object) -> dict[str, QParams]:
         params = convert_params(activation={"method": "minmax", "reduce_range": False}, **changes)
-        scheme = settle_scheme(network, params)
+        scheme = resolve_scheme(network, params)
         return set_ranges(network, prepare(network, miniature.SIZE, scheme), scheme, statistics, params)
 
     return choose

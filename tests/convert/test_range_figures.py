@@ -11,9 +11,9 @@ from ptqflow.calib.observer import StatisticsObserver
 from ptqflow.calib.statistics import Statistics
 from ptqflow.calib.tensor_statistics import TensorStatistics
 from ptqflow.convert.range_figures import chosen_metrics, histogram_rows
-from ptqflow.convert.ranges import Codes, QParams, Range, to_qparams
+from ptqflow.convert.ranges import Levels, QParams, Range, to_qparams
 
-CODES = Codes(255, symmetric=False)
+CODES = Levels(255, symmetric=False)
 
 
 def observe(values: Tensor) -> TensorStatistics:
@@ -35,7 +35,7 @@ VALUES = {
 }
 QPARAMS = {
     "conv1": to_qparams(Range(0.0, 1.5), CODES),
-    "fc": to_qparams(Range(-4.0, 6.0), Codes(127, symmetric=True)),
+    "fc": to_qparams(Range(-4.0, 6.0), Levels(127, symmetric=True)),
     "never": to_qparams(Range(0.0, 1.0), CODES),
 }
 
@@ -54,7 +54,7 @@ def test_of_every_quantized_tensor_with_values_range_and_clipped_share_are_told(
 
     assert list(metrics) == ["conv1", "fc"]
     for name, figures in metrics.items():
-        scale, zero_point, largest = QPARAMS[name].scale, QPARAMS[name].zero_point, QPARAMS[name].codes.largest
+        scale, zero_point, largest = QPARAMS[name].scale, QPARAMS[name].zero_point, QPARAMS[name].levels.largest
         low, high = -zero_point * scale, (largest - zero_point) * scale
         assert {key: value for key, value in figures.items() if key != "clipped"} == {
             "low": six_digits(low),

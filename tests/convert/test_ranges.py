@@ -16,7 +16,7 @@ from ptqflow.calib.observer import StatisticsObserver
 from ptqflow.calib.tensor_statistics import TensorStatistics
 from ptqflow.convert import ranges
 from ptqflow.convert.ranges import (
-    Codes,
+    Levels,
     Method,
     QParams,
     Range,
@@ -32,7 +32,7 @@ from ptqflow.convert.ranges import (
 )
 
 METHODS: tuple[Method, ...] = get_args(Method)
-CODES = [Codes(largest, symmetric) for largest, symmetric in product((255, 127), (False, True))]
+CODES = [Levels(largest, symmetric) for largest, symmetric in product((255, 127), (False, True))]
 EPS = torch.finfo(torch.float32).eps
 LARGEST = float(np.float32(1e30))
 
@@ -90,7 +90,7 @@ def torch_qparams(observer: MinMaxObserver, seen: list[Tensor]) -> tuple[float, 
 
 def quantize_dequantize(values: Tensor, qparams: QParams) -> Tensor:
     """As torch does it."""
-    return torch.fake_quantize_per_tensor_affine(values, qparams.scale, qparams.zero_point, 0, qparams.codes.largest)
+    return torch.fake_quantize_per_tensor_affine(values, qparams.scale, qparams.zero_point, 0, qparams.levels.largest)
 
 
 def true_error(values: Tensor, qparams: QParams) -> float:
@@ -107,7 +107,7 @@ def true_error(values: Tensor, qparams: QParams) -> float:
 def test_scale_and_zero_point_are_those_of_torch_bit_for_bit(
     choose: Callable[[TensorStatistics], Range], observer: type[MinMaxObserver], largest: int, seen: list[Tensor]
 ) -> None:
-    qparams = to_qparams(choose(observe(*seen)), Codes(largest, symmetric=False))
+    qparams = to_qparams(choose(observe(*seen)), Levels(largest, symmetric=False))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates reduce_range, which its own defaults set
@@ -127,20 +127,20 @@ def test_symmetric_scale_and_zero_point_are_those_of_torch_bit_for_bit(
     chosen = choose(observe(*seen))
 
     reference = observer(dtype=torch.quint8, qscheme=torch.per_tensor_symmetric)
-    qparams = to_qparams(chosen, Codes(255, symmetric=True))
+    qparams = to_qparams(chosen, Levels(255, symmetric=True))
     assert (qparams.scale, qparams.zero_point) == torch_qparams(reference, seen)
     assert qparams.zero_point == 128
 
     # With 7 bits torch gives 63 here, and 128, which is no 7-bit code, for reduce_range=True.
     reference = observer(dtype=torch.quint8, qscheme=torch.per_tensor_symmetric, quant_min=0, quant_max=127)
-    qparams = to_qparams(chosen, Codes(127, symmetric=True))
+    qparams = to_qparams(chosen, Levels(127, symmetric=True))
     assert qparams.scale == torch_qparams(reference, seen)[0]
     assert qparams.zero_point == 64
 
 
 @every
 @given(st.floats(-LARGEST, LARGEST, width=32), st.floats(-LARGEST, LARGEST, width=32), st.sampled_from(CODES))
-def test_zero_has_a_code_and_the_ends_lose_no_more_than_a_step(one: float, other: float, codes: Codes) -> None:
+def test_zero_has_a_code_and_the_ends_lose_no_more_than_a_step(one: float, other: float, codes: Levels) -> None:
     chosen = Range(min(one, other), max(one, other))
 
     qparams = to_qparams(chosen, codes)
@@ -158,17 +158,17 @@ def test_zero_has_a_code_and_the_ends_lose_no_more_than_a_step(one: float, other
 @pytest.mark.parametrize(
     ("chosen", "codes", "scale", "zero_point"),
     [
-        (Range(0.0, 255.0), Codes(255, symmetric=False), 1.0, 0),
-        (Range(-127.0, 128.0), Codes(255, symmetric=False), 1.0, 127),
-        (Range(-127.0, 0.0), Codes(127, symmetric=False), 1.0, 127),
-        (Range(10.0, 127.0), Codes(127, symmetric=False), 1.0, 0),  # widened to zero
-        (Range(-255.0, -10.0), Codes(255, symmetric=False), 1.0, 255),
-        (Range(-10.0, 127.5), Codes(255, symmetric=True), 1.0, 128),
-        (Range(-63.5, 10.0), Codes(127, symmetric=True), 1.0, 64),
-        (Range(0.0, 0.0), Codes(255, symmetric=False), EPS, 0),
+        (Range(0.0, 255.0), Levels(255, symmetric=False), 1.0, 0),
+        (Range(-127.0, 128.0), Levels(255, symmetric=False), 1.0, 127),
+        (Range(-127.0, 0.0), Levels(127, symmetric=False), 1.0, 127),
+        (Range(10.0, 127.0), Levels(127, symmetric=False), 1.0, 0),  # widened to zero
+        (Range(-255.0, -10.0), Levels(255, symmetric=False), 1.0, 255),
+        (Range(-10.0, 127.5), Levels(255, symmetric=True), 1.0, 128),
+        (Range(-63.5, 10.0), Levels(127, symmetric=True), 1.0, 64),
+        (Range(0.0, 0.0), Levels(255, symmetric=False), EPS, 0),
     ],
 )
-def test_scale_and_zero_point_by_hand(chosen: Range, codes: Codes, scale: float, zero_point: int) -> None:
+def test_scale_and_zero_point_by_hand(chosen: Range, codes: Levels, scale: float, zero_point: int) -> None:
     assert to_qparams(chosen, codes) == QParams(scale, zero_point, codes)
 
 
@@ -210,14 +210,14 @@ def test_the_percentile_100_is_the_smallest_and_the_largest_value(name: str) -> 
 
 @all_tensors
 @all_codes
-def test_no_range_of_a_dense_grid_has_less_squared_error_than_mse(name: str, codes: Codes) -> None:
+def test_no_range_of_a_dense_grid_has_less_squared_error_than_mse(name: str, codes: Levels) -> None:
     values = TENSORS[name](5000)
 
     chosen = to_qparams(mse_range(observe(values), codes), codes)
     assert true_error(values, chosen) <= 1.01 * min(true_error(values, qparams) for qparams in grid(values, codes))
 
 
-def grid(values: Tensor, codes: Codes) -> list[QParams]:
+def grid(values: Tensor, codes: Levels) -> list[QParams]:
     """Ends from nearly zero to beyond the values, in steps of 1/1000 where one moves and of 1/70 where both do."""
     lowest, highest = min(values.min().item(), 0.0), max(values.max().item(), 0.0)
     fine, coarse = np.linspace(0.002, 1.02, 1019), np.linspace(0.02, 1.02, 71)
@@ -232,7 +232,7 @@ def grid(values: Tensor, codes: Codes) -> list[QParams]:
 
 @pytest.mark.parametrize("value", [3.7, -3.7, 1.0, 1e-4, -1e30, 0.0])
 @all_codes
-def test_a_constant_is_told_by_mse_as_exactly_as_its_bin(value: float, codes: Codes) -> None:
+def test_a_constant_is_told_by_mse_as_exactly_as_its_bin(value: float, codes: Levels) -> None:
     values = torch.full((100,), value)
     statistics = observe(values)
 
@@ -240,8 +240,8 @@ def test_a_constant_is_told_by_mse_as_exactly_as_its_bin(value: float, codes: Co
     assert true_error(values, chosen) <= 100 * max(2.0**statistics.histogram.exponent, EPS / 2) ** 2
 
 
-@pytest.mark.parametrize("codes", [Codes(255, symmetric=False), Codes(127, symmetric=False)], ids=str)
-def test_mse_is_close_to_the_best_where_the_distribution_ends_at_once(codes: Codes) -> None:
+@pytest.mark.parametrize("codes", [Levels(255, symmetric=False), Levels(127, symmetric=False)], ids=str)
+def test_mse_is_close_to_the_best_where_the_distribution_ends_at_once(codes: Levels) -> None:
     uniform = torch.rand(5000, generator=torch.Generator().manual_seed(0))
 
     for values in (uniform, -3 * uniform.square(), 2 * uniform - 1):
@@ -251,7 +251,7 @@ def test_mse_is_close_to_the_best_where_the_distribution_ends_at_once(codes: Cod
 
 @all_tensors
 @all_codes
-def test_the_squared_error_over_the_histogram_is_that_of_the_values(name: str, codes: Codes) -> None:
+def test_the_squared_error_over_the_histogram_is_that_of_the_values(name: str, codes: Levels) -> None:
     values = TENSORS[name](20_000)
     statistics = observe(values)
     qparams = [to_qparams(Range(share * statistics.minimum, share * statistics.maximum), codes) for share in (0.5, 1)]
@@ -263,7 +263,7 @@ def test_the_squared_error_over_the_histogram_is_that_of_the_values(name: str, c
 
 @all_tensors
 @all_codes
-def test_the_squared_error_of_the_centers_is_that_of_torch(name: str, codes: Codes) -> None:
+def test_the_squared_error_of_the_centers_is_that_of_torch(name: str, codes: Levels) -> None:
     statistics = observe(TENSORS[name](5000))
     histogram, qparams = statistics.histogram, to_qparams(Range(statistics.minimum / 2, statistics.maximum), codes)
 
@@ -285,7 +285,7 @@ def test_squared_errors_far_beyond_float32_are_finite_and_exact() -> None:
 
 @all_tensors
 @all_codes
-def test_the_clipped_share_is_that_of_the_values(name: str, codes: Codes) -> None:
+def test_the_clipped_share_is_that_of_the_values(name: str, codes: Levels) -> None:
     values = TENSORS[name](5000)
     statistics = observe(values)
     width = 2.0**statistics.histogram.exponent
@@ -446,7 +446,7 @@ def test_no_method_reaches_beyond_the_values_but_mse_by_a_step(method: Method, n
 
 def test_each_method_is_its_own() -> None:
     statistics = observe(*TENSORS["laplace with outliers"](5000).chunk(4))
-    codes = Codes(127, symmetric=True)
+    codes = Levels(127, symmetric=True)
 
     assert {method: choose_range(statistics, method, 98.5, codes) for method in METHODS} == {
         "minmax": minmax_range(statistics),

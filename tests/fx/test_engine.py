@@ -4,7 +4,7 @@ from fresh_process import convert_params
 from torch import Tensor, nn
 from torch.ao.nn.quantized import Conv2d, Linear
 
-from ptqflow.convert.qparams import settle_scheme
+from ptqflow.convert.qparams import resolve_scheme
 from ptqflow.core.engines import ENGINES, Engine, available_engines, lacks_vnni
 from ptqflow.core.errors import EngineError, ParamsError
 from ptqflow.fx.engine import overflowing_layers, use_engine
@@ -152,7 +152,7 @@ def test_bits_follow_from_the_layers_unless_they_are_asked_for() -> None:
 
     def bits(engine: Engine, reduce_range: bool | None, **changes: object) -> bool:
         params = convert_params(engine=engine, activation={"reduce_range": reduce_range}, head="int8", **changes)
-        return settle_scheme(model, params).reduce_range
+        return resolve_scheme(model, params).reduce_range
 
     on_vnni = {engine: not lacks_vnni(engine) for engine in ENGINES}
     assert bits("x86", None)
@@ -170,9 +170,9 @@ def test_8_bits_where_a_kernel_can_overflow_are_refused_in_one_line() -> None:
     with pytest.raises(
         ParamsError, match=r"reduce_range is false, but x86 runs conv on a kernel that can over"
     ) as error:
-        settle_scheme(Layers(conv=depthwise(128)), params)
+        resolve_scheme(Layers(conv=depthwise(128)), params)
     assert "\n" not in str(error.value)
-    assert not settle_scheme(Layers(conv=depthwise(64)), params).reduce_range
+    assert not resolve_scheme(Layers(conv=depthwise(64)), params).reduce_range
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_vnni")
 def test_a_cpu_without_vnni_falls_to_7_bits_by_default_and_refuses_8() -> None:
     model = Layers(conv=nn.Conv2d(3, 8, 3))
-    schemes = {engine: settle_scheme(model, convert_params(engine=engine)) for engine in ENGINES}
+    schemes = {engine: resolve_scheme(model, convert_params(engine=engine)) for engine in ENGINES}
 
     assert {engine: scheme.reduce_range for engine, scheme in schemes.items()} == {
         "x86": True,

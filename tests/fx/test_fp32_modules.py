@@ -19,7 +19,7 @@ from ptqflow.fx.fp32_modules import (
     is_kept_node,
     kept_modules,
     match_names,
-    refuse_parts,
+    refuse_fused_steps,
 )
 from ptqflow.fx.graph import trace
 from ptqflow.fx.layers import list_layers
@@ -196,26 +196,26 @@ def test_a_part_of_a_layer_cannot_be_kept_alone(kept: list[str], message: str) -
     prepared = prepare(model, miniature.SIZE, EVERYTHING)
 
     with pytest.raises(ParamsError, match=f"^{message}$"):
-        refuse_parts(model, prepared, kept)
+        refuse_fused_steps(model, prepared, kept)
 
 
 @pytest.mark.parametrize("kept", [[], ["conv1"], ["conv1", "bn1"], ["conv1", "bn1", "relu"], ["maxpool"], ["fc"]])
 def test_a_whole_layer_can_be_kept_with_or_without_its_parts(kept: list[str]) -> None:
     model = miniature.residual(6).eval()
 
-    refuse_parts(model, prepare(model, miniature.SIZE, EVERYTHING), kept)
+    refuse_fused_steps(model, prepare(model, miniature.SIZE, EVERYTHING), kept)
 
 
 @pytest.mark.skipif("onednn" not in ENGINES, reason="onednn is not available")
 def test_what_onednn_fuses_with_an_addition_cannot_be_kept_alone() -> None:
     model = Branched(6).eval()
-    refuse_parts(model, prepare(model, miniature.SIZE, EVERYTHING), ["relu"])
+    refuse_fused_steps(model, prepare(model, miniature.SIZE, EVERYTHING), ["relu"])
 
     prepared = prepare(
         model, miniature.SIZE, EVERYTHING.model_copy(update={"engine": "onednn", "fuse_additions": True})
     )
     with pytest.raises(ParamsError, match="relu is fused into left; name that layer too"):
-        refuse_parts(model, prepared, ["relu"])
+        refuse_fused_steps(model, prepared, ["relu"])
 
 
 class Precisions(fx.Interpreter):

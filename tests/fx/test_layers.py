@@ -11,7 +11,7 @@ from ptqflow.fx.prepare import Scheme, prepare
 
 NO_KERNEL = "torch has no INT8 kernel for it"
 USED_OTHERWISE = "torch has an INT8 kernel for it, but not for how it is used here"
-AS_IT_IS = "works on INT8 values as it is"
+AS_IT_IS = "works on INT8 values unchanged"
 
 
 class Rows(nn.Module):

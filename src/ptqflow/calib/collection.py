@@ -25,9 +25,9 @@ class Observed:
     """A network that is ready to be observed."""
 
     prepared: GraphModule
-    """Fused, FP32, with an observer behind every tensor that some engine quantizes."""
+    """Fused, FP32, with an observer after every tensor that some engine quantizes."""
     observers: dict[str, StatisticsObserver]
-    """Those of `prepared`, by the name of the tensor, as `name_observed` gives it."""
+    """Those of `prepared`, by the name of the tensor, as `name_observed` returns it."""
 
 
 def observe(model: nn.Module, image_size: int) -> Observed:
@@ -74,7 +74,7 @@ def collect_statistics(observed: Observed, batches: Iterable[Tensor], rows: NDAr
 
 
 def _separate_observers(model: nn.Module, prepared: GraphModule) -> dict[str, StatisticsObserver]:
-    """Give every observed tensor an observer of its own, also where FX lets several share one.
+    """Replace the observers so that every tensor has one of its own, also where FX lets several share one.
 
     Which tensors share depends on what is quantized, which is `convert`'s choice; it merges what it finds shared.
     """
@@ -94,7 +94,7 @@ def _record_means(means: list[Tensor], batch_size: int | None, layer: nn.Module,
 def batches_together(prepared: GraphModule, batch: Tensor) -> int:
     """Return how many batches may run at a time, which is faster where images are small.
 
-    More than one only if images are the first dimension of every tensor, by which the extremes of batches are told
+    More than one only if images are the first dimension of every tensor, by which the extremes of batches are kept
     apart.
     """
     images, _, height, width = batch.shape

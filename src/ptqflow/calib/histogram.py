@@ -1,4 +1,4 @@
-"""A histogram that is the same whatever the order and the parts in which its values arrive."""
+"""A histogram that is the same whatever the order and the grouping in which its values arrive."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Histogram:
 
     The width is the smallest with which no more than `BINS` bins reach from the smallest to the largest value and to
     zero. It depends on these values alone, the count of a wide bin is the sum of those of narrower ones, and a value
-    lies in the bin that its exact quotient tells: so merging is exact, in any order.
+    lies in the bin of its exact quotient: so merging is exact, in any order.
     """
 
     exponent: int
@@ -55,10 +55,10 @@ class Histogram:
         exponent = max(self.exponent, other.exponent)
         while _span(self, other, exponent) > BINS:
             exponent += 1
-        parts = self.widened(exponent), other.widened(exponent)
-        first = min(part.first for part in parts)
-        counts = np.zeros(max(part.first + len(part.counts) for part in parts) - first, np.int64)
-        for part in parts:
+        histograms = self.widened(exponent), other.widened(exponent)
+        first = min(one.first for one in histograms)
+        counts = np.zeros(max(one.first + len(one.counts) for one in histograms) - first, np.int64)
+        for part in histograms:
             counts[part.first - first :][: len(part.counts)] += part.counts
         return Histogram(exponent, first, counts)
 
@@ -96,7 +96,7 @@ def _bin(value: float, exponent: int) -> int:
 
 
 def _widen(bins: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:
-    return bins >> min(doublings, 62)  # a shift by 64 or more is undefined; behind 62 all bins are 0 or -1
+    return bins >> min(doublings, 62)  # a shift by 64 or more is undefined; beyond 62 all bins are 0 or -1
 
 
 def _span(one: Histogram, other: Histogram, exponent: int) -> int:

@@ -37,7 +37,7 @@ class StatisticsObserver(nn.Module):
         lowest, highest = float(minima.min()), float(maxima.max())
         if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise ModelError(
-                f"calibration: {self.source} gives NaN or infinity; are the weights and the images finite?"
+                f"calibration: {self.source} returns NaN or infinity; are the weights and the images finite?"
             )
         exponent = smallest_exponent(lowest, highest)
         if self.statistics:  # no finer than what it is merged into

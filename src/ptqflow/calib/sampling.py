@@ -40,7 +40,7 @@ def draw_images(dataset: Dataset, batches: int, batch_size: int, seed: int) -> D
     """Draw `batches * batch_size` training images that are neither in val nor in test.
 
     Raises:
-        DataError: there are fewer; the error gives the largest number allowed.
+        DataError: there are fewer; the error names the largest number allowed.
     """
     evaluated = np.concatenate([dataset.val.digests, dataset.test.digests])
     allowed = np.flatnonzero(~np.isin(dataset.train.digests, evaluated)).astype(np.int64)
@@ -57,6 +57,6 @@ def draw_images(dataset: Dataset, batches: int, batch_size: int, seed: int) -> D
 
 
 def input_batches(split: Split, rows: NDArray[np.int64], normalization: Normalization) -> Iterator[Tensor]:
-    """Yield float32 inputs (batch size, 3, H, W) of rows (batches, batch size), as they are at evaluation."""
+    """Yield float32 inputs (batch size, 3, H, W) of rows (batches, batch size), preprocessed as for evaluation."""
     for batch in tqdm(rows, desc="calibration images", unit="batch", leave=False, disable=None):
         yield to_input(torch.from_numpy(split.images[batch]), normalization)

@@ -22,7 +22,7 @@ class Statistics:
     """What was seen of every tensor that some engine quantizes."""
 
     tensors: dict[str, TensorStatistics | None]
-    """By name, as `name_observed` gives it; None for one that never had a value."""
+    """By name, as `name_observed` returns it; None for one that never had a value."""
     means: dict[str, NDArray[np.float32]]
     """(batches, channels): mean output of each convolution and linear layer, before its activation function."""
     rows: NDArray[np.int64]

@@ -35,7 +35,7 @@ class TensorStatistics:
         return int(self.histogram.counts.sum())
 
     def merged(self, other: "TensorStatistics") -> "TensorStatistics":
-        """Return the statistics of the batches of both, those of `other` behind one's own."""
+        """Return the statistics of the batches of both, those of `other` last."""
         return TensorStatistics(
             np.concatenate([self.minima, other.minima]),
             np.concatenate([self.maxima, other.maxima]),

@@ -15,7 +15,7 @@ from ptqflow.convert.quantize import Quantized, quantize
 from ptqflow.convert.sensitivity import measure_sensitivity, order_by_harm
 from ptqflow.core.errors import ParamsError
 from ptqflow.data.dataset import Split
-from ptqflow.fx.fp32_modules import is_kept, refuse_parts
+from ptqflow.fx.fp32_modules import is_kept, refuse_fused_steps
 from ptqflow.models.accuracy import DIGITS, compute_logits, predictions
 from ptqflow.models.fp32 import ModelCard
 
@@ -48,7 +48,7 @@ class Trial:
         return 100 * self.lost / self.images
 
     def meets(self, max_drop: float) -> bool:
-        """Tell whether the loss is within a budget in points."""
+        """Return whether the loss is within a budget in points."""
         return 100 * self.lost <= max_drop * self.images + 1e-9
 
 
@@ -157,7 +157,7 @@ def whole_blocks(
         candidate = [name for name in result if name not in inside]
         candidate.insert(result.index(next(name for name in result if name in inside)), block)
         with suppress(ParamsError):  # what is in the block is fused into a layer outside
-            refuse_parts(model, prepared, candidate)
+            refuse_fused_steps(model, prepared, candidate)
             result = candidate
     return tuple(result)
 

@@ -25,8 +25,8 @@ _PIXELS = 1 << 22  # of images at a time: all of them go through each layer toge
 def correct_biases(prepared: GraphModule, means: Mapping[str, NDArray[np.float32]], batches: Iterable[Tensor]) -> None:
     """Change the biases of a prepared network so that each layer's mean output is that of FP32 when quantized.
 
-    One pass, layer by layer: each sees what the corrected ones before it give. A layer that runs more than once, and so
-    has more than one mean output, keeps its bias.
+    One pass, layer by layer: the input of each comes from the corrected ones before it. A layer that runs more than
+    once, and so has more than one mean output, keeps its bias.
 
     Args:
         prepared: with the ranges of its observers set.

@@ -17,7 +17,7 @@ class ActivationParams(Params):
     percentile: Annotated[float, Field(gt=50, le=100)]
     """Of `method: percentile`: the range reaches from the (100 - percentile)-th to the percentile-th."""
     symmetric: bool
-    """Whether zero has the middle code."""
+    """Whether the zero point is the middle level."""
     reduce_range: bool | None
     """Whether 7 of 8 bits are used; None: only where a kernel can overflow with all 8."""
 

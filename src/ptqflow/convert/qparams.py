@@ -9,19 +9,19 @@ from torch.fx import GraphModule
 from ptqflow.calib.statistics import Statistics
 from ptqflow.calib.tensor_statistics import share
 from ptqflow.convert.params import ConvertParams
-from ptqflow.convert.ranges import Codes, Method, QParams, choose_range, to_qparams
+from ptqflow.convert.ranges import Levels, Method, QParams, choose_range, to_qparams
 from ptqflow.core.engines import lacks_vnni
 from ptqflow.core.errors import ArtifactError, ParamsError
 from ptqflow.fx.artifact import TensorQParams
 from ptqflow.fx.engine import overflowing_layers
-from ptqflow.fx.fp32_modules import is_kept, kept_modules, match_names, refuse_parts
+from ptqflow.fx.fp32_modules import is_kept, kept_modules, match_names, refuse_fused_steps
 from ptqflow.fx.graph import name_observed, only_clamped
 from ptqflow.fx.observer import RangeObserver
 from ptqflow.fx.prepare import Scheme
 
 
-def settle_scheme(model: nn.Module, params: ConvertParams, also_fp32: Sequence[str] = ()) -> Scheme:
-    """Settle what the params leave to the network and to this CPU.
+def resolve_scheme(model: nn.Module, params: ConvertParams, also_fp32: Sequence[str] = ()) -> Scheme:
+    """Resolve what the params leave to the network and to this CPU.
 
     Args:
         model: the FP32 network.
@@ -60,10 +60,10 @@ def set_ranges(
     *,
     idle_overrides: bool = False,
 ) -> dict[str, QParams]:
-    """Choose the range of every observed tensor and give it to its observer.
+    """Choose the range of every observed tensor and set it on its observer.
 
     Tensors that share an observer, such as those around a pooling, get the range of all their values together, but for
-    one that goes only into a clamp such as ReLU6: what that cuts off needs no codes. A tensor that never had a value
+    one that goes only into a clamp such as ReLU6: what that cuts off needs no levels. A tensor that never had a value
     keeps scale 1.
 
     Args:
@@ -83,12 +83,12 @@ def set_ranges(
         ParamsError: `keep_fp32` names a part of a layer alone, or an override matches nothing, nothing but what
             `keep_fp32` names, or nothing that gets a range.
     """
-    refuse_parts(model, prepared, scheme.fp32)
+    refuse_fused_steps(model, prepared, scheme.fp32)
     names_of = name_observed(model, prepared)
     together = _observed_together(prepared, names_of)
     ranged = statistics.tensors.keys() if idle_overrides else {name for names in together.values() for name in names}
     overrides = _overrides(model, statistics, params, ranged)
-    codes = Codes(scheme.largest_code, params.activation.symmetric)
+    levels = Levels(scheme.quant_max, params.activation.symmetric)
     clamped = {names_of[target] for target in only_clamped(prepared)}
     chosen: dict[str, QParams] = {}
     for observer, names in together.items():
@@ -100,15 +100,15 @@ def set_ranges(
             continue
         own = (method for matched, method in overrides if not matched.isdisjoint(names))
         method = next(own, params.activation.method)
-        chosen_range = choose_range(share(list(seen.values())), method, params.activation.percentile, codes)
-        qparams = to_qparams(chosen_range, codes)
+        chosen_range = choose_range(share(list(seen.values())), method, params.activation.percentile, levels)
+        qparams = to_qparams(chosen_range, levels)
         observer.scale, observer.zero_point = qparams.scale, qparams.zero_point
         chosen |= dict.fromkeys(seen, qparams)
     return chosen
 
 
 def restore_ranges(model: nn.Module, prepared: GraphModule, qparams: Mapping[str, TensorQParams]) -> None:
-    """Give every observer the scale and zero point that `set_ranges` chose when the network was converted.
+    """Set on every observer the scale and zero point that `set_ranges` chose when the network was converted.
 
     Args:
         model: the FP32 network.

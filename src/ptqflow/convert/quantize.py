@@ -10,7 +10,7 @@ from ptqflow.calib.sampling import hash_rows, input_batches
 from ptqflow.calib.statistics import Statistics
 from ptqflow.convert.bias_correction import correct_biases
 from ptqflow.convert.params import ConvertParams
-from ptqflow.convert.qparams import set_ranges, settle_scheme
+from ptqflow.convert.qparams import resolve_scheme, set_ranges
 from ptqflow.convert.ranges import QParams
 from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.data.dataset import Split
@@ -46,7 +46,7 @@ def quantize(
     train: Split,
     also_fp32: Sequence[str] = (),
 ) -> Quantized:
-    """Quantize a network, which stays as it is.
+    """Quantize a network, which stays unchanged.
 
     Args:
         model: FP32, in evaluation mode.
@@ -62,7 +62,7 @@ def quantize(
         EngineError: this machine lacks the engine.
         ModelError: the network cannot be traced or converted, or does not run on this engine.
     """
-    scheme = settle_scheme(model, params, also_fp32)
+    scheme = resolve_scheme(model, params, also_fp32)
     prepared = prepare(model, card.image_size, scheme, mse_scales)
     qparams = {}
     if statistics:

@@ -22,20 +22,20 @@ _ENTROPY_BINS, _ENTROPY_LEVELS = 2048, 128  # as TensorRT has them
 
 @dataclass(frozen=True)
 class Range:
-    """The values that have a code; those outside are clipped."""
+    """The values that are representable; those outside are clipped."""
 
     low: float
     high: float
 
 
 @dataclass(frozen=True)
-class Codes:
+class Levels:
     """The whole numbers 0 to `largest` that stand for values: x becomes clip(round(x / scale) + zero_point)."""
 
     largest: int
     """255 with all 8 bits, 127 with 7."""
     symmetric: bool
-    """Whether zero has the middle code, as torch.per_tensor_symmetric does it."""
+    """Whether the zero point is the middle level, as torch.per_tensor_symmetric does it."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class QParams:
     scale: float
     """A float32, 2**-23 or more."""
     zero_point: int
-    codes: Codes
+    levels: Levels
 
     @property
     def range(self) -> Range:
-        """The values that the smallest and the largest code stand for."""
-        return Range(-self.zero_point * self.scale, (self.codes.largest - self.zero_point) * self.scale)
+        """The values of the smallest and the largest level."""
+        return Range(-self.zero_point * self.scale, (self.levels.largest - self.zero_point) * self.scale)
 
 
-def choose_range(statistics: TensorStatistics, method: Method, percentile: float, codes: Codes) -> Range:
+def choose_range(statistics: TensorStatistics, method: Method, percentile: float, levels: Levels) -> Range:
     """Choose the range of a tensor; `percentile` is of use to the method of that name alone."""
     match method:
         case "minmax":
@@ -63,26 +63,26 @@ def choose_range(statistics: TensorStatistics, method: Method, percentile: float
         case "percentile":
             return percentile_range(statistics, percentile)
         case "mse":
-            return mse_range(statistics, codes)
+            return mse_range(statistics, levels)
         case "entropy":
             return entropy_range(statistics)
 
 
-def to_qparams(chosen: Range, codes: Codes) -> QParams:
+def to_qparams(chosen: Range, levels: Levels) -> QParams:
     """Return scale and zero point, the same as torch's observers compute in float32.
 
-    The range is widened to zero, which has a code of its own: padding and ReLU depend on it.
+    The range is widened to zero, which has a level of its own: padding and ReLU depend on it.
     """
     low, high = np.float32(min(chosen.low, 0.0)), np.float32(max(chosen.high, 0.0))
-    if codes.symmetric:
-        scale = max(-low, high) / np.float32(codes.largest / 2)
-        zero_point = (codes.largest + 1) // 2
+    if levels.symmetric:
+        scale = max(-low, high) / np.float32(levels.largest / 2)
+        zero_point = (levels.largest + 1) // 2
     else:
-        scale = (high - low) / np.float32(codes.largest)
+        scale = (high - low) / np.float32(levels.largest)
     scale = max(scale, _SMALLEST_SCALE)
-    if not codes.symmetric:
-        zero_point = int(np.clip(-np.rint(low / scale), 0, codes.largest))
-    return QParams(float(scale), zero_point, codes)
+    if not levels.symmetric:
+        zero_point = int(np.clip(-np.rint(low / scale), 0, levels.largest))
+    return QParams(float(scale), zero_point, levels)
 
 
 def minmax_range(statistics: TensorStatistics) -> Range:
@@ -100,7 +100,7 @@ def percentile_range(statistics: TensorStatistics, percentile: float) -> Range:
 
     Args:
         statistics: of the tensor.
-        percentile: over 50; 100 gives the smallest and the largest value.
+        percentile: over 50; 100 returns the smallest and the largest value.
     """
     histogram = statistics.histogram
     ranks = np.concatenate([[0], np.cumsum(histogram.counts)])
@@ -110,21 +110,21 @@ def percentile_range(statistics: TensorStatistics, percentile: float) -> Range:
     return Range(low, high)
 
 
-def mse_range(statistics: TensorStatistics, codes: Codes) -> Range:
+def mse_range(statistics: TensorStatistics, levels: Levels) -> Range:
     """Minimize the squared error of quantize-dequantize over the histogram, clipping included.
 
     Where it has two ends, each is searched while the other is held, in turns.
     """
     lowest, highest = min(statistics.minimum, 0.0), max(statistics.maximum, 0.0)
-    if codes.symmetric:
-        # There is a code more below zero than above, so both ends differ from those of the range by half a step.
-        widest = codes.largest * max(-lowest / (codes.largest + 1), highest / (codes.largest - 1))
-        end = _search(statistics.histogram, codes, widest, other=0.0)
+    if levels.symmetric:
+        # There is a level more below zero than above, so both ends differ from those of the range by half a step.
+        widest = levels.largest * max(-lowest / (levels.largest + 1), highest / (levels.largest - 1))
+        end = _search(statistics.histogram, levels, widest, other=0.0)
         return Range(-end, end)
     low, high = lowest, highest
     for _ in range(_TURNS if lowest < 0 < highest else 1):
-        high = _search(statistics.histogram, codes, highest, other=low)
-        low = _search(statistics.histogram, codes, lowest, other=high)
+        high = _search(statistics.histogram, levels, highest, other=low)
+        low = _search(statistics.histogram, levels, lowest, other=high)
     return Range(low, high)
 
 
@@ -147,7 +147,7 @@ def squared_error(histogram: Histogram, qparams: list[QParams]) -> NDArray[np.fl
     centers = histogram.centers.astype(np.float32)
     scale = np.array([[one.scale] for one in qparams], np.float32)
     lowest = np.array([[-one.zero_point] for one in qparams], np.float32)
-    highest = lowest + np.float32(qparams[0].codes.largest)
+    highest = lowest + np.float32(qparams[0].levels.largest)
     errors = np.clip(np.rint(centers / scale), lowest, highest) * scale - centers
     total: NDArray[np.float64] = np.square(errors, dtype=np.float64) @ histogram.counts.astype(np.float64)
     return total
@@ -167,17 +167,17 @@ def _moving_average(extremes: NDArray[np.float32]) -> float:
     return float(average)
 
 
-def _search(histogram: Histogram, codes: Codes, extreme: float, other: float) -> float:
+def _search(histogram: Histogram, levels: Levels, extreme: float, other: float) -> float:
     """Return the end with the least squared error, first in wide steps between zero and `extreme`, then in narrow ones.
 
-    These go a step of the codes beyond it where there are two ends: zero has a code, so both extremes have one only if
+    These go a step beyond it where there are two ends: zero has a level, so both extremes have one only if
     the range is so much wider.
     """
     best, shares = 1.0, _WIDE_STEPS
-    last = 1 + abs(extreme - other) / abs(extreme) / (codes.largest - 1) if extreme and other else 1.0
+    last = 1 + abs(extreme - other) / abs(extreme) / (levels.largest - 1) if extreme and other else 1.0
     for _ in range(2):
         ends = [sorted((share * extreme, other)) for share in shares.tolist()]
-        errors = squared_error(histogram, [to_qparams(Range(low, high), codes) for low, high in ends])
+        errors = squared_error(histogram, [to_qparams(Range(low, high), levels) for low, high in ends])
         best = float(shares[int(np.argmin(errors))])
         shares = np.minimum(best * _NARROW_STEPS, last)
     return best * extreme
@@ -196,7 +196,7 @@ def _magnitudes(histogram: Histogram) -> Histogram:
 
 
 def _divergence(counts: NDArray[np.int64], threshold: int) -> float:
-    """Return the KL divergence of the first `threshold` bins, the last with all behind it, from 128 levels of them."""
+    """Return the KL divergence of the first `threshold` bins, the last with all after it, from 128 levels of them."""
     inside = counts[:threshold].astype(np.float64)
     reference = inside.copy()
     reference[-1] += counts[threshold:].sum()

@@ -109,7 +109,7 @@ def measure_sensitivity(
     """Measure what the quantization of each module costs, in the order in which they run.
 
     The modules are those that run on INT8 in the converted network. Alone, a module is simulated in the prepared
-    network: its weight, and what goes into it and comes out of it, are rounded to values that have a code; all else is
+    network: its weight, and what goes into it and comes out of it, are rounded to quantized levels; all else is
     FP32. The values of the FP32 network are kept for some images at a time, and only what depends on the module runs
     again. In the network, its output is that of the real kernels, not of a simulation: that is what is deployed.
 
@@ -188,7 +188,7 @@ class PartialPasses(fx.Interpreter):
     """Runs a prepared network in FP32 once, then with one module quantized, as far as that changes anything.
 
     Args:
-        prepared: with the ranges of its observers set; stays as it is.
+        prepared: with the ranges of its observers set; stays unchanged.
     """
 
     def __init__(self, prepared: GraphModule) -> None:
@@ -217,7 +217,7 @@ class PartialPasses(fx.Interpreter):
         return [self._fp32[node] for node in self.calls[name]]
 
     def run_quantizing(self, name: str) -> tuple[list[Tensor], Tensor]:
-        """Return what each call of a module gives, and the logits, with that module alone quantized."""
+        """Return the output of each call of a module, and the logits, with that module alone quantized."""
         calls = self.calls[name]
         changed: dict[Node, Any] = {}
         self.env = ChainMap(changed, self._fp32)  # type: ignore[assignment]  # it is only read
@@ -254,8 +254,8 @@ class PartialPasses(fx.Interpreter):
         return self._rounded.get(str(node.target), self.fetch_attr(str(node.target)))(*args, **kwargs)
 
     def _rounded_output(self, node: Node, changed: Mapping[Node, Any]) -> Tensor:
-        behind = [user for user in node.users if self._observer(user) is not None]
-        value: Tensor = changed[behind[0] if behind else node]
+        observers = [user for user in node.users if self._observer(user) is not None]
+        value: Tensor = changed[observers[0] if observers else node]
         return value
 
     def _observer(self, node: Node) -> Any:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-# Of the largest weight, that are tried as the end of the range; at the last one it has a code, the 127th, exactly.
+# Of the largest weight, that are tried as the end of the range; at the last one it is level 127 exactly.
 _SHARES = [*torch.linspace(0.5, 1, 101).tolist(), 127.5 / 127]
 _SMALLEST_SCALE = torch.finfo(torch.float32).eps
 _CHUNK = 1 << 16  # weights that are tried together: what fits the cache
@@ -11,8 +11,8 @@ _CHUNK = 1 << 16  # weights that are tried together: what fits the cache
 
 def mse_scales(rows: Tensor) -> Tensor:
     """Return for each row of float32 (channels, weights) the scale with the least squared error, (channels,)."""
-    parts = rows.split(max(1, _CHUNK // rows.shape[1]))
-    return torch.cat([_search(part, (part.abs().amax(dim=1) / 127.5).clamp_min(_SMALLEST_SCALE)) for part in parts])
+    chunks = rows.split(max(1, _CHUNK // rows.shape[1]))
+    return torch.cat([_search(part, (part.abs().amax(dim=1) / 127.5).clamp_min(_SMALLEST_SCALE)) for part in chunks])
 
 
 def _search(rows: Tensor, widest: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def _search(rows: Tensor, widest: Tensor) -> Tensor:
     best, least = widest, torch.full_like(widest, torch.inf)
     for share in _SHARES:
         scale = (share * widest).clamp_min(_SMALLEST_SCALE)
-        codes = (rows / scale[:, None]).round_().clamp_(-128, 127)
-        error = codes.mul_(scale[:, None]).sub_(rows).square_().sum(dim=1)
+        rounded = (rows / scale[:, None]).round_().clamp_(-128, 127)
+        error = rounded.mul_(scale[:, None]).sub_(rows).square_().sum(dim=1)
         best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
     return best

@@ -31,7 +31,7 @@ class Int8Card(Card):
 
     format_version: Literal[4] = 4
     scheme: Scheme
-    """The engine that its weights are packed for, and what else settles its graph."""
+    """The engine that its weights are packed for, and what else determines its graph."""
     model: ModelCard
     calibration_images: NonNegativeInt
     """How many images the ranges come from, 0 for the control."""
@@ -80,7 +80,7 @@ def load_int8(directory: Path, engine: str | None = None) -> Int8Model:
     data, card = STATE.read(directory)
     if engine is not None and engine != card.scheme.engine:
         raise EngineError(
-            f"{directory} was converted for {card.scheme.engine} and would give other results on {engine}; "
+            f"{directory} was converted for {card.scheme.engine} and would compute other results on {engine}; "
             f"set convert.engine={engine} and run `dvc repro`"
         )
     model, image_size = build_from_card(card.model), card.model.image_size

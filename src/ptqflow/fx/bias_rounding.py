@@ -1,7 +1,7 @@
 """Biases that every integer kernel can hold.
 
 ONNX Runtime adds the bias to int32 sums, so it rounds it to whole steps of them; oneDNN and OpenVINO add it in float.
-The rounding is far below a code of the output, yet over the layers of a network it grows: of the labels of a ResNet-18
+The rounding is far below a step of the output, yet over the layers of a network it grows: of the labels of a ResNet-18
 on CIFAR-10, torch and ONNX Runtime differed in 0.8 % with it in one of them alone, and in 0.07 % with it in both.
 """
 

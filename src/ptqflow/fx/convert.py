@@ -18,7 +18,7 @@ _SHIELD = "stays_fp32"
 
 
 def convert(prepared: GraphModule, scheme: Scheme, image_size: int) -> GraphModule:
-    """Convert a prepared network, which stays as it is, to INT8 for its engine, and select that for this process.
+    """Convert a prepared network, which stays unchanged, to INT8 for its engine, and select that for this process.
 
     Observers without a range have scale 1: with all of them so, it is the uncalibrated control.
 
@@ -42,7 +42,7 @@ def convert(prepared: GraphModule, scheme: Scheme, image_size: int) -> GraphModu
 
 
 def _convert_shielded(prepared: GraphModule, scheme: Scheme) -> GraphModule:
-    """Convert with a step behind each one that stays FP32: between INT8 ones, torch would give it an INT8 kernel."""
+    """Convert with a step after each one that stays FP32: between INT8 ones, torch would put an INT8 kernel there."""
     shielded = copy.deepcopy(prepared)
     shielded.add_module(_SHIELD, nn.Identity())
     for node in list(shielded.graph.nodes):
@@ -74,7 +74,7 @@ def _check_runs(converted: GraphModule, engine: Engine, image_size: int) -> None
 
 
 def _order_for_clamps(converted: GraphModule) -> None:
-    """Lay out channels first what goes into a clamp: of channels-last values, QNNPACK's gives back the wrong order."""
+    """Lay out channels first what goes into a clamp: QNNPACK's kernel returns channels-last values in a wrong order."""
     for node in converted.graph.nodes:
         if is_clamp(node, converted):
             with converted.graph.inserting_before(node):

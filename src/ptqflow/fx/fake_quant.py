@@ -1,4 +1,4 @@
-"""INT8 in FP32 arithmetic: a prepared network whose values and weights are rounded to those that have a code."""
+"""Fake quantization: a prepared network in FP32 whose values and weights are rounded to quantized levels."""
 
 import copy
 import operator
@@ -17,7 +17,7 @@ _BINARY = (operator.add, operator.mul, torch.add, torch.mul)
 
 
 class Simulation(fx.Interpreter):
-    """Runs what `copy_to_simulate` gives with its values rounded to those that have a code."""
+    """Runs what `copy_to_simulate` gives with its values rounded to quantized levels."""
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module; an observer rounds."""
@@ -31,7 +31,7 @@ def copy_to_simulate(prepared: GraphModule) -> GraphModule:
     """Return a copy of a prepared network with the ranges of its observers set, in which those left round something."""
     simulated = copy.deepcopy(prepared)
     for node in observer_nodes(simulated):
-        if _keeps_codes(node.all_input_nodes[0]):
+        if _keeps_levels(node.all_input_nodes[0]):
             setattr(simulated, str(node.target), nn.Identity())
     return simulated
 
@@ -58,6 +58,6 @@ def round_weight(layer: nn.Conv2d | nn.Linear, qconfig: Any) -> None:
     layer.weight = nn.Parameter(rounded, False)
 
 
-def _keeps_codes(node: Node) -> bool:
-    """Tell whether a node adds or multiplies by a number, which changes scale and zero point and rounds nothing."""
+def _keeps_levels(node: Node) -> bool:
+    """Return whether a node adds or multiplies by a number, which changes scale and zero point and rounds nothing."""
     return node.target in _BINARY and not all(isinstance(argument, Node) for argument in node.args)

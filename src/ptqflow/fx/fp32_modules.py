@@ -46,18 +46,18 @@ def kept_modules(model: nn.Module, patterns: Sequence[str], keeps_head: bool) ->
 
 
 def is_kept(name: str, kept: Collection[str]) -> bool:
-    """Tell whether a module is one of `kept` or inside one."""
-    parts = name.split(".")
-    return any(".".join(parts[:length]) in kept for length in range(1, len(parts) + 1))
+    """Return whether a module is one of `kept` or inside one."""
+    path = name.split(".")
+    return any(".".join(path[:length]) in kept for length in range(1, len(path) + 1))
 
 
 def is_kept_node(node: Node, kept: Collection[str]) -> bool:
-    """Tell whether a step of a network, traced or prepared, belongs to one of the `kept` modules."""
+    """Return whether a step of a network, traced or prepared, belongs to one of the `kept` modules."""
     path = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
     return bool(path) and is_kept(path[-1], kept)
 
 
-def refuse_parts(model: nn.Module, prepared: GraphModule, kept: Collection[str]) -> None:
+def refuse_fused_steps(model: nn.Module, prepared: GraphModule, kept: Collection[str]) -> None:
     """Refuse to keep what is fused into a layer that is not kept.
 
     Raises:

@@ -32,7 +32,7 @@ def fused_additions(prepared: GraphModule) -> list[Node]:
 
 
 def additions_are_safe(prepared: GraphModule, image_size: int) -> bool:
-    """Tell whether every fused addition of a prepared network may overwrite its other summand."""
+    """Return whether every fused addition of a prepared network may overwrite its other summand."""
     additions = fused_additions(prepared)
     if not additions:
         return True

@@ -24,8 +24,8 @@ def trace(model: nn.Module) -> GraphModule:
 def name_observed(model: nn.Module, prepared: GraphModule) -> dict[str, str]:
     """Return, for each observer of a prepared network in order, the name of the tensor that it observes.
 
-    It is the path of the layer that gives the tensor (`layer1.0.conv1`; with a number behind it where the layer runs
-    more than once), of a function what torch.fx calls it (`add`), of the input the name of the argument. A layer stands
+    It is the path of the layer whose output it is (`layer1.0.conv1`; with a number appended where the layer runs more
+    than once), of a function what torch.fx calls it (`add`), of the input the name of the argument. A layer stands
     for what every engine fuses into it; where one fuses more, such as an addition into a convolution, the output has
     the name of the addition.
     """
@@ -40,7 +40,7 @@ def name_observed(model: nn.Module, prepared: GraphModule) -> dict[str, str]:
 
 
 def observer_nodes(prepared: GraphModule) -> list[Node]:
-    """Return the nodes that observe a tensor, also where its range is fixed, as behind sigmoid."""
+    """Return the nodes that observe a tensor, also where its range is fixed, as after sigmoid."""
     return [
         node
         for node in prepared.graph.nodes
@@ -59,7 +59,7 @@ def only_clamped(prepared: GraphModule) -> set[str]:
 
 
 def is_clamp(node: Node, graph: GraphModule) -> bool:
-    """Tell whether a node cuts off what is outside a range, as ReLU6 does."""
+    """Return whether a node cuts off what is outside a range, as ReLU6 does."""
     if node.op == "call_module":
         return isinstance(graph.get_submodule(str(node.target)), nn.Hardtanh)  # of which ReLU6 is one
     return node.target in _CLAMPS
@@ -73,15 +73,15 @@ def fused_steps(traced: GraphModule, graph: GraphModule) -> dict[Node, list[Node
 
 
 def unevenly_fused(model: nn.Module, prepared: GraphModule) -> str | None:
-    """Return a layer that runs more than once with something else behind it each time that torch fuses into it.
+    """Return a layer that runs more than once and is followed each time by something else that torch fuses into it.
 
     Torch fuses for one of these runs and changes the others with it.
     """
-    behind: dict[str, list[str]] = {}
+    followed: dict[str, list[str]] = {}
     for node, steps in fused_steps(trace(model), prepared).items():
         if node.op == "call_module":
             fused = [str(step.target) for step in steps[1:]]
-            if behind.setdefault(str(node.target), fused) != fused:
+            if followed.setdefault(str(node.target), fused) != fused:
                 return str(node.target)
     return None
 
@@ -110,7 +110,7 @@ def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
 
 
 def _is_renamed(step: Node) -> bool:
-    """Tell whether `convert_fx` gives a step another name: a function of one tensor that cannot be fused."""
+    """Return whether `convert_fx` renames a step: a function of one tensor that cannot be fused."""
     return step.op == "call_function" and len(step.all_input_nodes) == 1 and step.target is not functional.relu
 
 
@@ -122,7 +122,7 @@ def _is_relu(node: Node, graph: GraphModule) -> bool:
 
 def _follow(step: Node, node: Node, left: set[str]) -> list[Node]:
     steps = [step]
-    other_inputs = len(node.args) - len(step.args)  # of the steps behind the first, such as the other summand
+    other_inputs = len(node.args) - len(step.args)  # of the steps after the first, such as the other summand
     while len(steps[-1].users) == 1:
         following = next(iter(steps[-1].users))
         other_inputs -= len(following.all_input_nodes) - 1

@@ -78,7 +78,7 @@ def list_layers(model: nn.Module, converted: GraphModule, kept: Collection[str])
         if has_int8_kernel:
             layers.append(Layer(name, operation, "int8", f"with {', '.join(fused[name])}" if fused.get(name) else ""))
         elif takes_int8:
-            layers.append(Layer(name, operation, "int8", "works on INT8 values as it is"))
+            layers.append(Layer(name, operation, "int8", "works on INT8 values unchanged"))
         else:
             layers.append(Layer(name, operation, "fp32", _reason(node, converted, kept)))
     return layers
@@ -106,7 +106,7 @@ def describe_layers(layers: list[Layer]) -> str:
 
 
 def _is_size(node: Node, sizes: set[Node]) -> bool:
-    """Tell whether a node gives the shape of its input, or is arithmetic on shapes alone."""
+    """Return whether a node returns the shape of its input, or is arithmetic on shapes alone."""
     if node.target in ("size", "dim") or (node.target is getattr and node.args[1] == "shape"):
         return True
     return bool(node.all_input_nodes) and all(argument in sizes for argument in node.all_input_nodes)
@@ -153,12 +153,12 @@ def _reason(node: Node, converted: GraphModule, kept: Collection[str]) -> str:
 def _quantizable() -> frozenset[Any]:
     """Return the module classes, functions and method names that torch's native backends have a pattern for."""
 
-    def parts(pattern: Any) -> Iterator[Any]:
+    def steps(pattern: Any) -> Iterator[Any]:
         if isinstance(pattern, tuple):
-            for part in pattern:
-                yield from parts(part)
+            for step in pattern:
+                yield from steps(step)
         else:
             yield pattern
 
     configs = get_native_backend_config().configs
-    return frozenset(part for config in configs if config.pattern is not None for part in parts(config.pattern))
+    return frozenset(step for config in configs if config.pattern is not None for step in steps(config.pattern))

@@ -31,7 +31,7 @@ from ptqflow.fx.observer import RangeObserver, WeightObserver, WeightScales, uni
 
 
 class Scheme(Card):
-    """What is quantized, and to which codes; with a network's architecture it settles every node of the graph."""
+    """What is quantized, and to which levels; with a network's architecture it determines every node of the graph."""
 
     engine: Engine
     reduce_range: bool
@@ -43,11 +43,11 @@ class Scheme(Card):
     fp32: tuple[str, ...]
     """Modules that stay FP32, with all that is in them."""
     fuse_additions: bool
-    """Whether an addition behind a convolution becomes part of it where the engine can do that."""
+    """Whether an addition that follows a convolution is fused into it where the engine can do that."""
 
     @property
-    def largest_code(self) -> int:
-        """Of an activation."""
+    def quant_max(self) -> int:
+        """Largest quantized level of an activation."""
         return 127 if self.reduce_range else 255
 
 
@@ -96,7 +96,7 @@ def backend_config(prepared: GraphModule) -> BackendConfig:
 
 
 def is_miscomputed(node: Node, graph: GraphModule) -> bool:
-    """Tell whether a node is of a kind that stays FP32 because torch's INT8 kernels for it are wrong."""
+    """Return whether a node is of a kind that stays FP32 because torch's INT8 kernels for it are wrong."""
     return node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), _MISCOMPUTED)
 
 
@@ -141,7 +141,7 @@ def _prepare(
 
 
 def _reshape_for_view(prepared: GraphModule) -> None:
-    """Make calls of `view` calls of `reshape`: INT8 kernels give values in an order that `view` may refuse."""
+    """Make calls of `view` calls of `reshape`: INT8 kernels return values in a memory order that `view` may refuse."""
     for node in prepared.graph.nodes:
         if node.op == "call_method" and node.target == "view":
             node.target = "reshape"
@@ -149,13 +149,13 @@ def _reshape_for_view(prepared: GraphModule) -> None:
 
 
 def _free_ranges(prepared: GraphModule, mapping: QConfigMapping, scheme: Scheme) -> None:
-    """Undo that torch gives the fixed range of what sigmoid and the like write also to what they read."""
+    """Undo that torch applies the fixed range of the output of sigmoid and the like to their input too."""
     fixed = {kind for kind, qconfig in mapping.object_type_qconfigs.items() if qconfig and _has_fixed_range(qconfig)}
     observers = {node: prepared.get_submodule(str(node.target)) for node in observer_nodes(prepared)}
-    behind = {observer for node, observer in observers.items() if _kind(node.all_input_nodes[0], prepared) in fixed}
+    outputs = {observer for node, observer in observers.items() if _kind(node.all_input_nodes[0], prepared) in fixed}
     for node, observer in observers.items():
-        if isinstance(observer, FixedQParamsObserver) and observer not in behind:
-            setattr(prepared, str(node.target), RangeObserver(scheme.largest_code))
+        if isinstance(observer, FixedQParamsObserver) and observer not in outputs:
+            setattr(prepared, str(node.target), RangeObserver(scheme.quant_max))
 
 
 def _has_fixed_range(qconfig: QConfig) -> bool:
@@ -169,8 +169,8 @@ def _kind(node: Node, graph: GraphModule) -> Any:
 def _refuse_miscomputed(model: nn.Module, prepared: GraphModule) -> None:
     if layer := unevenly_fused(model, prepared):
         raise ModelError(
-            f"{layer} runs more than once and torch would fuse what follows one of its runs into all of them; give "
-            "each run a layer of its own, or the same layers behind it"
+            f"{layer} runs more than once and torch would fuse what follows one of its runs into all of them; use "
+            "a layer of its own for each run, or let the same layers follow each"
         )
     for node in prepared.graph.nodes:
         if node.target is torch.add and node.kwargs.get("alpha", 1) != 1:
@@ -180,7 +180,7 @@ def _refuse_miscomputed(model: nn.Module, prepared: GraphModule) -> None:
 def _qconfig_mapping(scheme: Scheme, weight_scales: WeightScales) -> QConfigMapping:
     """Return torch's default mapping for the engine, with our observers for its histograms and for weights."""
     mapping = get_default_qconfig_mapping(scheme.engine)
-    activation = partial(RangeObserver, scheme.largest_code)
+    activation = partial(RangeObserver, scheme.quant_max)
     mapping.set_global(QConfig(activation=activation, weight=_weight_observer(scheme, weight_scales)))
     for kind, qconfig in mapping.object_type_qconfigs.items():
         if qconfig and isinstance(qconfig.activation(), HistogramObserver):  # else a fixed range, or that of the input

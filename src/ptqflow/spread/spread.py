@@ -25,12 +25,12 @@ def collect_sizes(
     """
     ordered = sorted(sizes)
     draw = draw_images(dataset, ordered[-1], batch_size, seed)
-    parts = []
+    pieces = []
     for start, stop in pairwise([0, *ordered]):
         rows = draw.rows[start:stop]
         batches = input_batches(dataset.train, rows, card.normalization)
-        parts.append(collect_statistics(observe(model, card.image_size), batches, rows))
-    return {size: reduce(Statistics.merged, parts[: i + 1]) for i, size in enumerate(ordered)}
+        pieces.append(collect_statistics(observe(model, card.image_size), batches, rows))
+    return {size: reduce(Statistics.merged, pieces[: i + 1]) for i, size in enumerate(ordered)}
 
 
 def summarize(scores: dict[int, list[float]], batch_size: int) -> list[dict[str, Any]]:
