@@ -140,7 +140,7 @@ def compare_revisions(first: str, second: str, repository: Path = Path()) -> Com
     """Compare the INT8 models of two git revisions; see `fetch_predictions`.
 
     Raises:
-        ArtifactError: the predictions of a revision cannot be had.
+        ArtifactError: the predictions of a revision cannot be read.
         DataError: the test images of the revisions differ.
     """
     one, other = (fetch_predictions(revision, repository) for revision in (first, second))
@@ -181,7 +181,7 @@ def _download(project: Path, revision: str, target: Path) -> None:
     from dvc.scm import RevError
 
     if not revision:  # DVC would read the working tree
-        raise ArtifactError("a revision is empty; it must be a commit, branch, tag or DVC experiment")
+        raise ArtifactError("the name of a revision is empty; it must be a commit, branch, tag or DVC experiment")
     path = _git_prefix(project) + PREDICTIONS_DIR
     try:
         files = DVCFileSystem(project, rev=revision, subrepos=True)  # to DVC a project in a subdirectory is a subrepo
@@ -192,9 +192,8 @@ def _download(project: Path, revision: str, target: Path) -> None:
         raise ArtifactError(f"there is no git revision {revision}") from None
     except Exception as error:  # of a missing object, a remote or its library: they share no class
         raise ArtifactError(
-            f"the predictions of {revision} can be read neither from DVC's cache nor from its default remote "
-            f"({error}): run `dvc fetch --all-commits {PREDICTIONS_DIR}` if they were pushed, else `dvc repro` on a "
-            f"checkout of {revision}"
+            f"DVC can read the predictions of {revision} neither from its cache nor from its default remote ({error}): "
+            f"on a checkout of {revision}, run `dvc pull {PREDICTIONS_DIR}` if they were pushed, else `dvc repro`"
         ) from error
     if not was_made:
         raise ArtifactError(
@@ -216,12 +215,12 @@ def _git_prefix(project: Path) -> str:
     asked = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}, check=False)
     if asked.returncode == 0:
         return asked.stdout.removesuffix("\n")
-    if "safe.directory" in asked.stderr:
+    said = asked.stderr.strip().splitlines()
+    if "safe.directory" in said[-1]:
         raise ArtifactError(
-            f"git does not trust {project}, which belongs to another user; if you do, run "
-            f"`{asked.stderr.strip().splitlines()[-1].strip()}`"
+            f"git does not trust {project}, which belongs to another user; if you do, run `{said[-1].strip()}`"
         )
-    raise ArtifactError(f"{project} is in no git repository ({asked.stderr.strip()}), so it has no revisions")
+    raise ArtifactError(f"{project} is in no git repository, so it has no revisions ({said[0]})")
 
 
 def _discordant(pairs: Pairs) -> tuple[str, str]:
