@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptqflow.core.errors import ArtifactError, DataError
+from ptqflow.core.paths import PREDICTIONS
 from ptqflow.core.text_table import format_text_table
 from ptqflow.evaluate.predictions import Prediction, Predictions, changed_rows, load_predictions
 from ptqflow.evaluate.significance import Pairs, count_pairs, drop_interval, holm_by_class, mcnemar, pairs_by_class
 from ptqflow.evaluate.verdict import short_p, verdict
 
-PREDICTIONS_DIR = "data/predictions"
 _NETWORK = "int8"
 _SHOWN = 20  # changed images in the text; JSON has all
 
@@ -182,7 +182,7 @@ def _download(project: Path, revision: str, target: Path) -> None:
 
     if not revision:  # DVC would read the working tree
         raise ArtifactError("the name of a revision is empty; it must be a commit, branch, tag or DVC experiment")
-    path = _git_prefix(project) + PREDICTIONS_DIR
+    path = f"{_git_prefix(project)}{PREDICTIONS}"
     try:
         files = DVCFileSystem(project, rev=revision, subrepos=True)  # to DVC a project in a subdirectory is a subrepo
         was_made = files.isdir(path)
@@ -193,7 +193,7 @@ def _download(project: Path, revision: str, target: Path) -> None:
     except Exception as error:  # of a missing object, a remote or its library: they share no class
         raise ArtifactError(
             f"DVC can read the predictions of {revision} neither from its cache nor from its default remote ({error}): "
-            f"on a checkout of {revision}, run `dvc pull {PREDICTIONS_DIR}` if they were pushed, else `dvc repro`"
+            f"on a checkout of {revision}, run `dvc pull {PREDICTIONS}` if they were pushed, else `dvc repro`"
         ) from error
     if not was_made:
         raise ArtifactError(
