@@ -11,6 +11,7 @@ def main() -> None:
     from ptqflow.calib.params import CalibParams
     from ptqflow.core.artifacts import write_csv, write_metrics
     from ptqflow.core.params import read_params
+    from ptqflow.core.text_table import format_text_table
     from ptqflow.spread.params import CalibSpreadParams
     from ptqflow.spread.spread import summarize
 
@@ -21,8 +22,9 @@ def main() -> None:
         for size in params.batches
     }
     rows = summarize(scores, batch_size)
-    for row in rows:
-        print(f"{row['images']:7} images: INT8 top-1 on val {100 * row['mean']:.2f} ± {100 * row['std']:.2f} %")
+    header = ("images", "INT8 top-1 on val, mean %", "std, points")
+    figures = [(str(row["images"]), f"{100 * row['mean']:.2f}", f"{100 * row['std']:.2f}") for row in rows]
+    print(format_text_table([header, *figures], ">>>"))
     write_csv(PLOTS / "calib_spread.csv", rows)
     write_metrics("calib_spread", {str(row.pop("images")): row for row in rows})
 

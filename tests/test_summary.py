@@ -19,19 +19,19 @@ METRICS = {
 }
 
 TABLE = """\
-                        top-1 %  top-5 %     loss       MB
-FP32                      98.61   100.00   0.0385    44.78
-INT8, not calibrated       5.00    90.28  11.7036    11.31
-INT8, calibrated          98.00    99.96   0.0423    11.31
+                      top-1 %  top-5 %     loss     MB
+FP32                    98.61   100.00   0.0385  44.78
+INT8, not calibrated     5.00    90.28  11.7036  11.31
+INT8, calibrated        98.00    99.96   0.0423  11.31
 
 INT8 predicts what FP32 predicts for 99.17 % of the images.
 The drop of 0.61 points is within noise, p = 0.18 (95 % interval -0.10 to 1.25)."""
 
 TABLE_WITHOUT_TOP5 = """\
-                        top-1 %  top-5 %     loss       MB
-FP32                      98.61        -   0.0385    44.78
-INT8, not calibrated       5.00        -  11.7036    11.31
-INT8, calibrated          98.00        -   0.0423    11.31
+                      top-1 %  top-5 %     loss     MB
+FP32                    98.61        -   0.0385  44.78
+INT8, not calibrated     5.00        -  11.7036  11.31
+INT8, calibrated        98.00        -   0.0423  11.31
 
 INT8 predicts what FP32 predicts for 99.17 % of the images.
 The drop of 0.61 points is within noise, p = 0.18 (95 % interval -0.10 to 1.25)."""
@@ -51,7 +51,7 @@ def test_the_three_networks_are_shown_side_by_side(metrics: dict[str, object], t
     assert format_summary(metrics) == table
 
 
-def test_equal_predictions_are_told_once() -> None:
+def test_equal_predictions_are_reported_once() -> None:
     table = format_summary(METRICS | {"agreement": 1.0})
     assert table.count("INT8 predicts") == 1
     assert "every one of the 1,000 test images: no drop, p = 0.18" in table

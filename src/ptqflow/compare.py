@@ -1,7 +1,7 @@
 """The INT8 models of two git revisions, image by image."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+import os
+import subprocess
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptqflow.core.errors import ArtifactError, DataError
+from ptqflow.core.paths import PREDICTIONS
+from ptqflow.core.text_table import format_text_table
 from ptqflow.evaluate.predictions import Prediction, Predictions, changed_rows, load_predictions
 from ptqflow.evaluate.significance import Pairs, count_pairs, drop_interval, holm_by_class, mcnemar, pairs_by_class
 from ptqflow.evaluate.verdict import short_p, verdict
 
-PREDICTIONS_DIR = "data/predictions"
 _NETWORK = "int8"
 _SHOWN = 20  # changed images in the text; JSON has all
 
@@ -34,13 +35,13 @@ class Comparison:
 
     @cached_property
     def right(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """(N,) for each model, where its prediction is the true class."""
+        """Whether the prediction of each model is the true class, (N,) each."""
         first, second = (model.predicted == self.labels for model in self.models)
         return first, second
 
     @cached_property
     def pairs(self) -> Pairs:
-        """Images by which model is right about them."""
+        """Counts of images by which model is right about them."""
         return count_pairs(*self.right)
 
     @cached_property
@@ -50,13 +51,13 @@ class Comparison:
 
     @cached_property
     def changed_classes(self) -> dict[str, Pairs]:
-        """Classes with images that one model alone is right about."""
+        """Pairs of each class in which only one model is right about some image."""
         by_class = pairs_by_class(self.labels, *self.right, self.classes)
         return {name: pairs for name, pairs in by_class.items() if pairs.images and not pairs.is_equal}
 
     @cached_property
     def p_values(self) -> dict[str, float]:
-        """McNemar's p-value of each class with images, after Holm."""
+        """McNemar's p-value of each class that has images, adjusted by Holm's method."""
         return holm_by_class(pairs_by_class(self.labels, *self.right, self.classes))
 
     def as_json(self) -> dict[str, Any]:
@@ -76,7 +77,7 @@ class Comparison:
         }
 
     def as_text(self) -> str:
-        """Return the figures to be read, with the changed images of the largest margins."""
+        """Return the figures as text, with the changed images of the largest margins."""
         return "\n\n".join([self._summary(), *self._class_table(), *self._image_table()])
 
     def _summary(self) -> str:
@@ -104,23 +105,24 @@ class Comparison:
         )
 
     def _class_table(self) -> list[str]:
+        header = ("class", "images", "drop", "only A", "only B", "p (Holm)")
         rows = [
             (name, str(pairs.images), f"{100 * pairs.drop:.2f}", *_discordant(pairs), short_p(self.p_values[name]))
             for name, pairs in self.changed_classes.items()
         ]
-        return [_table(("class", "images", "drop", "only A", "only B", "p (Holm)"), rows)] if rows else []
+        return [format_text_table([header, *rows], "<>>>>>")] if rows else []
 
     def _image_table(self) -> list[str]:
         if not len(self.changed):
             return ["No prediction changed."]
-        images = [self._changed_image(row) for row in self.changed[:_SHOWN].tolist()]
+        header = ("image", "true", "A", "B", "margin A", "margin B")
         rows = [
             tuple(f"{value:.3f}" if isinstance(value, float) else str(value) for value in image.values())
-            for image in images
+            for image in map(self._changed_image, self.changed[:_SHOWN].tolist())
         ]
         more = len(self.changed) - len(rows)
         title = f"{len(self.changed)} predictions changed" + (f", {more} more than these:" if more else ":")
-        return [f"{title}\n{_table(('image', 'true', 'A', 'B', 'margin A', 'margin B'), rows)}"]
+        return [f"{title}\n{format_text_table([header, *rows], '><<<>>')}"]
 
     def _changed_image(self, row: int) -> dict[str, Any]:
         first, second = self.models
@@ -135,54 +137,90 @@ class Comparison:
 
 
 def compare_revisions(first: str, second: str, repository: Path = Path()) -> Comparison:
-    """Compare the INT8 models of two git revisions, from DVC's cache or remote.
+    """Compare the INT8 models of two git revisions; see `fetch_predictions`.
 
     Raises:
-        ArtifactError: there is no such revision, or its predictions are nowhere to be found.
+        ArtifactError: the predictions of a revision cannot be read.
         DataError: the test images of the revisions differ.
     """
     one, other = (fetch_predictions(revision, repository) for revision in (first, second))
     if one.card.test_sha256 != other.card.test_sha256 or one.card.classes != other.card.classes:
         raise DataError(
             f"{first} and {second} were evaluated on different test images or classes, so they cannot be compared; "
-            "take revisions with the same data"
+            "choose revisions with the same data"
         )
     return Comparison((first, second), one.card.classes, one.labels, (one.networks[_NETWORK], other.networks[_NETWORK]))
 
 
 def fetch_predictions(revision: str, repository: Path = Path()) -> Predictions:
-    """Get the predictions that `evaluate` made at a git revision.
+    """Return the predictions that `evaluate` wrote at a git revision, from DVC's cache or else its default remote.
+
+    Args:
+        revision: a commit, branch, tag or DVC experiment; what is not committed does not count.
+        repository: a folder of a DVC project, which may be a subdirectory of its git repository.
 
     Raises:
-        ArtifactError: there is no git repository or revision, it has no pipeline or keeps no predictions, or they
-            are in neither place.
+        ArtifactError: `repository` is not in a DVC project in a git repository that git trusts, there is no such
+            revision, or its predictions were never made, are in neither place, or are damaged.
     """
-    from dvc.api import DVCFileSystem
-    from dvc.exceptions import DvcException
-    from dvc.scm import RevError, SCMError
-    from dvc_data.index import DataIndexError
-
+    project = _find_project(repository.resolve())
     with TemporaryDirectory() as folder:
-        target, lock = Path(folder) / "predictions", ""
+        target = Path(folder) / "predictions"
+        _download(project, revision, target)
         try:
-            files = DVCFileSystem(str(repository), rev=revision)
-            with suppress(FileNotFoundError):
-                lock = files.read_text("dvc.lock")
-            if not lock and not files.exists("dvc.yaml"):
-                raise ArtifactError(f"{revision} has no DVC pipeline: run this in the repository of one")
-            if f"path: {PREDICTIONS_DIR}\n" not in lock:
-                raise ArtifactError(f"{revision} keeps no predictions: check it out, run `dvc repro`, commit dvc.lock")
-            files.get(PREDICTIONS_DIR, str(target), recursive=True)
-        except RevError:
-            raise ArtifactError(f"there is no git revision {revision}") from None
-        except SCMError:
-            raise ArtifactError(f"{repository.resolve()} is in no git repository: run this in one") from None
-        except (DvcException, DataIndexError, OSError):
+            return load_predictions(target)
+        except ArtifactError as error:
             raise ArtifactError(
-                f"the predictions of {revision} are neither in DVC's cache nor in a remote: check it out, then run "
-                "`dvc pull` where somebody has pushed them, else `dvc repro`"
-            ) from None
-        return load_predictions(target)
+                f"the predictions of {revision} are damaged in DVC's cache or remote, or another version of ptqflow "
+                f"wrote them: delete them there, then run `dvc repro` on a checkout of {revision}"
+            ) from error
+
+
+def _download(project: Path, revision: str, target: Path) -> None:
+    from dvc.api import DVCFileSystem
+    from dvc.scm import RevError
+
+    if not revision:  # DVC would read the working tree
+        raise ArtifactError("the name of a revision is empty; it must be a commit, branch, tag or DVC experiment")
+    path = f"{_git_prefix(project)}{PREDICTIONS}"
+    try:
+        files = DVCFileSystem(project, rev=revision, subrepos=True)  # to DVC a project in a subdirectory is a subrepo
+        was_made = files.isdir(path)
+        if was_made:
+            files.get(path, str(target), recursive=True)
+    except RevError:
+        raise ArtifactError(f"there is no git revision {revision}") from None
+    except Exception as error:  # of a missing object, a remote or its library: they share no class
+        raise ArtifactError(
+            f"DVC can read the predictions of {revision} neither from its cache nor from its default remote ({error}): "
+            f"on a checkout of {revision}, run `dvc pull {PREDICTIONS}` if they were pushed, else `dvc repro`"
+        ) from error
+    if not was_made:
+        raise ArtifactError(
+            f"the dvc.lock of {revision} has no {path}: run `dvc repro` on a checkout of {revision} and commit dvc.lock"
+        )
+
+
+def _find_project(folder: Path) -> Path:
+    """Return the root of the DVC project that a folder is in."""
+    for parent in (folder, *folder.parents):
+        if (parent / ".dvc").is_dir():
+            return parent
+    raise ArtifactError(f"{folder} is in no DVC project: run this in a clone of the repository, where dvc.yaml is")
+
+
+def _git_prefix(project: Path) -> str:
+    """Return the path of a project in its git repository, which is empty or ends with a slash."""
+    command = ["git", "-C", str(project), "rev-parse", "--show-prefix"]
+    asked = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}, check=False)
+    if asked.returncode == 0:
+        return asked.stdout.removesuffix("\n")
+    said = asked.stderr.strip().splitlines()
+    if "safe.directory" in said[-1]:
+        raise ArtifactError(
+            f"git does not trust {project}, which belongs to another user; if you do, run `{said[-1].strip()}`"
+        )
+    raise ArtifactError(f"{project} is in no git repository, so it has no revisions ({said[0]})")
 
 
 def _discordant(pairs: Pairs) -> tuple[str, str]:
@@ -196,11 +234,3 @@ def _as_json(pairs: Pairs) -> dict[str, int]:
         "only_b_right": pairs.only_candidate_right,
         "both_wrong": pairs.both_wrong,
     }
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
-    )

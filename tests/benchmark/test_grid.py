@@ -109,3 +109,25 @@ def test_a_bad_param_is_one_line_that_names_it(changes: dict[str, object], messa
 
 def test_the_defaults_are_valid() -> None:
     assert read_params("benchmark", BenchmarkParams, ROOT / "params.yaml").batch_sizes == (1, 32, 256)
+
+
+def test_the_table_has_a_row_for_each_runtime_and_batch_size_and_the_notes_after_them() -> None:
+    cell = {"fp32": {"median_ms": 10.0}, "int8": {"median_ms": 4.0}}
+    slower = {"fp32": {"median_ms": 100.0}, "int8": {"median_ms": 125.0}, "note": "the layers conv1 stayed FP32"}
+    metrics = {
+        "machine": {"cpu": "A CPU", "threads": 2, "instructions": ["avx2", "fma"]},
+        "cells": {
+            "torchscript": {
+                "batch_1": cell | {"speedup": {"median": 2.5, "low": 2.25, "high": 2.75}},
+                "batch_32": slower | {"speedup": {"median": 0.8, "low": 0.75, "high": 0.85}},
+            },
+        },
+    }
+
+    assert format_table(metrics).split("\n") == [
+        "A CPU, 2 threads, avx2 fma",
+        "             batch  FP32 ms  INT8 ms  FP32 / INT8",
+        "torchscript      1    10.00     4.00         2.50  (2.25 to 2.75)",
+        "torchscript     32   100.00   125.00         0.80  (0.75 to 0.85)",
+        "torchscript, batch 32: the layers conv1 stayed FP32",
+    ]

@@ -16,6 +16,7 @@ from ptqflow.benchmark.timing import speedup, time_in_turns
 from ptqflow.benchmark.worker_process import Cell
 from ptqflow.core.errors import ArtifactError, BenchmarkError
 from ptqflow.core.machine import describe_machine, usable_cores
+from ptqflow.core.text_table import format_text_table
 from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, check_file
 
 
@@ -75,22 +76,20 @@ def benchmark(params: BenchmarkParams, eager: Files, export_dir: Path, manifest:
 
 
 def format_table(metrics: dict[str, Any]) -> str:
-    """Return latency and speed-up of every cell as text."""
+    """Return latency and speed-up of every cell as text, with the interval of the speed-up."""
     machine = metrics["machine"]
-    lines = [
-        f"{machine['cpu']}, {machine['threads']} threads, {' '.join(machine['instructions'])}",
-        f"{'':14}{'batch':>6}{'FP32 ms':>10}{'INT8 ms':>10}   INT8 is so many times as fast",
-    ]
+    rows = [("", "batch", "FP32 ms", "INT8 ms", "FP32 / INT8", "")]
+    notes = []
     for runtime, batches in metrics["cells"].items():
         for name, cell in batches.items():
-            gain = cell["speedup"]
-            lines.append(
-                f"{runtime:14}{name.removeprefix('batch_'):>6}{cell['fp32']['median_ms']:10.2f}"
-                f"{cell['int8']['median_ms']:10.2f}{gain['median']:7.2f} ({gain['low']:.2f} to {gain['high']:.2f})"
-            )
+            batch, gain = name.removeprefix("batch_"), cell["speedup"]
+            latencies = (f"{cell[network]['median_ms']:.2f}" for network in ("fp32", "int8"))
+            interval = f"({gain['low']:.2f} to {gain['high']:.2f})"
+            rows.append((runtime, batch, *latencies, f"{gain['median']:.2f}", interval))
             if "note" in cell:
-                lines.append(f"{'':14}{cell['note']}")
-    return "\n".join(lines)
+                notes.append(f"{runtime}, batch {batch}: {cell['note']}")
+    title = f"{machine['cpu']}, {machine['threads']} threads, {' '.join(machine['instructions'])}"
+    return "\n".join([title, format_text_table(rows, "<>>>>"), *notes])
 
 
 def _reason_to_leave_out(runtime: Runtime, manifest: Manifest) -> str | None:

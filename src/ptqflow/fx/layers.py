@@ -10,6 +10,7 @@ from torch.ao.nn.intrinsic import quantized as nniq
 from torch.ao.quantization.backend_config import get_native_backend_config
 from torch.fx import GraphModule, Node
 
+from ptqflow.core.text_table import format_text_table
 from ptqflow.fx.fp32_modules import is_kept_node
 from ptqflow.fx.graph import fused_steps, trace
 from ptqflow.fx.prepare import is_miscomputed
@@ -95,14 +96,8 @@ def count_layers(layers: list[Layer]) -> dict[str, int]:
 
 
 def describe_layers(layers: list[Layer]) -> str:
-    """Return one line a layer."""
-    name_width = max((len(layer.name) for layer in layers), default=0)
-    operation_width = max((len(layer.operation) for layer in layers), default=0)
-    lines = [
-        f"{layer.precision}  {layer.name:{name_width}}  {layer.operation:{operation_width}}  {layer.note}".rstrip()
-        for layer in layers
-    ]
-    return "\n".join(lines) + "\n"
+    """Return a table with a line for each layer."""
+    return format_text_table([(layer.precision, layer.name, layer.operation, layer.note) for layer in layers]) + "\n"
 
 
 def _is_size(node: Node, sizes: set[Node]) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ptqflow.core.errors import ArtifactError
+from ptqflow.core.text_table import format_text_table
 from ptqflow.runtime.manifest import Manifest, check_file
 
 
@@ -40,13 +41,13 @@ def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
         "format": f"{manifest.format_version}, written by ptqflow {manifest.ptqflow_version}",
         **_figures(manifest),
     }
-    yield from _aligned([[name, text] for name, text in rows.items()])
+    yield from format_text_table([[name, text] for name, text in rows.items()]).split("\n")
     yield ""
     files = [
         [name, f"{file.bytes / 1e6:.3f} MB", "CHANGED OR MISSING" if name in wrong else "as exported", file.sha256]
         for name, file in manifest.files.items()
     ]
-    yield from _aligned([["file", "size", "state", "sha256"], *files])
+    yield from format_text_table([["file", "size", "state", "sha256"], *files]).split("\n")
     yield ""
     layers = [
         [
@@ -58,7 +59,7 @@ def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
         ]
         for layer in manifest.layers
     ]
-    yield from _aligned([["layer", "operation", "precision", "scale", "zero point"], *layers])
+    yield from format_text_table([["layer", "operation", "precision", "scale", "zero point"], *layers]).split("\n")
 
 
 def _figures(manifest: Manifest) -> dict[str, str]:
@@ -71,9 +72,3 @@ def _figures(manifest: Manifest) -> dict[str, str]:
     )
     agreement = f", agreement {100 * metrics['agreement']:.2f} %" if "agreement" in metrics else ""
     return {"top-1": f"{accuracy}{agreement}"} if accuracy else {}
-
-
-def _aligned(rows: list[list[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
