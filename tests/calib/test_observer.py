@@ -10,12 +10,11 @@ from torch.ao.quantization import MinMaxObserver
 
 from ptqflow.calib.histogram import Histogram, histogram_of
 from ptqflow.calib.observer import StatisticsObserver
-from ptqflow.calib.tensor_statistics import TensorStatistics, share
+from ptqflow.calib.tensor_statistics import TensorStatistics
 from ptqflow.core.errors import ModelError
 
 every = settings(max_examples=150, deadline=None)
 
-LARGEST = float(np.float32(1e30))
 batch = st.builds(
     lambda scale, shares: torch.tensor(shares, dtype=torch.float32) * scale,
     st.sampled_from([1e-30, 1e-3, 1.0, -1.0, 1e4, 1e30]),
@@ -154,38 +153,3 @@ def test_a_batch_more_costs_two_float32_and_nothing_else() -> None:
         return statistics.minima.nbytes + statistics.maxima.nbytes + statistics.histogram.counts.nbytes
 
     assert size(60) - size(10) == 50 * 2 * 4
-
-
-def test_merged_statistics_are_those_of_one_observer_that_sees_first_the_one_then_the_other() -> None:
-    seen = [randn(100, seed=seed) * 10**seed for seed in range(5)]
-    one, other, whole = observe(seen[:2]), observe(seen[2:]), observe(seen)
-    assert one is not None
-    assert other is not None
-    assert whole is not None
-
-    merged = one.merged(other)
-    assert merged.minima.tolist() == whole.minima.tolist()
-    assert merged.maxima.tolist() == whole.maxima.tolist()
-    assert equal(merged.histogram, whole.histogram)
-    assert (len(one.minima), one.count) == (2, 200), "it is left as it is"
-
-
-def test_tensors_that_share_an_observer_take_turns_batch_by_batch() -> None:
-    tensors = [[randn(20, seed=10 * tensor + number) * (tensor + 1) for number in range(3)] for tensor in range(3)]
-    shared = observe(values for together in zip(*tensors, strict=True) for values in together)
-    assert shared is not None
-
-    apart = share([statistics for seen in tensors if (statistics := observe(seen))])
-    assert apart.minima.tolist() == shared.minima.tolist()
-    assert apart.maxima.tolist() == shared.maxima.tolist()
-    assert equal(apart.histogram, shared.histogram)
-
-
-def test_a_tensor_that_shares_with_none_keeps_its_statistics() -> None:
-    statistics = observe([randn(20), randn(20, seed=1)])
-    assert statistics is not None
-
-    alone = share([statistics])
-    assert alone.minima.tolist() == statistics.minima.tolist()
-    assert alone.maxima.tolist() == statistics.maxima.tolist()
-    assert equal(alone.histogram, statistics.histogram)

@@ -9,9 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from ptqflow.calib.params import CalibParams
 from ptqflow.calib.sampling import Draw, draw_images, input_batches
 from ptqflow.core.errors import DataError
 from ptqflow.data.dataset import Dataset, open_dataset
@@ -130,12 +128,3 @@ def test_batches_hold_the_drawn_images_in_order_as_they_are_at_evaluation(datase
     expected = to_input(torch.from_numpy(dataset.train.images[rows.ravel()]), miniature.NORMALIZATION)
     assert torch.equal(torch.cat(batches), expected)
     assert batches[0].dtype == torch.float32
-
-
-@pytest.mark.parametrize("key", ["batches", "batch_size"])
-@pytest.mark.parametrize("value", [0, -1, 2.5, "3", None])
-def test_numbers_of_images_are_whole_and_positive(key: str, value: object) -> None:
-    with pytest.raises(ValidationError, match=key):
-        CalibParams.model_validate(
-            {"batches": 1, "batch_size": 1, "seed": 0, "processes": 1, "threads": None} | {key: value}
-        )

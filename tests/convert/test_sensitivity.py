@@ -3,7 +3,6 @@
 import copy
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import miniature
 import numpy as np
@@ -17,7 +16,6 @@ from torch.fx import GraphModule, Node
 
 from ptqflow.calib.statistics import Statistics
 from ptqflow.convert import sensitivity
-from ptqflow.convert.params import SensitivityParams
 from ptqflow.convert.quantize import Quantized, quantize
 from ptqflow.convert.sensitivity import (
     Fidelity,
@@ -28,8 +26,7 @@ from ptqflow.convert.sensitivity import (
     order_by_harm,
     sensitivity_rows,
 )
-from ptqflow.core.errors import DataError, ParamsError
-from ptqflow.core.params import read_params
+from ptqflow.core.errors import DataError
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.graph import weighted_modules
@@ -275,11 +272,3 @@ def test_modules_are_ordered_by_loss_then_by_sqnr() -> None:
     assert json.dumps(modules["a"].as_metrics()) == (
         '{"alone": {"cosine": 1.0, "drop": 0.0}, "network": {"cosine": 1.0}}'
     )
-
-
-@pytest.mark.parametrize("images", [0, -1, 1.5, "all"])
-def test_a_bad_number_of_images_is_refused(images: object) -> None:
-    Path("params.yaml").write_text(json.dumps({"sensitivity": {"images": images}}))
-
-    with pytest.raises(ParamsError, match=r"^params.yaml: sensitivity.images is "):
-        read_params("sensitivity", SensitivityParams)

@@ -1,7 +1,5 @@
 """The luck of the draw: one pass serves all sizes, and the summary is NumPy's mean and standard deviation."""
 
-from pathlib import Path
-
 import miniature
 import numpy as np
 import pytest
@@ -9,10 +7,8 @@ import torch
 
 from ptqflow.calib.collection import collect_statistics, observe
 from ptqflow.calib.sampling import draw_images, input_batches
-from ptqflow.core.errors import DataError, ParamsError
-from ptqflow.core.params import read_params
+from ptqflow.core.errors import DataError
 from ptqflow.data.dataset import SPLITS, Dataset, DatasetCard
-from ptqflow.spread.params import CalibSpreadParams
 from ptqflow.spread.spread import collect_sizes, summarize
 
 BATCH = 4
@@ -77,20 +73,3 @@ def test_the_summary_is_numpys_mean_and_standard_deviation_by_size() -> None:
         }
         for size in (1, 8)
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("seeds: [0], batches: [1]", "calib_spread.seeds is"),
-        ("seeds: [0, 0], batches: [1]", "holds a number twice"),
-        ("seeds: [0, 1], batches: []", "calib_spread.batches is"),
-        ("seeds: [0, 1], batches: [0]", "greater than 0"),
-        ("seeds: [0, -1], batches: [1]", "greater than or equal to 0"),
-        ("seeds: [0, 1]", "calib_spread.batches is missing"),
-    ],
-)
-def test_params_that_make_no_comparison_are_refused(text: str, message: str) -> None:
-    Path("params.yaml").write_text(f"calib_spread: {{{text}}}\n")
-    with pytest.raises(ParamsError, match=message):
-        read_params("calib_spread", CalibSpreadParams)

@@ -1,0 +1,130 @@
+"""What the observers of a network see of images that run through it."""
+
+from typing import Any
+
+import miniature
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.ao.quantization.quantize_fx import fuse_fx
+
+from ptqflow.calib.collection import collect_statistics, observe
+from ptqflow.calib.histogram import histogram_of
+from ptqflow.calib.statistics import Statistics
+from ptqflow.calib.tensor_statistics import TensorStatistics
+from ptqflow.core.errors import ModelError
+
+NAN, INFINITY = float("nan"), float("inf")
+only_residual = pytest.mark.parametrize("function", ["residual"], indirect=True)
+OBSERVED = {
+    "residual": ["x", "conv1", "maxpool", "conv2", "relu", "avgpool", "flatten", "fc"],
+    "normed": ["x", "norm", "conv", "gelu", "mean", "fc"],
+}
+
+
+WEIGHTED = {"residual": ["conv1", "conv2", "fc"], "normed": ["conv", "fc"]}
+
+
+class Recorder(fx.Interpreter):
+    """Runs a network and keeps what each node gives."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.given: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.given[n.name] = value
+        return value
+
+
+def collect(network: nn.Module, batches: list[Tensor], first: int = 0) -> Statistics:
+    rows = np.arange(first, first + sum(map(len, batches))).reshape(len(batches), -1)
+    return collect_statistics(observe(network, miniature.SIZE), batches, rows)
+
+
+def arrays_of(seen: TensorStatistics | None) -> list[Any]:
+    if seen is None:
+        return []
+    return [seen.minima, seen.maxima, seen.histogram.exponent, seen.histogram.first, seen.histogram.counts]
+
+
+def assert_equal(one: Statistics, other: Statistics) -> None:
+    """Bit for bit, and of the same types."""
+    assert one.tensors.keys() == other.tensors.keys()
+    assert one.means.keys() == other.means.keys()
+    pairs = [(one.rows, other.rows)]
+    pairs += [(one.means[name], other.means[name]) for name in one.means]
+    for name, seen in one.tensors.items():
+        left, right = arrays_of(seen), arrays_of(other.tensors[name])
+        pairs += zip(left, right, strict=True)
+    for left, right in pairs:
+        np.testing.assert_array_equal(left, right, strict=isinstance(left, np.ndarray))
+
+
+def test_the_statistics_are_those_of_what_flows_through_the_fused_fp32_network(
+    function: str, network: nn.Module, inputs: list[Tensor], statistics: Statistics
+) -> None:
+    fused = fuse_fx(network).to(memory_format=torch.channels_last)
+    before_activation: dict[str, list[Tensor]] = {name: [] for name in WEIGHTED[function]}
+    for name, outputs in before_activation.items():
+        layer = fused.get_submodule(name)
+        inner = layer[0] if isinstance(layer, nn.Sequential) else layer
+        inner.register_forward_hook(lambda *call, outputs=outputs: outputs.append(call[-1]))
+    recorded: dict[str, list[Tensor]] = {}
+    with torch.inference_mode():
+        for batch in inputs[:4]:
+            recorder = Recorder(fused)
+            recorder.run(batch.contiguous(memory_format=torch.channels_last))
+            for name, value in recorder.given.items():
+                recorded.setdefault("relu" if name == "relu_1" else name, []).append(value)
+
+    assert list(statistics.tensors) == OBSERVED[function]
+    for name, seen in statistics.tensors.items():
+        values = torch.cat(recorded[name])
+        expected = histogram_of(values, values.min().item(), values.max().item())
+        assert seen is not None
+        assert seen.minima.tolist() == [batch.min().item() for batch in recorded[name]]
+        assert seen.maxima.tolist() == [batch.max().item() for batch in recorded[name]]
+        assert (seen.histogram.exponent, seen.histogram.first) == (expected.exponent, expected.first)
+        assert np.array_equal(seen.histogram.counts, expected.counts)
+        assert seen.count == values.numel()
+    assert list(statistics.means) == WEIGHTED[function]
+    for name, outputs in before_activation.items():
+        expected_means = [output.double().transpose(0, 1).flatten(1).mean(1) for output in outputs]
+        np.testing.assert_allclose(statistics.means[name], torch.stack(expected_means), rtol=1e-4, atol=1e-6)
+        assert statistics.means[name].dtype == np.float32
+
+
+def test_statistics_do_not_depend_on_what_was_collected_before(
+    network: nn.Module, inputs: list[Tensor], statistics: Statistics
+) -> None:
+    collect(network, inputs[2:])
+
+    assert_equal(collect(network, inputs[:4]), statistics)
+
+
+@only_residual
+@pytest.mark.parametrize("value", [NAN, INFINITY, -INFINITY])
+@pytest.mark.parametrize("batch", [0, 2])
+def test_an_input_that_is_not_finite_is_refused(
+    network: nn.Module, inputs: list[Tensor], value: float, batch: int
+) -> None:
+    inputs = [tensor.clone() for tensor in inputs]
+    inputs[batch][0, 0, 0, 0] = value
+
+    with pytest.raises(ModelError, match="calibration: x returns NaN or infinity; are the weights and the images fin"):
+        collect(network, inputs)
+
+
+@only_residual
+@pytest.mark.parametrize(("layer", "value"), [("conv2", NAN), ("fc", NAN), ("fc", 3e38)])
+def test_an_activation_that_is_not_finite_is_refused_by_the_layer_it_comes_from(
+    network: nn.Module, inputs: list[Tensor], layer: str, value: float
+) -> None:
+    nn.init.constant_(network.get_submodule(layer).weight, value)
+
+    with pytest.raises(ModelError, match=f"calibration: {layer} returns NaN or infinity"):
+        collect(network, inputs)
