@@ -62,16 +62,21 @@ def find_words(text: str, *, is_python: bool) -> list[tuple[int, str, Word]]:
     """Return the line, the text and the entry of each word found, by line."""
     passages = _prose_of_python(text) if is_python else [(1, text)]
     found = [
-        (line + passage.count("\n", 0, match.start()), " ".join(match.group().split()), word)
+        (
+            line + passage.count("\n", 0, match.start()),
+            " ".join(match.group().split()),
+            WORDS[(match.lastindex or 1) - 1],
+        )
         for line, passage in passages
-        for word in WORDS
-        for match in re.finditer(_expression(word), passage, re.IGNORECASE)
+        for match in _ANY_WORD.finditer(passage)
     ]
     return sorted(found)
 
 
-def _expression(word: Word) -> str:
-    return rf"(?<![.\w])(?:{word.pattern})\b".replace(" ", r"\s+(?:#\s*)?")
+# A space may be the end of a line, in a comment too. The groups are those of WORDS, whose patterns have none.
+_ANY_WORD = re.compile(
+    rf"(?<![.\w])(?:{'|'.join(f'({word.pattern})' for word in WORDS)})\b".replace(" ", r"\s+(?:#\s*)?"), re.IGNORECASE
+)
 
 
 def _prose_of_python(text: str) -> Iterator[tuple[int, str]]:
