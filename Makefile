@@ -1,8 +1,12 @@
 # make repro   install, run the pipeline, show the result
-# make test    install, run the tests; make test-slow the slow ones, and those in a browser (Debian's chromium)
+# make check   install, then lint, types and tests: what must pass before a commit
+# make format  install, correct what lint can correct
+# make docs    install, write the params table of README.md
+# make test    install, run the tests; COVERAGE=1 measures what they cover
+# make test-slow  the slow tests, and those in a browser (Debian's chromium)
 .DEFAULT_GOAL := repro
 .DELETE_ON_ERROR:
-.PHONY: repro test test-slow benchmark spread lint types lock
+.PHONY: repro check format docs test test-slow benchmark spread lint types lock
 
 PYTHON ?= python3
 INSTALLED := .venv/installed
@@ -16,13 +20,15 @@ repro: $(INSTALLED)
 	@PYTHONPATH=src python -m ptqflow.summary metrics/evaluate.json
 	@echo "More in report/index.html."
 
+check: lint types test
+
 test: $(INSTALLED)
-	pytest -n 2 -m "not slow and not browser" $(TESTS)
+	pytest -n 2 -m "not slow and not browser" $(if $(COVERAGE),--cov --cov-report=term) $(TESTS)
 
 test-slow: $(INSTALLED)
 	pytest -n 2 -m "slow or browser" $(TESTS)
 
-# Measures anew and shows it in the report.
+# Measures again and shows it in the report.
 benchmark: $(INSTALLED)
 	dvc repro --force --single-item pipelines/benchmark/dvc.yaml
 	dvc repro --force --single-item report
@@ -30,13 +36,22 @@ benchmark: $(INSTALLED)
 spread: $(INSTALLED) pipelines/spread/dvc.yaml
 	dvc repro pipelines/spread/dvc.yaml
 
-# A copy for who wants it: DVC would miss the outputs of a pipeline that never ran in every checkout and exp apply.
+# A copy for whoever wants it: DVC would miss the outputs of a pipeline that never ran in every checkout and exp apply.
 pipelines/spread/dvc.yaml: pipelines/spread/pipeline.yaml
 	cp $< $@
 
 lint: $(INSTALLED)
 	ruff check .
 	ruff format --check .
+	git ls-files -z | xargs -0 codespell
+	python .ci/words.py
+
+format: $(INSTALLED)
+	ruff check --fix .
+	ruff format .
+
+docs: $(INSTALLED)
+	PYTHONPATH=src python .ci/params_table.py
 
 types: $(INSTALLED)
 	mypy

@@ -44,8 +44,9 @@ def main() -> None:
 
     def stock(observer: type[HistogramObserver | MinMaxObserver]) -> GraphModule:
         mapping = QConfigMapping()
-        default = get_default_qconfig_mapping("x86")
-        mapping.set_global(default.global_qconfig._replace(activation=observer.with_args(reduce_range=False)))
+        default = get_default_qconfig_mapping("x86").global_qconfig
+        assert default
+        mapping.set_global(default._replace(activation=observer.with_args(reduce_range=False)))
         with without_torch_warnings():
             return prepare_fx(fp32.module, mapping, example)
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import ALONE
 from ptqflow.data.dataset import DIGEST_BYTES, Split
 from ptqflow.models.accuracy import compute_logits
@@ -122,7 +123,7 @@ def map_images(path: Path) -> tuple[Split, nn.Module, Recipe]:
     labels = np.random.default_rng(0).integers(0, 10, len(images))
     convolution = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU())
     model = nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-    recipe = Recipe((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), True)
+    recipe = Recipe(Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)), True)
     return Split(images, labels, np.empty(0, f"V{DIGEST_BYTES}")), model, recipe
 
 

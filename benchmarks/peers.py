@@ -191,13 +191,12 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has n
 
 def logits_of(model: Model, split: Split, manifest: Manifest) -> Tensor:
     """Run all images through a model in its runtime; return float64 (N, classes)."""
-    mean, std = manifest.input.mean, manifest.input.std
     if model.runtime == "torch_eager":
         network = load_fp32(FP32_DIR).module if model.engine is None else load_int8(INT8_DIR).module
-        return compute_logits(network, split, mean, std, LOGITS_BATCH, "test")
+        return compute_logits(network, split, manifest.input, LOGITS_BATCH, "test")
     run = open_file(model.path, model.runtime, manifest.engine)
     starts = range(0, len(split), LOGITS_BATCH)
-    batches = (normalize(split.images[start : start + LOGITS_BATCH], mean, std) for start in starts)
+    batches = (normalize(split.images[start : start + LOGITS_BATCH], manifest.input) for start in starts)
     return torch.from_numpy(np.concatenate([run(batch) for batch in batches])).double()
 
 

@@ -139,7 +139,7 @@ class Run:
 
 
 def loop(arguments: argparse.Namespace) -> None:
-    """Whole trainings of both, with an evaluation behind each epoch."""
+    """Whole trainings of both, with an evaluation after each epoch."""
     dataset = open_dataset(arguments.dataset)
     held_out = getattr(dataset, arguments.held_out)
     rows = [find_rows(arguments.folder, dataset.train, "train")]
@@ -170,11 +170,12 @@ def loop(arguments: argparse.Namespace) -> None:
 
 def report_loop(runs: dict[str, list[Run]]) -> None:
     """Print how many times as fast ours is, and how far apart the accuracies are."""
-    for what, figure in (
-        ("an epoch", lambda run: statistics.median(run.epochs)),
-        ("training alone", lambda run: statistics.median(run.trainings)),
-        ("in all", lambda run: run.total),
-    ):
+    seconds: dict[str, Callable[[Run], float]] = {
+        "an epoch": lambda run: statistics.median(run.epochs),
+        "training alone": lambda run: statistics.median(run.trainings),
+        "in all": lambda run: run.total,
+    }
+    for what, figure in seconds.items():
         ratios = [figure(theirs) / figure(own) for theirs, own in zip(runs["loop"], runs["ours"], strict=True)]
         print(f"{what}: {spread(ratios, '.2f')} times as fast as the loop, by seed")
     top1 = {name: [100 * run.top1 for run in of_name] for name, of_name in runs.items()}
@@ -230,7 +231,7 @@ def images_of_loop(
 
 def normalization(card: DatasetCard) -> list[Callable[[Any], Any]]:
     """Return torchvision's transforms of an image to evaluate on."""
-    return [transforms.ToTensor(), transforms.Normalize(card.normalization)]
+    return [transforms.ToTensor(), transforms.Normalize(card.normalization.mean, card.normalization.std)]
 
 
 def augmentation(card: DatasetCard) -> list[Callable[[Any], Any]]:
@@ -281,7 +282,7 @@ def loader_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def loop_epoch(
     loader: DataLoader[Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> Iterator[None]:
-    """Train an epoch, and yield behind each step."""
+    """Train an epoch, and yield after each step."""
     criterion = nn.CrossEntropyLoss()
     model.train()
     running_loss, hits = 0.0, 0
@@ -329,7 +330,6 @@ def train_params(batch_size: int, epochs: int = 1, seed: int = 0) -> TrainParams
         seed=seed,
         devices=1,
         nodes=1,
-        threads=None,
         precision=None,
         sync_batchnorm=True,
     )
@@ -339,7 +339,7 @@ def run_ours(arguments: argparse.Namespace, seed: int) -> Run:
     """Train as the stage `train` does, checkpoints included."""
     start = time.perf_counter()
     dataset, device = open_dataset(arguments.dataset), torch.device(arguments.device)
-    pick_device()  # which settles what kernels may be chosen
+    pick_device()  # which determines what kernels may be chosen
     model = build(arguments, dataset.card, seed)
     params = train_params(arguments.batch_size, arguments.epochs, seed)
     recipe = Recipe(dataset.card.normalization, dataset.card.horizontal_flip)
@@ -421,7 +421,7 @@ def bare_steps(
     dtype: torch.dtype,
     fused: bool | None,
 ) -> Iterator[None]:
-    """Train on one batch that is ready for the network, and yield behind each step."""
+    """Train on one batch that is ready for the network, and yield after each step."""
     card = dataset.card
     stored = torch.from_numpy(np.array(dataset.train.images[: arguments.batch_size]))
     images = to_input(stored, card.normalization).to(device, memory_format=memory_format)
@@ -439,7 +439,7 @@ def bare_steps(
 
 
 def our_steps(arguments: argparse.Namespace, dataset: Dataset, device: torch.device) -> Iterator[None]:
-    """Train as `ptqflow.train.loop` does, epoch behind epoch, and yield behind each step."""
+    """Train as `ptqflow.train.loop` does, epoch after epoch, and yield after each step."""
     card, params = dataset.card, train_params(arguments.batch_size)
     recipe = Recipe(card.normalization, card.horizontal_flip)
     trainer = Trainer(build(arguments, card, 0), recipe, params, ALONE, device)
@@ -458,7 +458,7 @@ def our_steps(arguments: argparse.Namespace, dataset: Dataset, device: torch.dev
 def loop_steps(
     arguments: argparse.Namespace, dataset: Dataset, device: torch.device, rows: list[int]
 ) -> Iterator[None]:
-    """Train as the loop, epoch behind epoch, and yield behind each step."""
+    """Train as the loop, epoch after epoch, and yield after each step."""
     images = images_of_loop(dataset.train, arguments.folder, "train", rows, augmentation(dataset.card))
     loader = DataLoader(images, shuffle=True, **loader_options(arguments))
     model = build(arguments, dataset.card, 0).to(device)

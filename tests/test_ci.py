@@ -5,9 +5,11 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 METRICS = {
@@ -40,13 +42,13 @@ def with_change(path: str, value: float) -> dict[str, object]:
     [METRICS, with_change("fp32.top1", 0.97), with_change("int8.top1", 0.985), with_change("agreement", 0.98)],
     ids=["equal", "FP32 a point worse", "INT8 better", "agreement a point less"],
 )
-def test_figures_that_hold_pass_without_a_word(found: dict[str, object]) -> None:
+def test_figures_within_the_tolerance_pass_silently(found: dict[str, object]) -> None:
     result = compare(found)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         ("fp32.top1", 0.95, "fp32 top-1 is 0.95, committed 0.98"),
         ("int8.top1", 0.94, "int8 top-1 is 0.94, committed 0.97"),
@@ -55,26 +57,67 @@ def test_figures_that_hold_pass_without_a_word(found: dict[str, object]) -> None
         ("int8.size_mb", 44.78, "the INT8 model has 44.78 MB"),
     ],
 )
-def test_a_figure_that_does_not_hold_fails_and_is_told(path: str, value: float, told: str) -> None:
+def test_a_figure_out_of_tolerance_fails_and_is_reported(path: str, value: float, message: str) -> None:
     result = compare(with_change(path, value))
-    assert (result.returncode, result.stderr) == (1, f"{told}\n")
+    assert (result.returncode, result.stderr) == (1, f"{message}\n")
 
 
-def test_several_problems_are_told_together() -> None:
+def test_several_problems_are_reported_together() -> None:
     found = with_change("agreement", 0.5) | {"fp32": {"top1": 0.1, "size_mb": 44.78}}
     assert compare(found).stderr == (
         "fp32 top-1 is 0.1, committed 0.98; INT8 agrees with FP32 on 0.5 of the images alone\n"
     )
 
 
-def test_ci_runs_the_everyday_tests_and_the_slow_ones() -> None:
-    targets = re.findall(r"^make ([\w-]+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    command = ["make", "--dry-run", "--assume-old=.venv/installed", "-C", ROOT, *targets]
-    planned = subprocess.run(command, text=True, capture_output=True, check=True).stdout
-    assert sorted(re.findall(r"^pytest .*-m (\"[^\"]+\"|\w+)", planned, re.MULTILINE)) == [
-        '"not slow and not browser"',
-        '"slow or browser"',
+def commands_of(*arguments: str) -> list[str]:
+    """Return the commands that make would run."""
+    command = ["make", "--dry-run", "--assume-old=.venv/installed", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, text=True, capture_output=True, check=True).stdout.splitlines()
+
+
+def test_ci_runs_lint_types_the_everyday_tests_and_the_slow_ones_and_measures_coverage() -> None:
+    targets = re.findall(r"^make ([\w =-]+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    planned = [line for target in targets for line in commands_of(*target.split())]
+    assert set(planned) >= {*commands_of("lint"), *commands_of("types")}
+    tests = [line for line in planned if line.startswith("pytest")]
+    assert [re.findall(r'-m "([^"]+)"', line) for line in tests] == [["not slow and not browser"], ["slow or browser"]]
+    assert ["--cov" in line.split() for line in tests] == [True, False]
+
+
+def test_coverage_is_measured_only_on_request() -> None:
+    assert not any("--cov" in line for line in commands_of("test", "test-slow"))
+
+
+def test_check_is_lint_types_and_the_everyday_tests() -> None:
+    assert commands_of("check")[1:-1] == [
+        *commands_of("lint")[1:-1],
+        *commands_of("types")[1:-1],
+        *commands_of("test")[1:-1],
     ]
+
+
+def test_pre_commit_hooks_are_the_tools_of_lint_and_format() -> None:
+    (local,) = YAML(typ="safe").load(ROOT / ".pre-commit-config.yaml")["repos"]
+    lint = "\n".join(commands_of("lint"))
+    assert local["repo"] == "local"
+    for hook in local["hooks"]:
+        assert hook["language"] == "system", "nothing is downloaded"
+        assert re.sub(r" --.*", "", hook["entry"]) in lint
+
+
+def test_the_types_of_the_package_are_published() -> None:
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["ptqflow"]
+    assert all((ROOT / "src" / "ptqflow" / file).is_file() for file in packaged)
+    assert "py.typed" in packaged
+
+
+@pytest.mark.parametrize(
+    "file", ["dvc.lock", "pipelines/benchmark/dvc.lock", "requirements.lock", "metrics/train.json"]
+)
+def test_generated_files_are_marked_as_such(file: str) -> None:
+    command = ["git", "check-attr", "linguist-generated", file]
+    found = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout
+    assert found == f"{file}: linguist-generated: set\n"
 
 
 def test_git_ignores_an_environment_that_is_a_link() -> None:

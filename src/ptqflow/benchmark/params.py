@@ -11,10 +11,11 @@ class BenchmarkParams(Params):
     """What is timed, and for how long."""
 
     batch_sizes: Annotated[tuple[PositiveInt, ...], Strict(False), Field(min_length=1), AfterValidator(distinct)]
-    """Images at a time."""
+    """Of `make benchmark`: images per run."""
     threads: PositiveInt | None
-    """Of every runtime; None takes all cores."""
+    """Of `make benchmark`: CPU threads of every runtime; null: all cores."""
     rounds: Annotated[int, Field(ge=3)]
-    """Turns that FP32 and INT8 take at each batch size."""
+    """Of `make benchmark`: turns of FP32 and INT8 at each batch size."""
     seconds: PositiveFloat
-    """Of timed runs of each network at each batch size; it takes longer where a run is longer than a round."""
+    """Of `make benchmark`: seconds of timed runs per network and batch size; more where one run takes longer than a
+    round."""

@@ -9,8 +9,8 @@ class CalibParams(Params):
     """How many training images the observers see, and which."""
 
     batches: PositiveInt
-    """Batches of images."""
+    """Batches of training images that the observers see."""
     batch_size: PositiveInt
-    """Images a batch."""
+    """Images per batch."""
     seed: NonNegativeInt
-    """Which images are drawn."""
+    """Seed of the draw of the images."""

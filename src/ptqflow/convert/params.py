@@ -13,49 +13,51 @@ class ActivationParams(Params):
     """How the statistics of a tensor become its scale and zero point."""
 
     method: Method
-    """How the range is chosen."""
+    """How the range of an activation is chosen."""
     percentile: Annotated[float, Field(gt=50, le=100)]
-    """Of `method: percentile`: the range reaches from the (100 - percentile)-th to the percentile-th."""
+    """For the method `percentile`: the range reaches from the (100 - p)-th to the p-th percentile."""
     symmetric: bool
-    """Whether the zero point is the middle level."""
+    """Whether zero is the middle of the quantized levels."""
     reduce_range: bool | None
-    """Whether 7 of 8 bits are used; None: only where a kernel can overflow with all 8."""
+    """Whether to use 7 of 8 bits; null: only where a kernel can overflow with 8."""
 
 
 class WeightParams(Params):
     """How the scales of weights are chosen."""
 
     method: Literal["minmax", "mse"]
-    """The largest weight, or the least squared error."""
+    """How the scale of weights is chosen: by the largest weight, or by the least squared error."""
     per_channel: bool
-    """Whether each output channel has a scale of its own."""
+    """Whether each output channel has its own scale; false: one scale per tensor."""
 
 
 class ConvertParams(Params):
     """What the INT8 model is made for, and how."""
 
     engine: Engine
-    """The kernels that run it."""
+    """Kernels that run the INT8 model."""
     activation: ActivationParams
     weight: WeightParams
     head: Literal["fp32", "int8"]
     """Precision of the last layer, whose output is the logits."""
     keep_fp32: Annotated[tuple[str, ...], Strict(False)]
-    """Names or patterns of modules that stay FP32."""
+    """Names or patterns of modules that stay FP32, such as `layer4.*`."""
     overrides: dict[str, Method]
-    """Method for tensors by patterns of their names; the first that matches one of those that share a range counts."""
+    """Method by pattern of tensor names, such as `{layer4.*: entropy}`; the first pattern that matches one of the
+    tensors that share a range counts."""
     fuse_additions: bool
-    """On `onednn`: whether a residual is added to the sums of a convolution before they are rounded."""
+    """Whether `onednn` adds residuals before rounding: nearer to FP32, but slow in ONNX Runtime."""
     round_biases: bool
-    """Whether biases are whole steps of the sums that they are added to, as other runtimes want them."""
+    """Whether biases are rounded to whole steps of the int32 sums, as in ONNX Runtime; false: FP32 biases, as in torch.
+    """
     bias_correction: bool
-    """Whether the shift that quantization causes in the mean output of each layer is taken out of its bias."""
+    """Whether the mean error of each layer is subtracted from its bias."""
     max_drop: Annotated[float, Field(ge=0, le=100)] | None
-    """Points of top-1 on val that INT8 may lose: the modules that harm most stay FP32 until it does; None: any."""
+    """Points of top-1 that INT8 may lose on val: the most harmful modules stay FP32 until it does; null: no limit."""
 
 
 class SensitivityParams(Params):
     """On how many images the modules are measured."""
 
     images: PositiveInt
-    """Images of val at most."""
+    """Maximum number of val images that each module is measured on."""

@@ -9,10 +9,10 @@ class RunParams(Params):
     """Processes, threads, batch sizes and checkpoints; a change of these keys reruns nothing."""
 
     processes: PositiveInt
-    """That share the images of `calib` and of `evaluate`."""
+    """Processes that share the images of `calib` and `evaluate`."""
     threads: PositiveInt | None
-    """CPU threads on each host, shared by all processes of a stage; None: one for each core."""
+    """CPU threads on each host, shared by all processes of a stage; null: one per core."""
     batch_size: PositiveInt
-    """Images at a time in `evaluate` and `export`."""
+    """Images per forward pass in `evaluate`, `export` and `make spread`."""
     checkpoint_every: NonNegativeInt
-    """Epochs between checkpoints, from which a killed training resumes; 0: none."""
+    """Epochs between checkpoints, from which a killed training resumes; 0: no checkpoints."""

@@ -11,6 +11,7 @@ class ExportParams(Params):
     """Which files are written, and how they are checked."""
 
     onnx: bool
-    """False: only TorchScript, for a network with an operation that ONNX does not know."""
+    """Whether to write ONNX files; false: TorchScript alone, for a network with an operation that ONNX does not have.
+    """
     min_agreement: Annotated[float, Field(gt=0, le=1)]
-    """Share of the test images for which a file must predict what torch does."""
+    """Share of the test images for which a file must predict what torch predicts; for OpenVINO, 0.98 at most."""

@@ -13,22 +13,25 @@ class DataParams(Params):
     """Which images, at what size, and how they are split."""
 
     name: Literal["digits", "cifar10", "cifar100", "fashion_mnist", "image_folder"]
-    """`digits` is embedded in scikit-learn, torchvision downloads the next three, `image_folder` is the user's own."""
+    """Where the images come from: `digits` is embedded in scikit-learn, torchvision downloads the next three,
+    `image_folder` is your own folder or archive."""
     path: Annotated[str, Field(min_length=1)] | None
-    """Folder or archive that holds the images. Only its bytes count: the stage that reads it depends on them."""
+    """Folder or archive with the images; null downloads a torchvision set. Only its bytes count: the same bytes at
+    another path rerun nothing."""
     image_size: Annotated[int, Field(ge=8, le=4096)]
-    """Height and width in pixels."""
+    """Height and width in pixels: images are scaled to it on the short side and cropped at the center."""
     limit: Annotated[int, Field(ge=2)] | None
-    """At most so many images of train (val included) and of test, stratified by class; of an image folder without test,
-    at most so many of all."""
+    """Keep at most so many images of train (val included) and of test, stratified by class; of an image folder without
+    `test/`, of all images. null: all."""
     val_fraction: Fraction
     """Share of train that becomes val."""
     test_fraction: Fraction
-    """Share of all images that becomes test, where the source has no test split."""
+    """Share of all images that becomes test where the source has no test split."""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    """Draws `limit`, val and test."""
+    """Seed of the draws of `limit`, val and test."""
     on_bad_image: Literal["error", "skip"]
-    """What a file that is no readable image does."""
+    """What an unreadable image does: `error` stops and names the file, `skip` leaves it out and counts it in
+    `metrics/fetch.json`."""
 
     @model_validator(mode="after")
     def _path_fits_name(self) -> Self:

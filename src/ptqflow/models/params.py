@@ -14,15 +14,17 @@ class ModelParams(Params):
     """Which network, from which weights, with which normalization."""
 
     name: str
-    """A torchvision classifier, or `module:function` of the user's own, called with `num_classes`."""
+    """A torchvision classifier, or `module:function` of your own, which is called with `num_classes`."""
     weights: Annotated[str, Field(min_length=1)] | None
-    """None, a torchvision weights name, or a file with a state_dict (.pt or .safetensors)."""
+    """null, a torchvision weights name such as `IMAGENET1K_V1`, or the path of a state_dict (`.pt` or `.safetensors`).
+    """
     stem: Literal["standard", "small"]
-    """`small` is a 3x3 stride-1 first convolution without max-pool, for small images."""
+    """`small` replaces the first convolution of a ResNet by a 3x3 stride-1 one and removes the max-pool, for small
+    images."""
     mean: Annotated[tuple[Channel, Channel, Channel], Strict(False)] | None
-    """Channel mean that the weights expect, pixels in 0..1; None: the data set's own."""
+    """Channel mean that the weights expect, pixels in 0..1; null: that of the data set."""
     std: Annotated[tuple[PositiveChannel, PositiveChannel, PositiveChannel], Strict(False)] | None
-    """Channel standard deviation that the weights expect; None: the data set's own."""
+    """Channel standard deviation that the weights expect, pixels in 0..1; null: that of the data set."""
 
     @property
     def is_user_code(self) -> bool:

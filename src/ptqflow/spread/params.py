@@ -11,6 +11,6 @@ class CalibSpreadParams(Params):
     """Which draws of calibration images are compared."""
 
     seeds: Annotated[tuple[NonNegativeInt, ...], Strict(False), Field(min_length=2), AfterValidator(distinct)]
-    """A draw for each, as `calib.seed` draws it."""
+    """Of `make spread`: one draw per seed, as with `calib.seed`."""
     batches: Annotated[tuple[PositiveInt, ...], Strict(False), Field(min_length=1), AfterValidator(distinct)]
-    """Sizes of each draw, in batches of `calib.batch_size`."""
+    """Of `make spread`: sizes of each draw, in batches of `calib.batch_size`."""

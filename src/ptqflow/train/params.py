@@ -11,43 +11,46 @@ class TrainParams(Params):
     """The recipe, and what runs it."""
 
     epochs: NonNegativeInt
-    """0 takes `model.weights` as they are."""
+    """Epochs of training; 0 takes `model.weights` unchanged."""
     batch_size: Annotated[int, Field(ge=2)]
-    """Images a step, of all devices together."""
+    """Images per step, over all devices."""
     lr: PositiveFloat
-    """Learning rate of SGD, at its highest."""
+    """Learning rate of SGD; with `one_cycle`, its maximum."""
     momentum: Annotated[float, Field(ge=0, lt=1)]
     """Momentum of SGD."""
     weight_decay: NonNegativeFloat
     """L2 penalty."""
     decay_norm: bool
-    """Whether the weights and biases of normalization layers are penalized too."""
+    """Whether weight decay applies to the parameters of normalization layers."""
     schedule: Literal["constant", "one_cycle"]
-    """How the learning rate goes on after the warm-up."""
+    """Learning rate after the warm-up: constant, or torch's `OneCycleLR`."""
     warmup_epochs: NonNegativeFloat | None
-    """Epochs, or a part of one, in which the learning rate rises; None: 30 % of a cycle, none of a constant rate."""
+    """Epochs, or a fraction of one, in which the learning rate rises; null: 30 % of a cycle, none for a constant rate.
+    """
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     """Share of each label that is spread evenly over all classes."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    """Decay a step of the moving average of the weights, which is then what is evaluated and kept; 0: none."""
+    """Decay per step of the exponential moving average of the weights, which is then evaluated and kept; 0: no average.
+    """
     select: Literal["last", "best"]
-    """Which epoch's weights are kept: the last, or the one with the best top-1 on val."""
+    """Epoch whose weights are kept: the last one, or the one with the best top-1 on val."""
     crop_padding: Annotated[int, Field(ge=0, le=256)]
-    """Pixels of black around the image before the random crop; 0 crops nothing."""
+    """Black pixels added on each side before the random crop; 0: no crop."""
     horizontal_flip: bool | None
-    """Whether to mirror half of the images; None: what the data set allows."""
+    """Whether to mirror half of the images; null: what the data set allows (not digits)."""
     cutout: Annotated[int, Field(ge=0, le=512)]
     """Side in pixels of the square that is hidden in each image; 0: none."""
     seed: Annotated[int, Field(ge=0, lt=2**64)]
-    """Initial weights, order of the images, augmentation."""
+    """Seed of the initial weights, the order of the images and the augmentation."""
     devices: PositiveInt
     """Processes on each host, each with a GPU of its own, or with its share of the CPU's cores."""
     nodes: PositiveInt
-    """Hosts."""
+    """Number of hosts."""
     precision: Literal["fp32", "bf16"] | None
-    """Of convolutions and linear layers; the weights are always FP32. None: bf16 on a GPU that has it, else fp32."""
+    """Precision of convolutions and linear layers; weights are always FP32. null: bf16 on a GPU that supports it, else
+    fp32."""
     sync_batchnorm: bool
-    """Whether batch normalization sees the whole batch where it is spread over several devices."""
+    """Whether batch normalization uses the statistics of the whole batch where it is spread over several devices."""
 
     @property
     def least_share(self) -> int:
