@@ -135,8 +135,8 @@ def _write_roundings(graph: GraphProto) -> None:
 def _separate_weights(graph: GraphProto) -> None:
     """Write a weight again for each further step that reads it, and the zero points of linear layers' weights, all 0.
 
-    ONNX Runtime runs Gemm in INT8 only where its weight has a zero point. Without VNNI it makes weights uint8, and fails
-    where two steps share one, or where that of a linear layer has no zero point of its own.
+    ONNX Runtime runs Gemm in INT8 only where its weight has a zero point. Without VNNI it makes weights uint8, and
+    fails where two steps share one, or where that of a linear layer has no zero point of its own.
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     taken: set[str] = set()
