@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ptqflow.convert.quantize import quantize
 from ptqflow.core.artifacts import sha256_file, write_bytes
+from ptqflow.core.engines import Engine, lacks_vnni
 from ptqflow.data.preprocessing import to_input
 from ptqflow.export.export import Networks, write_files
 from ptqflow.export.params import ExportParams
@@ -33,7 +34,7 @@ from ptqflow.runtime.manifest import (
     write_manifest,
 )
 
-ENGINE = "onednn"
+ENGINE: Engine = "onednn"
 METRICS = {"fp32": {"top1": 0.9}, "int8": {"top1": 0.85}, "agreement": 0.95}
 
 
@@ -61,7 +62,7 @@ def manifest(directory: Path, files: list[str]) -> Manifest:
         image_size=card.image_size,
         input=InputCard(mean=card.normalization.mean, std=card.normalization.std),
         engine=ENGINE,
-        needs=Needs(vnni=True),
+        needs=Needs(vnni=not lacks_vnni(ENGINE)),  # else it has 7 bits
         torch_version="2.13.0",
         params={},
         dataset_sha256={},

@@ -8,7 +8,7 @@ from pathlib import Path
 import miniature
 import pytest
 import torch
-from fresh_process import collect, convert_params
+from fresh_process import FULL_RANGE, collect, convert_params
 from torch import Tensor, nn
 
 from ptqflow.convert import accuracy_budget as budget
@@ -96,7 +96,7 @@ def test_the_module_with_a_planted_outlier_is_kept_and_no_other(tmp_path: Path) 
     model = planted(len(miniature.CLASSES))
     val = labelled(model, miniature.split(200, seed=1))
 
-    found, reported = meet(model, convert_params(head="int8", activation=MINMAX, max_drop=5), val)
+    found, reported = meet(model, convert_params(engine=FULL_RANGE, head="int8", activation=MINMAX, max_drop=5), val)
 
     assert found.kept == ("hard",)
     assert list(found.trail) == reported
@@ -128,7 +128,7 @@ def test_what_the_budget_keeps_comes_back_from_disk_bit_for_bit(tmp_path: Path, 
 def test_the_trail_holds_what_each_conversion_gives_and_no_seconds() -> None:
     model = planted(len(miniature.CLASSES))
     val = labelled(model, miniature.split(200, seed=1))
-    params = convert_params(head="int8", activation=MINMAX, max_drop=5)
+    params = convert_params(engine=FULL_RANGE, head="int8", activation=MINMAX, max_drop=5)
     train = miniature.split(40)
     statistics = collect(model, list(images_of(train).split(8)))
 

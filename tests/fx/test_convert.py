@@ -6,7 +6,7 @@ import miniature
 import numpy as np
 import pytest
 import torch
-from fresh_process import ENGINES, Branched, collect, convert_params
+from fresh_process import ENGINES, SCHEMES, Branched, collect, convert_params
 from torch import Tensor, nn
 from torch.ao.quantization import (
     HistogramObserver,
@@ -143,8 +143,7 @@ def ours(model: nn.Module, statistics: Statistics | None, **changes: object) -> 
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("reduce_range", [False, True])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("engine", "reduce_range"), SCHEMES)
 @pytest.mark.parametrize(("name", "head"), [("residual", "int8"), ("normed", "int8"), ("mixed", "fp32")])
 def test_logits_equal_those_of_plain_torch_bit_for_bit(
     name: str, head: str, engine: Engine, reduce_range: bool, method: str, inputs: list[Tensor]
@@ -174,8 +173,9 @@ def test_logits_equal_those_of_plain_torch_bit_for_bit(
 @pytest.mark.skipif("onednn" not in ENGINES, reason="onednn is not available")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("reduce_range", [reduced for engine, reduced in SCHEMES if engine == "onednn"])
 def test_with_a_fused_addition_logits_equal_those_of_plain_torch_with_the_patterns_of_onednn(
-    per_channel: bool, method: str, inputs: list[Tensor]
+    reduce_range: bool, per_channel: bool, method: str, inputs: list[Tensor]
 ) -> None:
     model, images = make("branched"), torch.cat(inputs)
     quantized = ours(
@@ -183,7 +183,7 @@ def test_with_a_fused_addition_logits_equal_those_of_plain_torch_with_the_patter
         collect(model, inputs[:4]),
         engine="onednn",
         head="int8",
-        activation={"method": method},
+        activation={"method": method, "reduce_range": reduce_range},
         weight={"per_channel": per_channel},
     )
 
@@ -191,7 +191,7 @@ def test_with_a_fused_addition_logits_equal_those_of_plain_torch_with_the_patter
         model,
         "onednn",
         inputs[:4],
-        reduce_range=False,
+        reduce_range=reduce_range,
         observer=METHODS[method],
         per_channel=per_channel,
         backend=get_onednn_backend_config(),
@@ -202,23 +202,24 @@ def test_with_a_fused_addition_logits_equal_those_of_plain_torch_with_the_patter
 
 
 @pytest.mark.parametrize("kept", [("conv2",), ("conv1", "conv2"), ("maxpool",), ("fc",)])
-@pytest.mark.parametrize("engine", ENGINES)
-def test_what_stays_fp32_does_so_as_in_plain_torch(engine: Engine, kept: tuple[str, ...], inputs: list[Tensor]) -> None:
+@pytest.mark.parametrize(("engine", "reduce_range"), SCHEMES)
+def test_what_stays_fp32_does_so_as_in_plain_torch(
+    engine: Engine, reduce_range: bool, kept: tuple[str, ...], inputs: list[Tensor]
+) -> None:
     model, images = make("residual"), torch.cat(inputs)
-    activation = {"method": "minmax", "reduce_range": False}
+    activation = {"method": "minmax", "reduce_range": reduce_range}
     statistics = collect(model, inputs[:4])
     converted = ours(
         model, statistics, engine=engine, head="int8", keep_fp32=list(kept), activation=activation
     ).converted
 
-    expected = plain_torch(model, engine, inputs[:4], reduce_range=False, kept=kept)
-    whole = plain_torch(model, engine, inputs[:4], reduce_range=False)
+    expected = plain_torch(model, engine, inputs[:4], reduce_range=reduce_range, kept=kept)
+    whole = plain_torch(model, engine, inputs[:4], reduce_range=reduce_range)
     assert torch.equal(run(converted, images), run(expected, images))
     assert kept == ("maxpool",) or not torch.equal(run(converted, images), run(whole, images))
 
 
-@pytest.mark.parametrize("reduce_range", [False, True])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("engine", "reduce_range"), SCHEMES)
 @pytest.mark.parametrize("name", ["residual", "normed"])
 def test_without_statistics_conversion_follows_preparation_at_once(
     name: str, engine: Engine, reduce_range: bool, inputs: list[Tensor]
@@ -259,12 +260,18 @@ def test_the_network_and_the_statistics_are_left_as_they_are(
     assert "activation_post_process" in str(quantized.prepared.graph)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("engine", "reduce_range"), SCHEMES)
 @pytest.mark.parametrize("fp32", [(), ("fc",)])
 def test_the_prepared_network_is_left_as_it_is_and_can_be_converted_again(
-    network: nn.Module, statistics: Statistics, inputs: list[Tensor], engine: Engine, fp32: tuple[str, ...]
+    network: nn.Module,
+    statistics: Statistics,
+    inputs: list[Tensor],
+    engine: Engine,
+    reduce_range: bool,
+    fp32: tuple[str, ...],
 ) -> None:
-    scheme = EVERYTHING.model_copy(update={"engine": engine, "fp32": fp32, "fuse_additions": True})
+    changes = {"engine": engine, "reduce_range": reduce_range, "fp32": fp32, "fuse_additions": True}
+    scheme = EVERYTHING.model_copy(update=changes)
     prepared = prepare(network, miniature.SIZE, scheme)
     graph, state = str(prepared.graph), copy.deepcopy(prepared.state_dict())
     control = convert(prepared, scheme, miniature.SIZE)

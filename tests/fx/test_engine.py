@@ -233,7 +233,7 @@ def test_every_engine_of_torch_but_its_placeholder_can_be_asked_for() -> None:
 
 def test_an_engine_that_the_machine_lacks_is_answered_with_those_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.backends.quantized.engine
-    monkeypatch.setattr("ptqflow.fx.engine.ENGINES", ("x86",))
+    monkeypatch.setattr("ptqflow.core.engines.ENGINES", ("x86",))
 
     with pytest.raises(EngineError, match=r"convert.engine=qnnpack is not available on this machine, which has"):
         use_engine("qnnpack", reduce_range=True)

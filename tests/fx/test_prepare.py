@@ -3,7 +3,7 @@ from collections.abc import Callable
 import miniature
 import pytest
 import torch
-from fresh_process import ENGINES, Branched, collect, convert_params
+from fresh_process import ENGINES, Branched, collect, convert_params, decibels
 from torch import Tensor, nn
 from torch.ao.quantization import (
     FixedQParamsObserver,
@@ -180,7 +180,7 @@ def test_what_sigmoid_reads_is_not_clipped_to_what_sigmoid_gives(engine: Engine,
     gate = nn.Sequential(nn.GroupNorm(2, 8), nn.Sigmoid())
     model = Network(lambda layer, x: x * layer(x), gate).eval()
 
-    assert fidelity(model, engine, inputs) > 35
+    assert fidelity(model, engine, inputs) > decibels(35, engine)
 
 
 class Reading(nn.Module):
@@ -201,7 +201,7 @@ class Reading(nn.Module):
 def test_a_network_that_flattens_with_view_is_calibrated_and_runs(engine: Engine, inputs: list[Tensor]) -> None:
     torch.manual_seed(0)
 
-    assert fidelity(Reading().eval(), engine, inputs) > 35
+    assert fidelity(Reading().eval(), engine, inputs) > decibels(35, engine)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -231,7 +231,7 @@ def test_what_torch_computes_wrongly_or_stumbles_over_is_right_in_the_end(
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
 
-    assert fidelity(model.eval(), engine, inputs) > 30
+    assert fidelity(model.eval(), engine, inputs) > decibels(30, engine)
 
 
 @pytest.mark.parametrize("kind", [Branching, Looping, Converting, Raising])

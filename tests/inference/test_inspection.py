@@ -16,8 +16,9 @@ def test_every_layer_is_a_row_with_precision_scale_and_zero_point(pristine: Path
     ]
 
 
-def test_what_a_model_takes_and_what_it_is_worth_is_told(pristine: Path) -> None:
-    text = "\n".join(describe(read_manifest(pristine), []))
+def test_what_a_model_takes_and_what_it_is_worth_is_described(export: Path) -> None:
+    change_manifest(export, needs={"vnni": True})
+    text = "\n".join(describe(read_manifest(export), []))
 
     assert "ant, bee, cat, dog, eel, fly" in text
     assert "images, float32 (N, 3, 8, 8), RGB, (pixel / 255 - mean) / std" in text

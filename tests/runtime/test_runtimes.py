@@ -44,6 +44,7 @@ def test_an_engine_that_torch_lacks_here_is_named_with_those_it_has(export: Path
 
 def test_a_cpu_without_vnni_is_told_where_the_kernels_need_it(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_is_vnni_supported", lambda: False)
+    change_manifest(export, needs={"vnni": True})
 
     with pytest.raises(EngineError, match="on onednn it needs a CPU with VNNI, and this one has none"):
         ptqflow.load(export, "torchscript")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import GraphProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.onnx import register_custom_op_symbolic, symbolic_helper  # type: ignore[attr-defined]
@@ -37,6 +37,7 @@ def to_onnx(model: nn.Module, image_size: int, metadata: Mapping[str, str]) -> b
         exported.graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
     )
     clean(onnx_model)
+    _separate_weights(onnx_model.graph)
     onnx_model.graph.name = "classifier"
     onnx_model.producer_name = "ptqflow"
     helper.set_model_props(onnx_model, dict(metadata))
@@ -129,6 +130,28 @@ def _write_roundings(graph: GraphProto) -> None:
             nodes.append(_expand(graph, node))
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _separate_weights(graph: GraphProto) -> None:
+    """Write a weight again for each further step that reads it, and the zero points of linear layers' weights, all 0.
+
+    ONNX Runtime runs Gemm in INT8 only where its weight has a zero point. Without VNNI it makes weights uint8, and
+    fails where two steps share one, or where that of a linear layer has no zero point of its own.
+    """
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    taken: set[str] = set()
+    for node in graph.node:
+        weight = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if weight is None or weight.data_type != TensorProto.INT8:
+            continue
+        if weight.name in taken:
+            node.input[0] = f"{weight.name}.{len(taken)}"
+            graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(weight), node.input[0]))
+        taken.add(node.input[0])
+        if len(weight.dims) == 2:
+            node.input.append(f"{node.input[0]}.zero_point")
+            zeros = np.zeros(tensors[node.input[1]].dims, np.int8)
+            graph.initializer.append(numpy_helper.from_array(zeros, node.input[2]))
 
 
 def _round(graph: GraphProto, node: NodeProto) -> list[NodeProto]:

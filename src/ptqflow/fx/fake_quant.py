@@ -37,11 +37,12 @@ def copy_to_simulate(prepared: GraphModule) -> GraphModule:
 
 
 def round_values(observer: Observer, values: Tensor) -> Tensor:
-    """Quantize and dequantize float32 values of any shape with the range of their observer."""
+    """Quantize and dequantize float32 values of any shape with the scale and zero point of their observer.
+
+    Values saturate at 255 as those of the kernels do, also where the range was chosen for 7 of 8 bits.
+    """
     scale, zero_point = observer.calculate_qparams()
-    return torch.fake_quantize_per_tensor_affine(
-        values, scale.item(), int(zero_point.item()), observer.quant_min, observer.quant_max
-    )
+    return torch.fake_quantize_per_tensor_affine(values, scale.item(), int(zero_point.item()), 0, 255)
 
 
 def round_weight(layer: nn.Conv2d | nn.Linear, qconfig: Any) -> None:
