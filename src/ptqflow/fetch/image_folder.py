@@ -1,6 +1,7 @@
 """The user's own images: one folder a class, in a folder or an archive."""
 
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ptqflow.fetch.splitting import Pool, Source, stratified_subset
 
 _LAYOUT = "expected train/<class>/… and test/<class>/…, or <class>/… alone"
 _SPLIT_NAMES = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "eval"))
-_CHUNK = 256  # files in memory at a time
+_AHEAD = 2  # files in memory for each core
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,9 @@ def _find_layout(root: Path) -> _Layout:
     split_of = {name: (head + parts)[0] for name, parts in files.items()}
     class_of = {name: (head + parts)[1] for name, parts in files.items()}
     names = {split: [name for name in files if split_of[name] == split] for split in classes_of}
+    index_of = {name: index for index, name in enumerate(classes)}
     labels = {
-        split: np.array([classes.index(class_of[name]) for name in names[split]], dtype=np.int64) for split in names
+        split: np.array([index_of[class_of[name]] for name in names[split]], dtype=np.int64) for split in names
     }
     for split, present in classes_of.items():
         if empty := sorted(present - {class_of[name] for name in names[split]}):
@@ -153,7 +155,7 @@ def _decode(names: list[str], root: Path, params: DataParams, spool: Path) -> di
                 out.write(image.tobytes())
             elif params.on_bad_image == "error":
                 raise DataError(
-                    f"{root.resolve()}: {name} is no readable image ({image}); mend or remove it, or set "
+                    f"{root.resolve()}: {name} is no readable image ({image}); repair or remove it, or set "
                     "data.on_bad_image=skip"
                 )
     return row_of
@@ -167,13 +169,15 @@ def _decoded(root: Path, names: list[str], size: int) -> Iterator[tuple[str, np.
         except UnreadableImageError as error:
             return name, error
 
-    files = read_files(root, names)
+    files, cores = read_files(root, names), usable_cores()
     with (
         warnings.catch_warnings(action="ignore"),  # Pillow's, of oddities in files that it reads all the same
-        ThreadPoolExecutor(usable_cores()) as threads,  # Pillow lets go of the interpreter lock while it decodes
+        ThreadPoolExecutor(cores) as threads,  # Pillow releases the interpreter lock while it decodes
     ):
-        while chunk := list(islice(files, _CHUNK)):
-            yield from threads.map(decode, chunk)
+        running = deque(threads.submit(decode, file) for file in islice(files, _AHEAD * cores))
+        while running:
+            yield running.popleft().result()
+            running.extend(threads.submit(decode, file) for file in islice(files, 1))
 
 
 def _pool(root: Path, layout: _Layout, split: str, pixels: np.ndarray, row_of: dict[str, int]) -> Pool:

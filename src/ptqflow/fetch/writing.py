@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from ptqflow.core.artifacts import naming, write_card
 from ptqflow.core.normalization import Channels, Normalization
+from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import DIGEST_BYTES, DatasetCard
 from ptqflow.fetch.splitting import Pool, Source
 
-_CHUNK = 1024  # images in memory at a time
+_PIXELS = 1 << 20  # of images in memory at a time, which are counted as int64
 
 
 def save_dataset(directory: Path, name: str, source: Source, splits: dict[str, Pool]) -> DatasetCard:
@@ -49,10 +50,10 @@ def _save_split(directory: Path, split: str, pool: Pool) -> str:
     with naming(path), path.open("wb") as file:
         _write_header(file, (len(pool), *pool.pixels.shape[1:]))
         for images in _chunks(pool):
-            file.write(images.tobytes())
-            sha256.update(images.tobytes())
+            file.write(images.data)
+            sha256.update(images.data)
             for image in images:
-                digests += hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest()
+                digests += hashlib.blake2b(image.data, digest_size=DIGEST_BYTES).digest()
     sha256.update(pool.labels.tobytes())
     _save_array(directory / f"{split}_labels.npy", pool.labels)
     _save_array(directory / f"{split}_digests.npy", np.frombuffer(bytes(digests), dtype=f"V{DIGEST_BYTES}"))
@@ -72,8 +73,9 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 
 
 def _chunks(pool: Pool) -> Iterator[NDArray[np.uint8]]:
-    for start in range(0, len(pool), _CHUNK):
-        yield pool.pixels[pool.rows[start : start + _CHUNK]]
+    step = images_together(pool.pixels.shape[1], _PIXELS)
+    for start in range(0, len(pool), step):
+        yield pool.pixels[pool.rows[start : start + step]]
 
 
 def _channel_statistics(pool: Pool) -> tuple[Channels, Channels]:
