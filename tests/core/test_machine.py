@@ -18,7 +18,7 @@ def test_model_and_instructions_are_those_of_the_first_core() -> None:
     assert instructions(ARM) == ["asimddp", "i8mm"]
 
 
-def test_a_cpu_without_a_name_is_told_by_its_architecture() -> None:
+def test_a_cpu_without_a_name_is_reported_by_its_architecture() -> None:
     assert cpu_model(ARM)
     assert instructions("") == []
 

@@ -1,4 +1,4 @@
-"""What a process does alone; several of them are in tests/training/test_ranks.py and tests/pipeline/test_ranks.py."""
+"""What a process does alone; several of them are in tests/train/test_ranks.py and tests/pipeline/test_ranks.py."""
 
 import os
 

@@ -13,22 +13,22 @@ class DataParams(Params):
     """Which images, at what size, and how they are split."""
 
     name: Literal["digits", "cifar10", "cifar100", "fashion_mnist", "image_folder"]
-    """`digits` is embedded in scikit-learn, torchvision downloads the next three, `image_folder` is the user's own."""
+    """`digits` is part of scikit-learn, torchvision downloads the next three, `image_folder` holds the user's own."""
     path: Annotated[str, Field(min_length=1)] | None
-    """Folder or archive that holds the images. Only its bytes count: the stage that reads it depends on them."""
+    """Folder or archive that holds the images. `fetch` depends on its content, not on the path."""
     image_size: Annotated[int, Field(ge=8, le=4096)]
     """Height and width in pixels."""
     limit: Annotated[int, Field(ge=2)] | None
-    """At most so many images of train (val included) and of test, stratified by class; of an image folder without test,
-    at most so many of all."""
+    """Maximum number of images of train (with val) and of test, stratified by class; of an image folder without test,
+    of all images."""
     val_fraction: Fraction
     """Share of train that becomes val."""
     test_fraction: Fraction
-    """Share of all images that becomes test, where the source has no test split."""
+    """Share of all images that becomes test, if the source has no test split."""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Draws `limit`, val and test."""
     on_bad_image: Literal["error", "skip"]
-    """What a file that is no readable image does."""
+    """Whether an unreadable image is an error or is left out and counted."""
 
     @model_validator(mode="after")
     def _path_fits_name(self) -> Self:
@@ -36,6 +36,6 @@ class DataParams(Params):
             raise ValueError("data.name=image_folder needs data.path: the folder or archive that holds the images")
         if self.name == "digits" and self.path is not None:
             raise ValueError(
-                f"data.path={self.path} has no use with data.name=digits; your own images are data.name=image_folder"
+                f"data.path={self.path} is not used with data.name=digits; set data.name=image_folder for your own images"
             )
         return self

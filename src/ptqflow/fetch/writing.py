@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ptqflow.core.artifacts import naming, write_card
 from ptqflow.core.normalization import Channels, Normalization
 from ptqflow.data.batching import images_together
-from ptqflow.data.dataset import DIGEST_BYTES, DatasetCard
+from ptqflow.data.dataset import DIGEST_BYTES, DatasetCard, release_pages
 from ptqflow.fetch.splitting import Pool, Source
 
 _PIXELS = 1 << 20  # of images in memory at a time, which are counted as int64
@@ -22,8 +22,8 @@ def save_dataset(directory: Path, name: str, source: Source, splits: dict[str, P
     """Write the pools of `splits` (train, val and test) into an existing, empty directory.
 
     Raises:
-        OSError: the disk is full; the error names the file. Plain writes say so; a write to a memory map would end the
-            process with SIGBUS.
+        OSError: the disk is full; the error names the file. Plain writes report it; a write to a memory map would end
+            the process with SIGBUS.
     """
     sha256 = {split: _save_split(directory, split, pool) for split, pool in splits.items()}
     mean, std = _channel_statistics(splits["train"])
@@ -61,7 +61,7 @@ def _save_split(directory: Path, split: str, pool: Pool) -> str:
 
 
 def _save_array(path: Path, array: NDArray[Any]) -> None:
-    # By way of memory: np.save to a full disk raises an OSError that does not say so.
+    # Through memory: np.save to a full disk raises an OSError that does not say so.
     buffer = io.BytesIO()
     np.save(buffer, array)
     with naming(path):
@@ -75,7 +75,9 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 def _chunks(pool: Pool) -> Iterator[NDArray[np.uint8]]:
     step = images_together(pool.pixels.shape[1], _PIXELS)
     for start in range(0, len(pool), step):
-        yield pool.pixels[pool.rows[start : start + step]]
+        images = pool.pixels[pool.rows[start : start + step]]
+        release_pages(pool.pixels)
+        yield images
 
 
 def _channel_statistics(pool: Pool) -> tuple[Channels, Channels]:
