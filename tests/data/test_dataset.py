@@ -90,4 +90,4 @@ def test_a_missing_card_is_reported() -> None:
 def test_a_card_of_another_version_is_reported() -> None:
     card = (OUT / "card.json").read_text()
     (OUT / "card.json").write_text(card.replace('"format_version": 2', '"format_version": 3'))
-    assert "card.json: format_version: Input should be 2; run `dvc repro` to make it anew" in refusal()
+    assert "card.json: format_version: Input should be 2; run `dvc repro`" in refusal()
