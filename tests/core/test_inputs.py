@@ -1,4 +1,4 @@
-"""A link says that there is a file of the user's."""
+"""A link stands for a file of the user's."""
 
 from pathlib import Path
 

@@ -58,7 +58,7 @@ def test_a_port_that_is_taken_is_reported(monkeypatch: pytest.MonkeyPatch) -> No
             run_in_ranks(1, 2)
 
 
-def test_several_hosts_need_a_meeting_point(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_hosts_need_a_rendezvous(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(LaunchError, match="2 hosts need a rendezvous: on each of them set MASTER_ADDR"):
         run_in_ranks(1, 2)
@@ -72,6 +72,16 @@ def test_of_a_killed_rank_and_those_it_took_along_the_killed_one_is_reported(tmp
 def test_of_a_mistake_and_its_consequences_the_mistake_is_reported(tmp_path: Path) -> None:
     error = failed(tmp_path, (-signal.SIGTERM, None), (1, TRACEBACK), (1, "no images in photos"))
     assert _describe(error) == "no images in photos"
+
+
+def test_an_exit_without_a_message_is_reported_with_its_status(tmp_path: Path) -> None:
+    error = failed(tmp_path, (-signal.SIGTERM, None), (7, None))
+    assert _describe(error) == "rank 1 ended with status 7 and left no message, and the others were ended with it"
+
+
+def test_a_signal_without_a_name_is_reported_by_its_number(tmp_path: Path) -> None:
+    error = failed(tmp_path, (-40, None), (-signal.SIGTERM, None))
+    assert _describe(error) == "rank 0 was ended by signal 40, and the others with it; run `dvc repro` again"
 
 
 def test_a_bug_is_reported_with_its_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

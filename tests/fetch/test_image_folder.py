@@ -10,8 +10,8 @@ import pytest
 from samples import ARCHIVE_WRITERS, data_params, image_files, png, write_folder, write_zip
 
 from ptqflow.core.errors import DataError
-from ptqflow.fetch.decoding import decode_image
 from ptqflow.fetch.archives import list_files
+from ptqflow.fetch.decoding import decode_image
 from ptqflow.fetch.image_folder import _find_layout, load_image_folder
 from ptqflow.fetch.splitting import Pool, Source
 
@@ -205,7 +205,9 @@ def test_a_class_that_loses_all_its_images_is_named() -> None:
 
 
 def test_nothing_readable_is_reported() -> None:
-    assert "none of its files is a readable image" in refusal(dict.fromkeys(image_files(), b"broken"), on_bad_image="skip")
+    assert "none of its files is a readable image" in refusal(
+        dict.fromkeys(image_files(), b"broken"), on_bad_image="skip"
+    )
 
 
 def test_limit_keeps_a_stratified_subset_that_the_seed_draws_and_decodes_no_more() -> None:

@@ -57,7 +57,7 @@ def test_null_is_a_plain_file_that_says_so() -> None:
         assert link.read_text() == "null\n"
 
 
-def test_links_lead_to_the_users_files(tmp_path: Path) -> None:
+def test_links_point_to_the_users_files(tmp_path: Path) -> None:
     write("photos/cat/1.png")
     outside = write(f"{tmp_path.parent}/{tmp_path.name}-weights.pt").resolve()
     write("my_network.py")
@@ -77,7 +77,7 @@ def test_links_to_files_of_the_repository_survive_its_move(tmp_path: Path, monke
     assert Path("there", DATA).read_text() == "content"
 
 
-def test_a_link_to_a_link_leads_to_the_file_itself() -> None:
+def test_a_link_to_a_link_points_to_the_file_itself() -> None:
     write("photos.tar")
     Path("link").symlink_to("photos.tar")
     link_inputs(data("link"), model())
@@ -141,7 +141,10 @@ def test_a_missing_data_path_is_named(path: str, tmp_path: Path) -> None:
 
 def test_a_data_path_that_is_neither_file_nor_folder_is_named(tmp_path: Path) -> None:
     os.mkfifo("pipe")
-    assert refusal("pipe") == f"data.path: {tmp_path}/pipe is neither a file nor a folder; set it to a folder or an archive"
+    assert (
+        refusal("pipe")
+        == f"data.path: {tmp_path}/pipe is neither a file nor a folder; set it to a folder or an archive"
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,6 +170,40 @@ def test_what_keeps_files_from_dvc_is_named(name: str, tmp_path: Path) -> None:
     write(f"photos/{name}")
     odd = name.removesuffix("/config")
     assert f"data.path: {tmp_path}/photos/{odd} hides files in its folder from DVC; remove it, or" in refusal("photos")
+
+
+@pytest.mark.parametrize(
+    ("path", "output"),
+    [
+        (".", "data/dataset"),
+        ("data", "data/dataset"),
+        ("data/dataset", "data/dataset"),
+        ("data/predictions/int8.npy", "data/predictions"),
+        ("link", "data/dataset"),
+    ],
+)
+def test_a_data_path_that_overlaps_with_an_output_is_refused_from_the_first_run(
+    path: str, output: str, tmp_path: Path
+) -> None:
+    write("data/cat/1.png")
+    write("data/predictions/int8.npy")
+    Path("data/dataset").mkdir()
+    Path("link").symlink_to("data")
+    assert refusal(path) == (
+        f"data.path: {tmp_path / path} overlaps with {tmp_path / output}, which the pipeline writes; move the images "
+        "to a folder of their own, such as data/images"
+    )
+    shutil.rmtree("data/dataset")
+    if path == "data":
+        assert "overlaps with" in refusal(path)
+
+
+def test_images_next_to_the_outputs_do_no_harm() -> None:
+    write("data/images/cat/1.png")
+    write("data/dataset-of-mine/cat/1.png")
+    for path in ("data/images", "data/dataset-of-mine"):
+        link_inputs(data(path), model())
+        assert (DATA / "cat/1.png").read_text() == "content"
 
 
 def test_links_to_files_and_what_dvc_leaves_out_itself_do_no_harm() -> None:
@@ -250,3 +287,24 @@ def test_a_module_may_lie_in_a_package_or_be_installed() -> None:
 def test_a_module_without_a_file_is_reported(name: str, tmp_path: Path) -> None:
     Path("folder").mkdir()
     assert f"model.name: there is no module '{name}' in {tmp_path} or among" in refusal(name=f"{name}:build")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def build(:\n", "(SyntaxError: invalid syntax (__init__.py, line 1))"),
+        ("import no_such_dependency\n", "(ModuleNotFoundError: No module named 'no_such_dependency')"),
+        ("raise ValueError('no GPU')\n", "(ValueError: no GPU)"),
+        ("raise SystemExit(0)\n", "(SystemExit: 0)"),
+    ],
+)
+def test_a_package_that_cannot_be_imported_is_one_line_of_the_stage(code: str, words: str) -> None:
+    write("broken/__init__.py", code)
+    write("broken/networks.py", "")
+    shutil.copy(REPOSITORY / "params.yaml", "params.yaml")
+    apply_overrides("params.yaml", ["model.name='broken.networks:build'"])
+    command = [sys.executable, REPOSITORY / "stages" / "inputs.py"]
+    environment = {"PYTHONPATH": str(REPOSITORY / "src")}
+    result = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == f"inputs: model.name: broken.networks cannot be imported {words}\n"

@@ -70,8 +70,8 @@ def _require_started(processes: int, nodes: int) -> None:
     started = os.environ["WORLD_SIZE"]
     if int(started) != processes * nodes:
         raise LaunchError(
-            f"torchrun has started {started} ranks, params.yaml asks for {processes} on each of {nodes} hosts; start as "
-            "many as it asks for, or change it"
+            f"torchrun has started {started} ranks, params.yaml asks for {processes} on each of {nodes} hosts; start "
+            "as many, or change it"
         )
 
 

@@ -24,7 +24,7 @@ class Ranks:
     size: int = 1
 
     def part(self, count: int) -> slice:
-        """Return this rank's share of `count` items: shares are contiguous, in rank order, and differ by at most one."""
+        """Return this rank's share of `count` items: contiguous, in rank order, of sizes that differ by at most one."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def add(self, tensor: Tensor) -> Tensor:

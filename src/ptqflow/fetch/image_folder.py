@@ -102,8 +102,8 @@ def _require_known_splits(root: Path, tops: set[str]) -> None:
         return
     if tops and all(top.casefold() in _SPLIT_NAMES for top in tops):
         raise DataError(
-            f"{held}, which look like splits: train and test are expected, both and no other, because val is drawn from "
-            f"train; {_LAYOUT}"
+            f"{held}, which look like splits: train and test are expected, both and no other, because val is drawn "
+            f"from train; {_LAYOUT}"
         )
     if "train" in tops:
         raise DataError(

@@ -125,8 +125,8 @@ def _find_weights(model: ModelParams) -> Path:
         return found
     if model.is_user_code or "/" in model.weights or "." in model.weights:
         raise ModelError(
-            f"model.weights: {model.weights} does not exist (looked in {_roots()[-1]}); set it to a .pt or .safetensors file"
-            + ("" if model.is_user_code else f", or the name of published weights for {model.name}")
+            f"model.weights: {model.weights} does not exist (looked in {_roots()[-1]}); set it to a .pt or "
+            ".safetensors file" + ("" if model.is_user_code else f", or the name of published weights for {model.name}")
         )
     from ptqflow.models.torchvision_weights import download_weights
 
