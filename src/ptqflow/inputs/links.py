@@ -81,7 +81,7 @@ def _find_data(path: str) -> Path:
 
 
 def _require_apart_from_outputs(found: Path) -> None:
-    """Refuse a folder that holds what the stages write, or lies in it: the next run would read that as images."""
+    """Refuse a folder that holds what the stages write, or is inside it: the next run would read that as images."""
     for output in (root / output for root in _roots() for output in (DATASET, PREDICTIONS)):
         ours, theirs = output.resolve(), found.resolve()
         if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
