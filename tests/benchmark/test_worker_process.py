@@ -84,7 +84,7 @@ def test_a_killed_process_is_told() -> None:
     with Cell("a", task("network.onnx")) as cell:
         cell.wait_until_imported()
         subprocess.run(["kill", "-9", str(cell.pid)], check=True)
-        with pytest.raises(BenchmarkError, match="a: its process was killed by SIGKILL"):
+        with pytest.raises(BenchmarkError, match="a: its process was ended by SIGKILL"):
             cell.load()
 
 

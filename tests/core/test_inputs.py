@@ -1,4 +1,4 @@
-"""A link says that there is a file of the user's."""
+"""A link stands for a file of the user's."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def test_a_link_is_given_and_a_plain_file_or_none_is_not(link: Path) -> None:
     assert given(link) == link
 
 
-def test_a_link_to_nowhere_is_given_so_that_what_is_missing_is_told() -> None:
+def test_a_link_to_nowhere_is_given_so_that_what_is_missing_is_reported() -> None:
     DATA.parent.mkdir()
     DATA.symlink_to("nowhere")
     assert given(DATA) == DATA

@@ -1,12 +1,15 @@
+"""The CPU and how much of it is usable, by the files that Linux has for it."""
+
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ptqflow.benchmark.grid import pinned_threads
 from ptqflow.core.errors import BenchmarkError
-from ptqflow.core.machine import cpu_model, describe_machine, instructions, usable_cores
+from ptqflow.core.machine import cpu_model, cpu_quota, describe_machine, instructions, usable_cores
 
 X86 = "processor\t: 0\nmodel name\t: AMD EPYC: the 9th\nflags\t\t: fpu avx2 avx512f avx512_vnni\n\nflags\t\t: fpu\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n"
@@ -18,7 +21,7 @@ def test_model_and_instructions_are_those_of_the_first_core() -> None:
     assert instructions(ARM) == ["asimddp", "i8mm"]
 
 
-def test_a_cpu_without_a_name_is_told_by_its_architecture() -> None:
+def test_a_cpu_without_a_name_has_that_of_its_architecture() -> None:
     assert cpu_model(ARM)
     assert instructions("") == []
 
@@ -38,6 +41,71 @@ def test_a_process_bound_to_one_core_has_one() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout == b"1\n"
     )
+
+
+def write_root(files: dict[str, str]) -> Path:
+    """Write files of /proc and /sys below a root of their own."""
+    for name, content in files.items():
+        path = Path("root", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return Path("root")
+
+
+V2, V1, NESTED = "0::/\n", "4:memory:/docker/ab12\n3:cpu,cpuacct:/docker/ab12\n0::/\n", "0::/user.slice/a.scope\n"
+CPU, UNIFIED = "sys/fs/cgroup/cpu", "sys/fs/cgroup"
+UNLIMITED = {f"{CPU}/cpu.cfs_quota_us": "-1\n", f"{CPU}/cpu.cfs_period_us": "100000\n"}
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "quota"),
+    [
+        pytest.param(V2, {f"{UNIFIED}/cpu.max": "200000 100000\n"}, 2, id="version 2"),
+        pytest.param(V2, {f"{UNIFIED}/cpu.max": "150000 100000\n"}, 2, id="rounded up"),
+        pytest.param(V2, {f"{UNIFIED}/cpu.max": "10000 100000\n"}, 1, id="a tenth of a core"),
+        pytest.param(V2, {f"{UNIFIED}/cpu.max": "max 100000\n"}, None, id="version 2 without a limit"),
+        pytest.param(V2, {}, None, id="the root, which has no limits"),
+        pytest.param("", {}, None, id="not Linux"),
+        pytest.param(NESTED, {f"{UNIFIED}/user.slice/a.scope/cpu.max": "300000 100000\n"}, 3, id="own group"),
+        pytest.param(
+            NESTED,
+            {
+                f"{UNIFIED}/user.slice/a.scope/cpu.max": "800000 100000\n",
+                f"{UNIFIED}/user.slice/cpu.max": "400000 100000\n",
+            },
+            4,
+            id="a tighter group around it",
+        ),
+        pytest.param(
+            V1,
+            {f"{CPU}/cpu.cfs_quota_us": "250000\n", f"{CPU}/cpu.cfs_period_us": "100000\n"},
+            3,
+            id="version 1 in Docker",
+        ),
+        pytest.param(
+            V1,
+            UNLIMITED
+            | {
+                f"{CPU}/docker/ab12/cpu.cfs_quota_us": "50000\n",
+                f"{CPU}/docker/ab12/cpu.cfs_period_us": "100000\n",
+            },
+            1,
+            id="version 1 on the host",
+        ),
+        pytest.param(V1, UNLIMITED, None, id="version 1 without a limit"),
+        pytest.param(
+            "3:cpuset:/\n",
+            {f"{CPU}/cpu.cfs_quota_us": "250000\n", f"{CPU}/cpu.cfs_period_us": "100000\n"},
+            None,
+            id="another controller",
+        ),
+    ],
+)
+def test_a_cpu_quota_bounds_the_cores(group: str, files: dict[str, str], quota: int | None) -> None:
+    root = write_root({"proc/self/cgroup": group} | files)
+    affinity = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    assert cpu_quota(root) == quota
+    assert usable_cores(root) == (affinity if quota is None else min(affinity or 1, quota))
 
 
 def test_this_machine_is_described() -> None:

@@ -170,6 +170,6 @@ def test_a_file_that_is_not_utf8_is_refused() -> None:
         read_params("calib", Section)
 
 
-def test_a_missing_file_tells_where_to_run() -> None:
+def test_a_missing_file_names_where_to_run() -> None:
     with pytest.raises(ParamsError, match=r"params.yaml is missing: run from the root of the repository"):
         read_params("calib", Section)

@@ -1,4 +1,4 @@
-"""What a process does alone; several of them are in tests/training/test_ranks.py and tests/pipeline/test_ranks.py."""
+"""What a process does alone; several of them are in tests/train/test_ranks.py and tests/pipeline/test_ranks.py."""
 
 import os
 
@@ -17,7 +17,7 @@ def test_shares_follow_by_rank_without_gap_or_overlap_and_differ_by_one_at_most(
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_alone_there_is_nobody_to_ask() -> None:
+def test_a_single_process_exchanges_nothing() -> None:
     tensor = torch.tensor([1.0, 2.0])
 
     assert ALONE.add(tensor) is tensor

@@ -83,7 +83,7 @@ def test_ctrl_c_ends_it_at_once_without_a_traceback(work: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_it_dies_with_its_parent() -> None:
+def test_it_ends_with_its_parent() -> None:
     parent = start("import time\nprint('ready', flush=True)\ntime.sleep(60)", SHELL_WITH_PYTHON_BELOW)
     wait_until_ready(parent)
     parent.kill()
@@ -113,6 +113,19 @@ def test_without_dvc_it_may_outlive_who_started_it() -> None:
 def test_with_a_dvc_that_lives_it_starts() -> None:
     process = start("print('ran')", SHELL_WITH_PYTHON_BELOW, environment={"DVC_STAGE": "calib"})
     assert process.communicate(timeout=30) == ("ran\n", "")
+
+
+@pytest.mark.parametrize(("own", "threads"), [({}, "1"), ({"OMP_NUM_THREADS": "2"}, "2")], ids=["by default", "own"])
+def test_torch_starts_no_more_threads_than_a_cpu_quota_has_cores(own: dict[str, str], threads: str) -> None:
+    before = (
+        "import os\nfrom ptqflow.core import machine, stage\n"
+        "os.cpu_count = lambda: 64\nos.sched_getaffinity = lambda _: range(64)\n"  # a host larger than this one
+        "stage.cpu_quota = machine.cpu_quota = lambda *_: 1\n"
+    )
+    body = "import torch\nlimit = os.environ['OMP_NUM_THREADS']\nprint(limit, torch.get_num_threads() <= int(limit))"
+    process = start(body, before=before, environment=own)
+    output, errors = process.communicate(timeout=120)
+    assert (process.returncode, output) == (0, f"{threads} True\n"), errors
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_arrays_are_mapped_and_cannot_be_changed() -> None:
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("part", ["images", "labels", "digests"])
 @pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY", b"no array"])
-def test_a_file_that_is_missing_or_no_array_is_told(split: str, part: str, content: bytes | None) -> None:
+def test_a_file_that_is_missing_or_no_array_is_reported(split: str, part: str, content: bytes | None) -> None:
     file = OUT / f"{split}_{part}.npy"
     file.unlink() if content is None else file.write_bytes(content)
     message = refusal()
@@ -48,7 +48,7 @@ def test_a_file_that_is_missing_or_no_array_is_told(split: str, part: str, conte
 
 
 @pytest.mark.parametrize("part", ["images", "labels", "digests"])
-def test_a_truncated_array_is_told(part: str) -> None:
+def test_a_truncated_array_is_reported(part: str) -> None:
     file = OUT / f"val_{part}.npy"
     file.write_bytes(file.read_bytes()[:-1])
     assert "dataset: the val split cannot be read" in refusal()
@@ -64,7 +64,7 @@ def test_a_truncated_array_is_told(part: str) -> None:
         ("digests", np.zeros(7, "V16")),
     ],
 )
-def test_an_array_of_another_shape_is_told(part: str, array: np.ndarray) -> None:
+def test_an_array_of_another_shape_is_reported(part: str, array: np.ndarray) -> None:
     np.save(OUT / f"train_{part}.npy", array)
     message = refusal()
     assert "dataset: train holds images of shape (" in message
@@ -82,12 +82,12 @@ def test_pickled_objects_are_never_loaded() -> None:
     assert not Path("sprung").exists()
 
 
-def test_a_missing_card_is_told() -> None:
+def test_a_missing_card_is_reported() -> None:
     (OUT / "card.json").unlink()
     assert refusal() == "dataset/card.json is missing: run `dvc repro`"
 
 
-def test_a_card_of_another_version_is_told() -> None:
+def test_a_card_of_another_version_is_reported() -> None:
     card = (OUT / "card.json").read_text()
     (OUT / "card.json").write_text(card.replace('"format_version": 2', '"format_version": 3'))
-    assert "card.json: format_version: Input should be 2; run `dvc repro` to make it anew" in refusal()
+    assert "card.json: format_version: Input should be 2; run `dvc repro`" in refusal()

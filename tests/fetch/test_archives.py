@@ -96,11 +96,11 @@ def test_a_link_to_a_folder_is_refused_rather_than_left_out() -> None:
     ],
 )
 @pytest.mark.parametrize("write", [write_tar, write_zip])
-def test_a_name_that_leads_out_is_refused_before_anything_is_read(
+def test_a_name_outside_the_archive_is_refused_before_anything_is_read(
     write: Callable[[Path, dict[str, bytes]], Path], name: str
 ) -> None:
     write(GIVEN, {"train/cat/0.png": b"1", name: b"evil"})
-    with pytest.raises(DataError, match="leads out of the archive; nothing was read"):
+    with pytest.raises(DataError, match="is a path outside of the archive; nothing was read"):
         list_files(GIVEN)
 
 

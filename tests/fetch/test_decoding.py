@@ -119,7 +119,7 @@ def test_the_smallest_and_the_longest_images_are_images(size: tuple[int, int]) -
     assert (decode_image(encode(Image.new("RGB", size, RED)), 8) == RED).all()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells the peak in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel reports the peak in /proc")
 def test_transparency_takes_the_memory_of_one_more_image() -> None:
     program = """
 import re
@@ -152,7 +152,7 @@ def test_an_image_that_is_converted_in_strips_has_the_pixels_of_each(mode: str) 
 
 def unknown_dds() -> bytes:
     data = bytearray(encode(plain("RGB", RED), "DDS"))
-    data[80:84] = bytes(4)  # the flags that tell the pixel format
+    data[80:84] = bytes(4)  # the flags of the pixel format
     return bytes(data)
 
 
@@ -165,8 +165,8 @@ def damaged_spider() -> bytes:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        pytest.param(b"", "the format is none that pillow knows", id="empty"),
-        pytest.param(b"no image", "the format is none that pillow knows", id="text"),
+        pytest.param(b"", "pillow does not know its format", id="empty"),
+        pytest.param(b"no image", "pillow does not know its format", id="text"),
         pytest.param(png(0)[:100], "truncated", id="PNG, truncated"),
         pytest.param(encode(Image.new("RGB", (64, 64)), "JPEG")[:-200], "truncated", id="JPEG, truncated"),
         pytest.param(encode(plain("RGB", RED), "BMP")[:-50], "truncated", id="BMP, truncated"),
@@ -174,7 +174,7 @@ def damaged_spider() -> bytes:
         pytest.param(unknown_dds(), "pixel format", id="DDS, unknown format"),
         pytest.param(damaged_spider(), "stkoffset", id="SPIDER, an error of the plugin itself"),
         pytest.param(bomb(), "exceeds limit", id="decompression bomb"),
-        pytest.param(encode(plain("F", 0.5), "TIFF"), "values are floats, whose range is not known", id="F, 0 to 1"),
+        pytest.param(encode(plain("F", 0.5), "TIFF"), "values are floats of unknown range", id="F, 0 to 1"),
         pytest.param(encode(plain("F", 77), "TIFF"), "save it with 8 or 16 bits", id="F, 0 to 255"),
     ],
 )

@@ -116,6 +116,29 @@ def test_a_torchvision_set_is_what_drawing_from_all_its_scaled_images_gives(limi
         assert (split.labels == labels[drawn[np.sort(rows)]]).all()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel reports the peak in /proc")
+def test_memory_is_bounded_by_pixels_not_by_images(tmp_path: Path) -> None:
+    write_folder(tmp_path / "given", image_files(60, 10))
+    script = (
+        "import re\n"
+        "from pathlib import Path\n"
+        "from samples import data_params\n"
+        "from sklearn import model_selection  # which fetch imports late\n"
+        "from ptqflow.fetch.fetch import fetch\n"
+        "def peak():\n"
+        "    return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) << 10\n"
+        "fetch(data_params(image_size=8), Path('given'), Path('small'))\n"
+        "start = peak()\n"
+        "fetch(data_params(image_size=512), Path('given'), Path('dataset'))\n"
+        "print(peak() - start)\n"
+    )
+    tests = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{tests}:{tests.parent / 'src'}"}
+    growth = int(subprocess.check_output([sys.executable, "-c", script], env=environment, cwd=tmp_path))
+    assert Path("dataset/train_images.npy").stat().st_size > 75_000_000
+    assert growth < 60_000_000
+
+
 def test_skipped_files_are_counted(given: Path) -> None:
     (given / "train/cat/0.png").write_bytes(b"broken")
     card = fetch(data_params(on_bad_image="skip"), given, OUT)

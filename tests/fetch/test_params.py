@@ -62,10 +62,14 @@ def test_what_is_beyond_is_named_with_what_is_allowed(key: str, value: object, w
     ("name", "path", "words"),
     [
         ("image_folder", None, "data.name=image_folder needs data.path: the folder or archive that holds the images"),
-        ("digits", "photos", "data.path=photos has no use with data.name=digits; your own images are"),
+        (
+            "digits",
+            "photos",
+            "data.path=photos is not used with data.name=digits; set data.name=image_folder for your own",
+        ),
     ],
 )
-def test_a_path_that_does_not_go_with_the_name_is_told_without_the_other_keys(
+def test_a_path_that_does_not_go_with_the_name_is_reported_without_the_other_keys(
     name: str, path: str | None, words: str
 ) -> None:
     with pytest.raises(ParamsError) as caught:

@@ -174,7 +174,7 @@ def test_memory_does_not_grow_with_the_scaled_images() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert source.train.pixels.nbytes == 600 * 256 * 256 * 3
-    assert peak < source.train.pixels.nbytes
+    assert peak < source.train.pixels.nbytes / 10
 
 
 def test_a_disk_that_scaled_images_fill_up_is_named(small_disk: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_disk_that_scaled_images_fill_up_is_named(small_disk: Path) -> None:
 
 
 class Trap:
-    """Leaves a file behind when it is unpickled."""
+    """Writes a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return os.mkdir, ("sprung",)
@@ -214,7 +214,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("name", EXPECTED)
 @pytest.mark.parametrize("kind", ["empty folder", "file"])
-def test_what_is_not_the_data_set_is_told_with_what_must_lie_there(name: str, kind: str) -> None:
+def test_what_is_not_the_data_set_is_reported_with_what_must_lie_there(name: str, kind: str) -> None:
     GIVEN.write_text("no data set") if kind == "file" else GIVEN.mkdir()
     message = refusal(name, GIVEN)
     assert f"data.path: {GIVEN.resolve()} does not hold {name} as torchvision stores it (" in message
@@ -223,7 +223,7 @@ def test_what_is_not_the_data_set_is_told_with_what_must_lie_there(name: str, ki
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\x0a\x03", b"\0\0\x0d\x03" + b"\0\0\0\1" * 4, b"no idx file", None])
-def test_a_damaged_fashion_mnist_is_told(content: bytes | None) -> None:
+def test_a_damaged_fashion_mnist_is_reported(content: bytes | None) -> None:
     file = write_fashion_mnist(GIVEN) / "train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-1] if content is None else content)
     assert f"data.path: {GIVEN.resolve()} does not hold fashion_mnist" in refusal("fashion_mnist", GIVEN)

@@ -50,7 +50,7 @@ def test_equal_seeds_draw_alike_and_others_do_not() -> None:
     [
         ([0, 1], "data.val_fraction: the class 'ant' has 1 image to draw from, and 2 or more are needed; add images"),
         ([0, 0, 0, 2], "data.val_fraction: the class 'cat' has 1 image to draw from, and 2 or more are needed"),
-        ([0] * 5 + [2] * 5, "data.val_fraction divides 10 images into 9 and 1, and each part needs 2 or more"),
+        ([0] * 5 + [2] * 5, "data.val_fraction divides 10 images into 9 and 1, and each split needs 2 or more"),
     ],
 )
 def test_too_few_images_name_the_setting_and_what_is_needed(labels: list[int], words: str) -> None:
@@ -61,12 +61,12 @@ def test_too_few_images_name_the_setting_and_what_is_needed(labels: list[int], w
 @pytest.mark.parametrize(
     ("limit", "words"),
     [
-        (2, "data.limit=2 divides 100 images into 2 and 98, and each part needs 3 or more, for there are 3 classes"),
-        (98, "data.limit=98 divides 100 images into 98 and 2, and each part needs 3 or more"),
+        (2, "data.limit=2 divides 100 images into 2 and 98, and each split needs 3 or more, one of each class"),
+        (98, "data.limit=98 divides 100 images into 98 and 2, and each split needs 3 or more"),
         (10, "data.limit=10 keeps 1 of the images of the class 'cat', and 2 are needed; raise it, or add"),
     ],
 )
-def test_a_limit_that_leaves_a_class_too_little_is_told(limit: int, words: str) -> None:
+def test_a_limit_that_leaves_a_class_too_little_is_reported(limit: int, words: str) -> None:
     with pytest.raises(DataError, match=words):
         stratified_subset(LABELS, limit, 0, CLASSES, least=2)
 

@@ -57,7 +57,7 @@ def test_null_is_a_plain_file_that_says_so() -> None:
         assert link.read_text() == "null\n"
 
 
-def test_links_lead_to_the_users_files(tmp_path: Path) -> None:
+def test_links_point_to_the_users_files(tmp_path: Path) -> None:
     write("photos/cat/1.png")
     outside = write(f"{tmp_path.parent}/{tmp_path.name}-weights.pt").resolve()
     write("my_network.py")
@@ -77,7 +77,7 @@ def test_links_to_files_of_the_repository_survive_its_move(tmp_path: Path, monke
     assert Path("there", DATA).read_text() == "content"
 
 
-def test_a_link_behind_a_link_leads_to_the_file_itself() -> None:
+def test_a_link_to_a_link_points_to_the_file_itself() -> None:
     write("photos.tar")
     Path("link").symlink_to("photos.tar")
     link_inputs(data("link"), model())
@@ -96,7 +96,7 @@ def test_a_change_of_mind_replaces_the_link_and_leaves_the_users_file_alone() ->
 
 
 @pytest.mark.parametrize("given_now", [None, "weights.pt"])
-def test_what_a_killed_run_left_behind_does_no_harm_to_what_it_points_to(given_now: str | None) -> None:
+def test_what_a_killed_run_left_does_no_harm_to_what_it_points_to(given_now: str | None) -> None:
     weights = write("weights.pt")
     WEIGHTS.parent.mkdir()
     Path("inputs/.model.weights.partial").symlink_to(weights.resolve())
@@ -141,14 +141,17 @@ def test_a_missing_data_path_is_named(path: str, tmp_path: Path) -> None:
 
 def test_a_data_path_that_is_neither_file_nor_folder_is_named(tmp_path: Path) -> None:
     os.mkfifo("pipe")
-    assert refusal("pipe") == f"data.path: {tmp_path}/pipe is neither a file nor a folder; give a folder or an archive"
+    assert (
+        refusal("pipe")
+        == f"data.path: {tmp_path}/pipe is neither a file nor a folder; set it to a folder or an archive"
+    )
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda odd: odd.symlink_to("nowhere"), "is a link that leads nowhere; mend or remove it"),
-        (lambda odd: odd.symlink_to("odd"), "is a link that leads nowhere; mend or remove it"),
+        (lambda odd: odd.symlink_to("nowhere"), "is a link to a file that does not exist; fix or remove it"),
+        (lambda odd: odd.symlink_to("odd"), "is a link to a file that does not exist; fix or remove it"),
         (os.mkfifo, "is neither a file nor a folder; remove it"),
     ],
     ids=["dangling link", "link to itself", "FIFO"],
@@ -166,7 +169,41 @@ def test_what_keeps_files_from_dvc_is_named(name: str, tmp_path: Path) -> None:
     write("photos/cat/1.png")
     write(f"photos/{name}")
     odd = name.removesuffix("/config")
-    assert f"data.path: {tmp_path}/photos/{odd} keeps files beside it from DVC; remove it, or" in refusal("photos")
+    assert f"data.path: {tmp_path}/photos/{odd} hides files in its folder from DVC; remove it, or" in refusal("photos")
+
+
+@pytest.mark.parametrize(
+    ("path", "output"),
+    [
+        (".", "data/dataset"),
+        ("data", "data/dataset"),
+        ("data/dataset", "data/dataset"),
+        ("data/predictions/int8.npy", "data/predictions"),
+        ("link", "data/dataset"),
+    ],
+)
+def test_a_data_path_that_overlaps_with_an_output_is_refused_from_the_first_run(
+    path: str, output: str, tmp_path: Path
+) -> None:
+    write("data/cat/1.png")
+    write("data/predictions/int8.npy")
+    Path("data/dataset").mkdir()
+    Path("link").symlink_to("data")
+    assert refusal(path) == (
+        f"data.path: {tmp_path / path} overlaps with {tmp_path / output}, which the pipeline writes; move the images "
+        "to a folder of their own, such as data/images"
+    )
+    shutil.rmtree("data/dataset")
+    if path == "data":
+        assert "overlaps with" in refusal(path)
+
+
+def test_images_next_to_the_outputs_do_no_harm() -> None:
+    write("data/images/cat/1.png")
+    write("data/dataset-of-mine/cat/1.png")
+    for path in ("data/images", "data/dataset-of-mine"):
+        link_inputs(data(path), model())
+        assert (DATA / "cat/1.png").read_text() == "content"
 
 
 def test_links_to_files_and_what_dvc_leaves_out_itself_do_no_harm() -> None:
@@ -182,22 +219,22 @@ def test_links_to_files_and_what_dvc_leaves_out_itself_do_no_harm() -> None:
 def test_weights_that_are_a_folder_are_named(tmp_path: Path) -> None:
     Path("weights").mkdir()
     assert refusal(weights="weights") == (
-        f"model.weights: {tmp_path}/weights is not a file; give a .pt or .safetensors file"
+        f"model.weights: {tmp_path}/weights is not a file; set it to a .pt or .safetensors file"
     )
 
 
 @pytest.mark.parametrize("weights", ["nowhere.pt", "no/where", "~no-such-user/weights.pt"])
 def test_missing_weights_are_named(weights: str, tmp_path: Path) -> None:
     message = refusal(weights=weights)
-    assert f"model.weights: {weights} does not exist (looked in {tmp_path}); give a .pt or .safetensors" in message
+    assert f"model.weights: {weights} does not exist (looked in {tmp_path}); set it to a .pt or .safetensors" in message
     assert "or the name of published weights for resnet18" in message
 
 
 def test_a_network_of_the_users_own_has_no_published_weights() -> None:
-    assert refusal(name="my_network:build", weights="DEFAULT").endswith("give a .pt or .safetensors file")
+    assert refusal(name="my_network:build", weights="DEFAULT").endswith("set it to a .pt or .safetensors file")
 
 
-def test_weights_that_are_not_published_are_told_with_those_that_are() -> None:
+def test_weights_that_are_not_published_are_reported_with_those_that_are() -> None:
     message = refusal(weights="IMAGENET1K_V9")
     assert "model.weights: 'IMAGENET1K_V9' is neither a file nor published weights of resnet18" in message
     assert "IMAGENET1K_V1" in message
@@ -247,6 +284,27 @@ def test_a_module_may_lie_in_a_package_or_be_installed() -> None:
 
 
 @pytest.mark.parametrize("name", ["no_such_module", "no_such.module", "", "..relative", "sys", "folder"])
-def test_a_module_without_a_file_is_told(name: str, tmp_path: Path) -> None:
+def test_a_module_without_a_file_is_reported(name: str, tmp_path: Path) -> None:
     Path("folder").mkdir()
     assert f"model.name: there is no module '{name}' in {tmp_path} or among" in refusal(name=f"{name}:build")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def build(:\n", "(SyntaxError: invalid syntax (__init__.py, line 1))"),
+        ("import no_such_dependency\n", "(ModuleNotFoundError: No module named 'no_such_dependency')"),
+        ("raise ValueError('no GPU')\n", "(ValueError: no GPU)"),
+        ("raise SystemExit(0)\n", "(SystemExit: 0)"),
+    ],
+)
+def test_a_package_that_cannot_be_imported_is_one_line_of_the_stage(code: str, words: str) -> None:
+    write("broken/__init__.py", code)
+    write("broken/networks.py", "")
+    shutil.copy(REPOSITORY / "params.yaml", "params.yaml")
+    apply_overrides("params.yaml", ["model.name='broken.networks:build'"])
+    command = [sys.executable, REPOSITORY / "stages" / "inputs.py"]
+    environment = {"PYTHONPATH": str(REPOSITORY / "src")}
+    result = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == f"inputs: model.name: broken.networks cannot be imported {words}\n"

@@ -85,13 +85,14 @@ def test_a_function_in_the_current_directory_builds_the_network(user_module: Use
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "words"),
     [
         ("", "names no function"),
         ("build = 3", "names no function"),
         ("import no_such_package", "cannot be imported (ModuleNotFoundError: No module named 'no_such_package')"),
         ("def build(:", "cannot be imported (SyntaxError"),
         ("1 / 0", "cannot be imported (ZeroDivisionError: division by zero)"),
+        ("raise SystemExit(0)", "cannot be imported (SystemExit: 0)"),
         ("def build(classes): ...", "raised TypeError"),
         ("def build(num_classes):\n    raise KeyError('depth')", "raised KeyError: 'depth'"),
         ("def build(num_classes): return 'network'", "returned str, not a torch.nn.Module"),
@@ -110,14 +111,14 @@ def test_a_function_in_the_current_directory_builds_the_network(user_module: Use
         ),
     ],
 )
-def test_each_mistake_in_the_users_code_is_told(user_module: UserModule, code: str, told: str) -> None:
+def test_each_mistake_in_the_users_code_is_told(user_module: UserModule, code: str, words: str) -> None:
     name = f"{user_module(code)}:build"
 
     with pytest.raises(ModelError) as refusal:
         build_model(name, "standard", 5, 8)
 
     assert name in str(refusal.value)
-    assert told in str(refusal.value)
+    assert words in str(refusal.value)
 
 
 def test_a_missing_module_is_told(user_module: UserModule) -> None:

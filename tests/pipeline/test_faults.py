@@ -67,6 +67,20 @@ def test_a_named_pipe_behind_data_path_is_told_before_dvc_waits_for_it(repositor
     assert_one_clear_line(result, f"inputs: data.path: {folder}/pipe is neither a file nor a folder; remove it")
 
 
+def test_a_data_path_that_holds_the_pipelines_own_outputs_is_refused_before_they_are_read(
+    repository: Repository,
+) -> None:
+    folder = repository.path / "data/cat"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(b"")
+    repository.set_params({"data": {"name": "image_folder", "path": "data"}})
+
+    result = repository.try_run("dvc", "repro")
+
+    assert_one_clear_line(result, "inputs: data.path:", "data overlaps with", "data/dataset", "folder of their own")
+    assert result.ran == ["inputs"]
+
+
 def test_a_misspelt_key_on_the_command_line_is_refused(repository: Repository) -> None:
     result = repository.try_run("dvc", "exp", "run", "-S", "calib.batchs=3")
     assert result.status != 0

@@ -365,3 +365,12 @@ def fill(file: Path) -> None:
     with file.open("wb", buffering=0) as opened, contextlib.suppress(OSError):
         while True:
             opened.write(bytes(512))
+
+
+def test_val_is_evaluated_in_batches_of_a_number_of_pixels() -> None:
+    seen: list[int] = []
+    model = network()
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    large = Split(np.zeros((40, 128, 128, 3), np.uint8), np.arange(40) % 6, np.zeros(40, "V16"))
+    list(fit(model, miniature.split(4), large, RECIPE, params(epochs=0), CPU))
+    assert seen == [16, 16, 8], "2**18 pixels at a time"

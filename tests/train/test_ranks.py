@@ -169,4 +169,6 @@ def test_hosts_without_a_meeting_point_are_told_what_to_set() -> None:
     process = start(1, "weights", "nodes=2")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert errors.startswith("train: 2 hosts need a meeting point: set MASTER_ADDR to the first one's address")
+    assert errors.startswith(
+        "train: 2 hosts need a rendezvous: on each of them set MASTER_ADDR to the address of the first"
+    )

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from typing import Any
 
 from ptqflow.benchmark import worker as cell
 from ptqflow.benchmark.timed_runtimes import Task
-from ptqflow.core.errors import BenchmarkError
+from ptqflow.core.errors import BenchmarkError, describe_exit
 
 
 class Cell:
@@ -85,10 +84,12 @@ class Cell:
         return answer
 
     def _end(self) -> str:
-        status = self._process.wait()
+        end = f"its process {describe_exit(self._process.wait())}"
         self._errors.seek(0)
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else "has ended"
-        return f"{self.name}: {_last_message(self._errors.read()) or f'its process {how}'}"
+        message = _last_message(self._errors.read())
+        if self._process.returncode > 0 and message:
+            return f"{self.name}: {message}"
+        return f"{self.name}: {end}" + (f" ({message})" if message else "")
 
 
 def _last_message(errors: str) -> str:

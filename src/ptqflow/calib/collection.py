@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 from ptqflow.calib.observer import StatisticsObserver
 from ptqflow.calib.statistics import Statistics
+from ptqflow.data.batching import images_together
 from ptqflow.fx.graph import layer_means, name_observed, weighted_modules
 from ptqflow.fx.prepare import EVERYTHING, prepare
 
@@ -97,8 +98,7 @@ def batches_together(prepared: GraphModule, batch: Tensor) -> int:
     More than one only if images are the first dimension of every tensor, by which the extremes of batches are kept
     apart.
     """
-    images, _, height, width = batch.shape
-    most = _PIXELS // (images * height * width)
+    most = images_together(batch.shape[-1], _PIXELS) // len(batch)
     return most if most > 1 and _images_come_first(prepared, batch) else 1
 
 

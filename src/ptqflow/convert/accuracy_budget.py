@@ -14,12 +14,13 @@ from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import Quantized, quantize
 from ptqflow.convert.sensitivity import measure_sensitivity, order_by_harm
 from ptqflow.core.errors import ParamsError
+from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.fx.fp32_modules import is_kept, refuse_fused_steps
 from ptqflow.models.accuracy import DIGITS, compute_logits, predictions
 from ptqflow.models.fp32 import ModelCard
 
-_BATCH_SIZE = 256
+_PIXELS = 1 << 18  # of images of val at a time
 _IMAGES = 2000  # of val at most, that the order of the modules is measured on; every trial counts all of val
 
 
@@ -169,5 +170,6 @@ def describe_trial(trial: Trial) -> str:
 
 
 def _count_right(model: nn.Module, val: Split, card: ModelCard, label: str) -> int:
-    logits = compute_logits(model, val, card.normalization, _BATCH_SIZE, label)
+    together = images_together(card.image_size, _PIXELS)
+    logits = compute_logits(model, val, card.normalization, together, label)
     return int((predictions(logits) == val.labels).sum())

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from ptqflow.data.batching import images_together
 from ptqflow.fx.fake_quant import Simulation, copy_to_simulate, round_weight
 from ptqflow.fx.graph import layer_means, weighted_modules
 
@@ -35,7 +36,7 @@ def correct_biases(prepared: GraphModule, means: Mapping[str, NDArray[np.float32
             and at least one.
     """
     first = next(iterator := iter(batches))
-    count = max(1, _PIXELS // (len(first) * first.shape[-2] * first.shape[-1]))
+    count = max(1, images_together(first.shape[-1], _PIXELS) // len(first))
     images = [first, *islice(iterator, count - 1)]
     simulated = copy_to_simulate(prepared)
     layers = weighted_modules(prepared)

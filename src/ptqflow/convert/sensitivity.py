@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ptqflow.convert.qparams import restore_ranges
 from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.errors import DataError
+from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.artifact import Int8Card
@@ -133,7 +134,7 @@ def measure_sensitivity(
     }
     rows = draw_rows(len(val), images)
     right = 0
-    size = max(1, _PIXELS // card.image_size**2)
+    size = images_together(card.image_size, _PIXELS)
     steps = -(-len(rows) // size) * (1 + len(tallies))
     with tqdm(total=steps, desc="sensitivity", unit="pass", leave=False, disable=None) as bar, torch.inference_mode():
         for start in range(0, len(rows), size):

@@ -1,8 +1,10 @@
-"""What can go wrong for a reason that the user can mend."""
+"""Errors whose cause the user can fix, and how the ends of system calls and processes are described."""
+
+import signal
 
 
 class PtqflowError(Exception):
-    """Bad input or a broken file, told in one line: what was found, what is allowed, what to do."""
+    """Bad input or a broken file, reported in one line: what was found, what is allowed, what to do."""
 
 
 class ParamsError(PtqflowError):
@@ -34,10 +36,20 @@ class EngineError(PtqflowError):
 
 
 class PtqflowWarning(UserWarning):
-    """Something went wrong and the work goes on: one line."""
+    """Something went wrong and the work continues: one line."""
 
 
 def describe_os_error(error: OSError) -> str:
     """Return what the operating system says, and of which file."""
     where = f": {error.filename}" if error.filename else ""
     return f"{error.strerror or error}{where}"
+
+
+def describe_exit(status: int) -> str:
+    """Return how a process ended, from its exit status as `subprocess` returns it: negative for a signal."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:  # real-time signals have no names
+        return f"was ended by signal {-status}"

@@ -1,8 +1,8 @@
 """Fixed names for the files that params.yaml points to.
 
-DVC hashes only paths that stand in dvc.yaml, and no path stands there that may also be null or the name of published
-weights. So each key gets a link in `inputs/` that DVC follows: it points to the user's file or folder, or is a
-file that says null where there is none. A change of the bytes behind a link reruns what depends on it.
+DVC hashes only paths that are listed in dvc.yaml, and a path that may also be null or the name of published weights
+cannot be listed there. So each key has a link in `inputs/`, which DVC follows: it points to the user's file or folder,
+or is a file that holds null where there is none. A change of the bytes that a link points to reruns what depends on it.
 """
 
 from pathlib import Path
@@ -15,5 +15,5 @@ CODE = INPUTS / "model.name"
 
 
 def given(link: Path) -> Path | None:
-    """Return the link where it points to a file of the user's, None where the key is null."""
+    """Return the link if it points to a file or folder of the user's, None if the key is null."""
     return link if link.is_symlink() else None

@@ -1,7 +1,7 @@
 """A section of params.yaml, validated.
 
-Each section's model stands beside the code that uses it: one module with all of them would be a dependency of every
-stage, and a new calibration key would train the network again.
+The model of each section is in the package that uses it: a module with all of them would be a dependency of every
+stage, and a new calibration key would retrain the network.
 """
 
 import difflib
@@ -20,7 +20,7 @@ PARAMS_FILE = Path("params.yaml")
 
 
 class Params(BaseModel):
-    """Base of every section: immutable, no unknown keys, no silent conversion of types, no infinities."""
+    """Base of every section: immutable, without unknown keys, type conversion or infinities."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -34,7 +34,7 @@ def distinct(values: tuple[int, ...]) -> tuple[int, ...]:
     """Return the values of a key; for pydantic's `AfterValidator`.
 
     Raises:
-        ValueError: a value is there twice.
+        ValueError: a value occurs twice.
     """
     if len(set(values)) < len(values):
         raise ValueError("holds a number twice")
@@ -44,7 +44,7 @@ def distinct(values: tuple[int, ...]) -> tuple[int, ...]:
 def read_params(section: str, model: type[P], path: Path = PARAMS_FILE) -> P:
     """Read one section of a params file.
 
-    The reader is the one DVC uses (YAML 1.2), so `1e-3` is a number and `on` a string for both.
+    The reader is the one that DVC uses (YAML 1.2): for both `1e-3` is a number and `on` a string.
 
     Raises:
         ParamsError: the file or the section is missing, or a key is unknown, of the wrong type or out of range.
@@ -64,7 +64,7 @@ def read_params(section: str, model: type[P], path: Path = PARAMS_FILE) -> P:
 
 
 def read_sections(names: Iterable[str], path: Path = PARAMS_FILE) -> dict[str, dict[str, Any]]:
-    """Read sections as they stand, for a record of what a run was made with; their stages validate them.
+    """Read sections without validation, which is that of their stages, to record what a run was made with.
 
     Raises:
         ParamsError: the file or a section is missing.

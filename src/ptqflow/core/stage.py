@@ -1,4 +1,4 @@
-"""How a stage script starts and ends: one line for a user's mistake, no orphan, no half-written file."""
+"""Start and end a stage script: one line for a user's mistake, no orphan, no half-written file."""
 
 import ctypes
 import errno
@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ptqflow.core.errors import PtqflowError, PtqflowWarning
+from ptqflow.core.errors import PtqflowError, PtqflowWarning, describe_os_error
+from ptqflow.core.machine import cpu_quota, usable_cores
 
 LAUNCHER = "PTQFLOW_LAUNCHER"
 """Environment variable with the process that started a rank, where that is another process of the same stage."""
@@ -22,17 +23,20 @@ _PR_SET_PDEATHSIG = 1
 
 
 def run(name: str, main: Callable[[], None]) -> None:
-    """Run a stage's `main`; exit with status 1 and one line on stderr where the user can mend the cause.
+    """Run a stage's `main`; exit with status 1 and one line on stderr where the user can fix the cause.
 
-    Stage scripts import torch inside `main`, so that what is set up here holds from the first milliseconds on.
+    Stage scripts import torch inside `main`, so that what is set up here applies before torch is loaded.
 
     - Ctrl-C ends the process at once: outputs appear whole or not at all, so there is nothing to clean up.
-    - When `dvc` is killed, the stage dies with it; otherwise the next `dvc repro` would run beside it (Linux only).
+    - When `dvc` is killed, the stage ends with it; otherwise the next `dvc repro` would run at the same time (Linux
+      only).
     - A `PtqflowWarning` is one line on stderr.
-    - Threads of OpenMP that wait go to sleep soon, unless OMP_WAIT_POLICY or GOMP_SPINCOUNT says otherwise.
+    - OpenMP starts no more threads than a container's CPU quota has cores, unless OMP_NUM_THREADS is set.
+    - Waiting threads of OpenMP sleep soon, unless OMP_WAIT_POLICY or GOMP_SPINCOUNT is set.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     die_with_parent(name)
+    _limit_threads()
     _let_waiting_threads_sleep()
     _format_warnings(name)
     try:
@@ -48,20 +52,20 @@ def run(name: str, main: Callable[[], None]) -> None:
 
 
 def _end(name: str, message: str) -> NoReturn:
-    if is_rank():  # the launcher says it once for all ranks
+    if is_rank():  # the launcher reports it once for all ranks
         _report(message)
     sys.exit(_line(name, message))
 
 
 def _report(message: str) -> NoReturn:
-    """Leave for the agent why this rank ends."""
+    """Write for the agent why this rank ends."""
     failure = {"message": message, "timestamp": str(int(time.time()))}
     Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(failure), encoding="utf-8")
     sys.exit(1)
 
 
 def is_rank() -> bool:
-    """Tell whether this process is one of several that torchrun, or its agent in `ptqflow.core.launch`, has started."""
+    """Return whether torchrun, or its agent in `ptqflow.core.launch`, has started this process as one of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -70,8 +74,8 @@ def die_with_parent(name: str) -> None:
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # No signal comes for a parent that was killed before: then init or a subreaper is the parent. For a dvc, that is a
-    # process of another group, while dvc, an experiment's and a queue's too, starts stages in its own.
+    # A parent that was killed before this call sends no signal: the parent is then init or a subreaper, a process of
+    # another group. dvc, also that of an experiment or a queue, starts stages in its own group.
     if is_rank():
         is_orphan = os.environ.get(LAUNCHER) not in (None, str(os.getppid()))
     else:
@@ -80,10 +84,17 @@ def die_with_parent(name: str) -> None:
         sys.exit(_line(name, "the dvc that started it is gone; run `dvc repro` again"))
 
 
+def _limit_threads() -> None:
+    # By default OpenMP starts a thread for each core of the affinity; under a quota for fewer they are throttled.
+    quota = cpu_quota()
+    if quota is not None and quota < (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+
+
 def _let_waiting_threads_sleep() -> None:
-    # A waiting thread of GNU's OpenMP, which torch has on Linux, spins for some 3 ms before it sleeps and so keeps a
-    # core from other processes: two trainings side by side took 25 times as long as one. To spin for some 10 µs costs
-    # next to nothing alone, while not to spin at all costs more. It is read when torch is imported.
+    # A waiting thread of GNU's OpenMP, which torch uses on Linux, spins for about 3 ms before it sleeps and so keeps a
+    # core busy: two trainings side by side took 25 times as long as one. Spinning for about 10 µs costs a single
+    # training next to nothing; not spinning at all costs more. The variable is read when torch is imported.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
@@ -104,6 +115,5 @@ def _line(name: str, message: str) -> str:
 
 
 def _describe(error: OSError) -> str:
-    where = f": {error.filename}" if error.filename else ""
     advice = "; free some space and run `dvc repro` again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    return f"{error.strerror or error}{where}{advice}"
+    return f"{describe_os_error(error)}{advice}"

@@ -3,7 +3,7 @@
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,12 +61,8 @@ class Split:
         return Split(self.images[part], self.labels[part], self.digests[part])
 
     def release(self) -> None:
-        """Let the images that were read go from the memory of this process; they stay mapped."""
-        base: object = self.images
-        while isinstance(base, np.ndarray):
-            base = base.base
-        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            base.madvise(mmap.MADV_DONTNEED)
+        """Drop the images that were read from the memory of this process; they stay mapped."""
+        release_pages(self.images)
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,15 @@ class Dataset:
     train: Split
     val: Split
     test: Split
+
+
+def release_pages(array: NDArray[Any]) -> None:
+    """Drop what was read of a memory-mapped array from the memory of this process; a plain array stays unchanged."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def open_dataset(directory: Path) -> Dataset:

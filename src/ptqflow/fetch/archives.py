@@ -1,4 +1,4 @@
-"""Files below a folder or inside an archive, read without unpacking anything."""
+"""Files in a folder or an archive, read without unpacking."""
 
 import bz2
 import gzip
@@ -16,16 +16,16 @@ from typing import BinaryIO, Literal, Self, cast
 from ptqflow.core.artifacts import naming
 from ptqflow.core.errors import DataError
 
-# What reading an archive raises where the file is none or is damaged.
+# What reading raises if the file is no archive or is damaged.
 _BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    OSError,  # gzip and bz2; a zip that points before its start
-    ValueError,  # a name that is not the UTF-8 it is marked as
-    NotImplementedError,  # a compression that zipfile does not know
+    OSError,  # gzip and bz2; a zip with an offset before its start
+    ValueError,  # a name that is marked as UTF-8 and is not
+    NotImplementedError,  # a compression that zipfile does not support
 )
 
 
@@ -38,9 +38,9 @@ _BLOCK = 1 << 20  # bytes
 
 
 class _TarMember(tarfile.TarInfo):
-    """A header that ends the archive only where it is one of zeros, as it should be.
+    """A header that ends the archive only if it consists of zeros, as the format requires.
 
-    Behind the first file, tarfile also takes a damaged header, or none at all, for the end: files would be missing.
+    After the first file, tarfile also reads a damaged or missing header as the end: files would be missing.
     """
 
     @classmethod
@@ -55,18 +55,18 @@ class _TarMember(tarfile.TarInfo):
 
 @dataclass(frozen=True)
 class Listing:
-    """Names relative to the root, with `/` between the parts, sorted."""
+    """Names relative to the root, separated by `/`, sorted."""
 
     files: list[str]
     folders: list[str]
 
 
 def list_files(root: Path) -> Listing:
-    """List a folder or a .tar, .tar.gz, .tar.xz or .zip archive, told apart by content; hidden files are left out.
+    """List a folder or a .tar, .tar.gz, .tar.xz or .zip archive, detected by content; hidden files are left out.
 
     Raises:
         DataError: `root` is none of these or is truncated; a folder holds a link to a folder; an archive holds a link
-            or a device, a file twice or a name that leads out of it.
+            or a device, a file twice or a name outside of it.
     """
     if root.is_dir():
         entries = [(path.relative_to(root).as_posix(), path.is_dir()) for path in root.rglob("*")]
@@ -77,7 +77,7 @@ def list_files(root: Path) -> Listing:
     folders = [name for name, is_folder in visible if is_folder]
     if link := next((name for name in folders if (root / name).is_symlink()), None):
         raise DataError(
-            f"{root.resolve()}: {link} is a link to a folder, which DVC does not look into; put a folder there"
+            f"{root.resolve()}: {link} is a link to a folder, which DVC does not follow; replace it with a folder"
         )
     if twice := next((name for name, following in pairwise(files) if name == following), None):
         raise DataError(f"{root.resolve()} holds {twice} twice; pack each file once")
@@ -88,7 +88,7 @@ def read_files(root: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]
     """Yield name and content of each file in `names`, in the order in which they are stored.
 
     Raises:
-        DataError: as `list_files`.
+        DataError: as in `list_files`.
         OSError: a file of a folder cannot be read.
     """
     if root.is_dir():
@@ -121,7 +121,7 @@ def _archive_entries(path: Path, wanted: Collection[str]) -> Iterator[tuple[str,
 
 
 def _tar_entries(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bool, bytes | None]]:
-    # A stream, because going back in a compressed archive means to decompress it from its start.
+    # A stream, because seeking back in a compressed archive decompresses it from its start.
     with _decompressed(path) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarMember) as archive:
         for member in archive:
             name = _checked_name(path, member.name)
@@ -137,12 +137,12 @@ def _tar_entries(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, boo
                 yield name, False, file.read() if file else None
             else:
                 raise DataError(f"{path.resolve()}: {member.name!r} is neither a file nor a folder; pack plain files")
-        while stream.read(_BLOCK):  # the checksum stands at the end, behind the end of the tar
+        while stream.read(_BLOCK):  # the checksum follows the end of the tar
             pass
 
 
 def _decompressed(path: Path) -> BinaryIO:
-    """Open what is compressed or not; unlike those of tarfile, these streams find a missing or damaged end."""
+    """Open a compressed or plain file; unlike tarfile's, these streams detect a missing or damaged end."""
     with path.open("rb") as file:
         start = file.read(10)
     opener = next((opener for magic, opener in _COMPRESSIONS.items() if re.match(magic, start)), Path.open)
@@ -163,5 +163,5 @@ def _zip_entries(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, boo
 def _checked_name(archive: Path, name: str) -> str:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive:
-        raise DataError(f"{archive.resolve()}: the name {name!r} leads out of the archive; nothing was read")
+        raise DataError(f"{archive.resolve()}: the name {name!r} is a path outside of the archive; nothing was read")
     return str(path)

@@ -15,10 +15,10 @@ class UnreadableImageError(Exception):
 
 
 def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
-    """Decode any image that Pillow reads to uint8 RGB of shape (size, size, 3).
+    """Decode an image of any format that Pillow reads to uint8 RGB of shape (size, size, 3).
 
-    EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits. The image is cropped in
-    the middle to a square and scaled bilinearly with antialiasing.
+    EXIF rotation is applied, transparency is composited on white, 16-bit grey is scaled to 8 bits. The image is cropped
+    to a square at its center and resized bilinearly with antialiasing.
 
     Raises:
         UnreadableImageError: not an image, truncated, larger than Pillow's decompression-bomb limit, or of floats.
@@ -27,14 +27,14 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data)) as image:
             ImageOps.exif_transpose(image, in_place=True)
             return fit_image(image, size)
-    except UnidentifiedImageError:  # its text is the address of the bytes in memory
-        raise UnreadableImageError("the format is none that Pillow knows") from None
-    except Exception as error:  # Pillow goes by the bytes to one of 40 plugins, which raise anything on damaged ones
+    except UnidentifiedImageError:  # its message is the address of the bytes in memory
+        raise UnreadableImageError("Pillow does not know its format") from None
+    except Exception as error:  # Pillow has about 40 plugins, which raise anything on damaged files
         raise UnreadableImageError(str(error) or type(error).__name__) from None
 
 
 def fit_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Convert to RGB, crop to a square in the middle and scale to (size, size, 3) uint8."""
+    """Convert to RGB, crop to a square at the center and resize to (size, size, 3) uint8."""
     rgb = image if image.mode == "RGB" and not image.has_transparency_data else _to_rgb_in_strips(image)
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
@@ -42,14 +42,14 @@ def fit_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def fit_arrays(images: NDArray[Any], size: int) -> NDArray[np.uint8]:
-    """Scale uint8 images of shape (N, H, W) or (N, H, W, 3) to (N, size, size, 3)."""
+    """Resize uint8 images of shape (N, H, W) or (N, H, W, 3) to (N, size, size, 3)."""
     if images.shape[1:] == (size, size, 3):
         return images.astype(np.uint8, copy=False)
     return np.stack([fit_image(Image.fromarray(image), size) for image in images])
 
 
 def _to_rgb_in_strips(image: Image.Image) -> Image.Image:
-    """Convert some rows at a time: whole, what is in between would take four times the memory of the image."""
+    """Convert some rows at a time: at once, the intermediate images would take four times the memory of the image."""
     rows = max(1, _STRIP // image.width)
     rgb = Image.new("RGB", image.size)
     for top in range(0, image.height, rows):
@@ -58,8 +58,8 @@ def _to_rgb_in_strips(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":  # Pillow clips to 0..255, so that values in 0..1 would be black
-        raise UnreadableImageError("its values are floats, whose range is not known; save it with 8 or 16 bits")
+    if image.mode == "F":  # Pillow clips to 0..255: values in 0..1 would be black
+        raise UnreadableImageError("its values are floats of unknown range; save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode == "I":

@@ -12,12 +12,15 @@ from ptqflow.fetch.writing import save_dataset
 
 
 def fetch(params: DataParams, given: Path | None, directory: Path) -> DatasetCard:
-    """Store train, val and test in `directory`, which appears whole or not at all.
+    """Store train, val and test in `directory`, which appears complete or not at all.
 
-    `given` is what `data.path` points to, or None.
+    Args:
+        params: the `data` section.
+        given: what `data.path` points to, or None.
+        directory: to write; an existing one is replaced.
 
     Raises:
-        DataError: the source cannot be read, or has too few images to be split.
+        DataError: the source cannot be read, or has too few images for the splits.
         OSError: the disk is full.
     """
     with new_directory(directory) as partial:
@@ -30,7 +33,7 @@ def fetch(params: DataParams, given: Path | None, directory: Path) -> DatasetCar
 
 
 def split_source(source: Source, params: DataParams) -> dict[str, Pool]:
-    """Draw train, val and test, each with the classes in proportion and in the order of the source."""
+    """Draw train, val and test, stratified by class, each in the order of the source."""
 
     def split(pool: Pool, key: str, fraction: float) -> tuple[Pool, Pool]:
         first, second = stratified_split(pool.labels, fraction, params.seed, f"{key}={fraction}", source.classes)

@@ -1,6 +1,7 @@
-"""The user's own images: one folder a class, in a folder or an archive."""
+"""The user's own images: one folder per class, in a folder or an archive."""
 
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ptqflow.fetch.splitting import Pool, Source, stratified_subset
 
 _LAYOUT = "expected train/<class>/… and test/<class>/…, or <class>/… alone"
 _SPLIT_NAMES = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "eval"))
-_CHUNK = 256  # files in memory at a time
+_AHEAD = 2  # files in memory for each core
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,16 @@ class _Layout:
 def load_image_folder(root: Path, params: DataParams, spool: Path) -> Source:
     """Read `train/<class>/…` and `test/<class>/…`, or `<class>/…` alone, below `root` or inside the archive `root`.
 
-    `spool` is a file that takes the decoded images, which may be more than fit in memory; the source maps it.
+    `spool` is the file for the decoded images, which may be more than fit in memory; the source maps it.
 
     Raises:
         DataError: another layout, fewer than two classes, an empty class, a class of test that train lacks, a
-            class name that is not UTF-8, or a file that is no image while `data.on_bad_image` is `error`.
+            class name that is not UTF-8, or an unreadable image while `data.on_bad_image` is `error`.
     """
     layout = _limited(_find_layout(root), params)
     row_of = _decode([name for names in layout.names.values() for name in names], root, params, spool)
     if not row_of:
-        raise DataError(f"{root.resolve()}: none of its files is an image that can be read")
+        raise DataError(f"{root.resolve()}: none of its files is a readable image")
     pixels = np.memmap(spool, np.uint8, "r", shape=(len(row_of), params.image_size, params.image_size, 3))
     pools = {split: _pool(root, layout, split, pixels, row_of) for split in layout.names}
     return Source(
@@ -71,24 +72,23 @@ def _find_layout(root: Path) -> _Layout:
     head = [] if "train" in tops else ["train"]
     for name, parts in files.items():
         if len(head + parts) < 3:
-            raise DataError(f"{root.resolve()}: {name} lies in no class folder; {_LAYOUT}")
+            raise DataError(f"{root.resolve()}: {name} is in no class folder; {_LAYOUT}")
     classes_of: dict[str, set[str]] = {}
     for parts in (head + folder for folder in folders):
         if len(parts) > 1:
             classes_of.setdefault(parts[0], set()).add(parts[1])
     classes = sorted(classes_of["train"])
     if unknown := sorted(classes_of.get("test", set()) - set(classes)):
-        raise DataError(f"{root.resolve()}: test/ has the class {unknown[0]!r}, which train/ lacks")
+        raise DataError(f"{root.resolve()}: test/ has the class {unknown[0]!r}, which train/ does not have")
     if len(classes) < 2:
-        raise DataError(f"{root.resolve()} has the class {classes[0]!r} alone; a classifier needs two or more")
+        raise DataError(f"{root.resolve()} has only the class {classes[0]!r}; a classifier needs two or more")
     if garbled := [name for name in classes if name != name.encode(errors="replace").decode()]:
         raise DataError(f"{root.resolve()}: the name of the class {garbled[0]!r} is not UTF-8; rename its folder")
     split_of = {name: (head + parts)[0] for name, parts in files.items()}
     class_of = {name: (head + parts)[1] for name, parts in files.items()}
     names = {split: [name for name in files if split_of[name] == split] for split in classes_of}
-    labels = {
-        split: np.array([classes.index(class_of[name]) for name in names[split]], dtype=np.int64) for split in names
-    }
+    index_of = {name: index for index, name in enumerate(classes)}
+    labels = {split: np.array([index_of[class_of[name]] for name in names[split]], dtype=np.int64) for split in names}
     for split, present in classes_of.items():
         if empty := sorted(present - {class_of[name] for name in names[split]}):
             raise DataError(f"{root.resolve()}: the class {empty[0]!r} has no images in {split}")
@@ -96,24 +96,24 @@ def _find_layout(root: Path) -> _Layout:
 
 
 def _require_known_splits(root: Path, tops: set[str]) -> None:
-    """Refuse splits of other names, which would become classes, and classes that would become splits."""
+    """Refuse splits with other names, which would be read as classes, and classes that would be read as splits."""
     held = f"{root.resolve()} holds {', '.join(sorted(tops))}"
     if tops == {"train", "test"}:
         return
     if tops and all(top.casefold() in _SPLIT_NAMES for top in tops):
         raise DataError(
-            f"{held}, which look like splits: the names expected are train and test, both of them and no other, since "
-            f"val is drawn from train; {_LAYOUT}"
+            f"{held}, which look like splits: train and test are expected, both and no other, because val is drawn "
+            f"from train; {_LAYOUT}"
         )
     if "train" in tops:
         raise DataError(
-            f"{held}; a folder named train is taken for the training split, beside which test alone may lie: if train "
-            f"is a class, give its folder another name; {_LAYOUT}"
+            f"{held}; a folder named train is read as the training split, next to which only test is allowed: if train "
+            f"is a class, rename its folder; {_LAYOUT}"
         )
 
 
 def _common_depth(files: list[str]) -> int:
-    """Count the folders around everything, as in an archive of one folder that holds the rest."""
+    """Count the outer folders that hold everything, as in an archive of a single folder."""
     parts = [name.split("/") for name in files]
     depth = 0
     while (
@@ -139,7 +139,7 @@ def _limited(layout: _Layout, params: DataParams) -> _Layout:
 
 
 def _decode(names: list[str], root: Path, params: DataParams, spool: Path) -> dict[str, int]:
-    """Write the decoded images one after another to `spool` and return the row of each; unreadable ones have none."""
+    """Write the decoded images to `spool` in turn and return the row of each; unreadable ones have none."""
     row_of: dict[str, int] = {}
     with (
         naming(spool),
@@ -153,7 +153,7 @@ def _decode(names: list[str], root: Path, params: DataParams, spool: Path) -> di
                 out.write(image.tobytes())
             elif params.on_bad_image == "error":
                 raise DataError(
-                    f"{root.resolve()}: {name} is no readable image ({image}); mend or remove it, or set "
+                    f"{root.resolve()}: {name} is no readable image ({image}); fix or remove it, or set "
                     "data.on_bad_image=skip"
                 )
     return row_of
@@ -167,13 +167,15 @@ def _decoded(root: Path, names: list[str], size: int) -> Iterator[tuple[str, np.
         except UnreadableImageError as error:
             return name, error
 
-    files = read_files(root, names)
+    files, cores = read_files(root, names), usable_cores()
     with (
-        warnings.catch_warnings(action="ignore"),  # Pillow's, of oddities in files that it reads all the same
-        ThreadPoolExecutor(usable_cores()) as threads,  # Pillow lets go of the interpreter lock while it decodes
+        warnings.catch_warnings(action="ignore"),  # Pillow's, about files that it reads nevertheless
+        ThreadPoolExecutor(cores) as threads,  # Pillow releases the interpreter lock while it decodes
     ):
-        while chunk := list(islice(files, _CHUNK)):
-            yield from threads.map(decode, chunk)
+        running = deque(threads.submit(decode, file) for file in islice(files, _AHEAD * cores))
+        while running:
+            yield running.popleft().result()
+            running.extend(threads.submit(decode, file) for file in islice(files, 1))
 
 
 def _pool(root: Path, layout: _Layout, split: str, pixels: np.ndarray, row_of: dict[str, int]) -> Pool:

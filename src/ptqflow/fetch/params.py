@@ -39,6 +39,7 @@ class DataParams(Params):
             raise ValueError("data.name=image_folder needs data.path: the folder or archive that holds the images")
         if self.name == "digits" and self.path is not None:
             raise ValueError(
-                f"data.path={self.path} has no use with data.name=digits; your own images are data.name=image_folder"
+                f"data.path={self.path} is not used with data.name=digits; set data.name=image_folder for your own "
+                "images"
             )
         return self

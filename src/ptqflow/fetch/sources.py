@@ -12,21 +12,22 @@ from numpy.typing import ArrayLike, NDArray
 from ptqflow.core.artifacts import naming
 from ptqflow.core.errors import DataError
 from ptqflow.core.normalization import Normalization
+from ptqflow.data.batching import images_together
 from ptqflow.fetch.decoding import fit_arrays
 from ptqflow.fetch.image_folder import load_image_folder
 from ptqflow.fetch.params import DataParams
 from ptqflow.fetch.splitting import Pool, Rows, Source, stratified_subset
 
-_CHUNK = 256  # images in memory at a time
+_PIXELS = 1 << 18  # of images in memory at a time
 # The usual constants of its recipes.
 _CIFAR10_NORMALIZATION = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 
-# What torchvision raises where a download fails, and where files are not what it expects.
+# What torchvision raises if a download fails or files are not what it expects.
 _UNUSABLE = (RuntimeError, OSError, HTTPException, ValueError, LookupError, TypeError, AssertionError)
 
 
 def load_source(params: DataParams, given: Path | None, scratch: Path) -> Source:
-    """Load the data set; `given` is what `data.path` points to, `scratch` a folder for files that the source maps.
+    """Load the data set; `given` is what `data.path` points to, `scratch` is a folder for files that the source maps.
 
     Raises:
         DataError: the download fails, or what `data.path` holds is not this data set.
@@ -55,10 +56,11 @@ def _digits(params: DataParams, spool: Path) -> Source:
 
 
 def _spooled(images: NDArray[np.uint8], labels: ArrayLike, rows: Rows, size: int, spool: Path) -> Pool:
-    """Scale the images at `rows` into the file `spool`, for they may be more than fit in memory; the pool maps it."""
+    """Resize the images at `rows` into the file `spool`, because they may not fit in memory; the pool maps it."""
     with naming(spool), spool.open("wb") as out:
-        for start in range(0, len(rows), _CHUNK):
-            out.write(fit_arrays(images[rows[start : start + _CHUNK]], size).tobytes())
+        step = images_together(size, _PIXELS)
+        for start in range(0, len(rows), step):
+            out.write(fit_arrays(images[rows[start : start + step]], size).tobytes())
     pixels = np.memmap(spool, np.uint8, "r", shape=(len(rows), size, size, 3))
     return Pool(pixels, np.arange(len(rows), dtype=np.int64), np.asarray(labels, dtype=np.int64)[rows])
 
@@ -102,7 +104,7 @@ def _open_downloaded(params: DataParams, dataset: Any) -> tuple[Any, Any]:
 
 
 def _open_found(params: DataParams, given: Path, dataset: Any, scratch: Path) -> tuple[Any, Any]:
-    """Open what torchvision has unpacked below `given`, or its CIFAR archive; checksums come before reading."""
+    """Open what torchvision has unpacked in `given`, or its CIFAR archive; checksums are verified before reading."""
     from torchvision.datasets.utils import check_integrity
 
     root, unpack = given, False
@@ -122,7 +124,7 @@ def _open_found(params: DataParams, given: Path, dataset: Any, scratch: Path) ->
 
 
 def _reason(error: Exception) -> str:
-    return str(error).removesuffix(" You can use download=True to download it")  # which is for programmers
+    return str(error).removesuffix(" You can use download=True to download it")  # an argument of torchvision's
 
 
 def _expected(dataset: Any) -> str:

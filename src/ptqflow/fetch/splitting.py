@@ -1,4 +1,4 @@
-"""Labelled images before they are stored, and how they are drawn from."""
+"""Labelled images before they are stored, and stratified draws from them."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Source:
-    """What a data set offers before it is split."""
+    """A data set before it is split."""
 
     origin: str
     """Where the images come from, in words."""
@@ -53,7 +53,7 @@ class Source:
 def stratified_subset(
     labels: NDArray[np.int64], limit: int | None, seed: int, classes: Sequence[str], least: int
 ) -> Rows:
-    """Draw `limit` indices with each class in proportion, in ascending order; all of them where there are no more.
+    """Draw `limit` indices, stratified by class, in ascending order; return all of them if there are no more.
 
     Raises:
         DataError: fewer than `least` images of a class would be kept.
@@ -74,13 +74,13 @@ def stratified_subset(
 def stratified_split(
     labels: NDArray[np.int64], second: int | float, seed: int, key: str, classes: Sequence[str]
 ) -> tuple[Rows, Rows]:
-    """Split indices in two with each class in proportion; both parts in ascending order.
+    """Split indices in two, stratified by class; both in ascending order.
 
-    `second` is the size of the second part, as a number of images or as a fraction. `key` is the setting that an error
+    `second` is the size of the second split, as a number of images or as a fraction. `key` is the setting that an error
     names.
 
     Raises:
-        DataError: a class has one image, or a part is smaller than the number of classes.
+        DataError: a class has one image, or a split is smaller than the number of classes.
     """
     from sklearn.model_selection import train_test_split
 
@@ -93,10 +93,10 @@ def stratified_split(
     size = second if isinstance(second, int) else math.ceil(second * len(labels))
     if min(size, len(labels) - size) < len(present):
         raise DataError(
-            f"{key} divides {len(labels)} images into {len(labels) - size} and {size}, and each part needs "
-            f"{len(present)} or more, for there are {len(present)} classes; change it, or add images"
+            f"{key} divides {len(labels)} images into {len(labels) - size} and {size}, and each split needs "
+            f"{len(present)} or more, one of each class; change it, or add images"
         )
-    first_part, second_part = train_test_split(
+    first_rows, second_rows = train_test_split(
         np.arange(len(labels), dtype=np.int64), test_size=second, stratify=labels, random_state=seed
     )
-    return np.sort(first_part), np.sort(second_part)
+    return np.sort(first_rows), np.sort(second_rows)

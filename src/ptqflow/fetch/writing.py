@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 
 from ptqflow.core.artifacts import naming, write_card
 from ptqflow.core.normalization import Channels, Normalization
-from ptqflow.data.dataset import DIGEST_BYTES, DatasetCard
+from ptqflow.data.batching import images_together
+from ptqflow.data.dataset import DIGEST_BYTES, DatasetCard, release_pages
 from ptqflow.fetch.splitting import Pool, Source
 
-_CHUNK = 1024  # images in memory at a time
+_PIXELS = 1 << 20  # of images in memory at a time, which are counted as int64
 
 
 def save_dataset(directory: Path, name: str, source: Source, splits: dict[str, Pool]) -> DatasetCard:
     """Write the pools of `splits` (train, val and test) into an existing, empty directory.
 
     Raises:
-        OSError: the disk is full; the error names the file. Plain writes say so; a write to a memory map would end the
-            process with SIGBUS.
+        OSError: the disk is full; the error names the file. Plain writes report it; a write to a memory map would end
+            the process with SIGBUS.
     """
     sha256 = {split: _save_split(directory, split, pool) for split, pool in splits.items()}
     mean, std = _channel_statistics(splits["train"])
@@ -49,10 +50,10 @@ def _save_split(directory: Path, split: str, pool: Pool) -> str:
     with naming(path), path.open("wb") as file:
         _write_header(file, (len(pool), *pool.pixels.shape[1:]))
         for images in _chunks(pool):
-            file.write(images.tobytes())
-            sha256.update(images.tobytes())
+            file.write(images.data)
+            sha256.update(images.data)
             for image in images:
-                digests += hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest()
+                digests += hashlib.blake2b(image.data, digest_size=DIGEST_BYTES).digest()
     sha256.update(pool.labels.tobytes())
     _save_array(directory / f"{split}_labels.npy", pool.labels)
     _save_array(directory / f"{split}_digests.npy", np.frombuffer(bytes(digests), dtype=f"V{DIGEST_BYTES}"))
@@ -60,7 +61,7 @@ def _save_split(directory: Path, split: str, pool: Pool) -> str:
 
 
 def _save_array(path: Path, array: NDArray[Any]) -> None:
-    # By way of memory: np.save to a full disk raises an OSError that does not say so.
+    # Through memory: np.save to a full disk raises an OSError that does not say so.
     buffer = io.BytesIO()
     np.save(buffer, array)
     with naming(path):
@@ -72,8 +73,11 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 
 
 def _chunks(pool: Pool) -> Iterator[NDArray[np.uint8]]:
-    for start in range(0, len(pool), _CHUNK):
-        yield pool.pixels[pool.rows[start : start + _CHUNK]]
+    step = images_together(pool.pixels.shape[1], _PIXELS)
+    for start in range(0, len(pool), step):
+        images = pool.pixels[pool.rows[start : start + step]]
+        release_pages(pool.pixels)
+        yield images
 
 
 def _channel_statistics(pool: Pool) -> tuple[Channels, Channels]:

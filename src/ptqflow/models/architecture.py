@@ -86,7 +86,7 @@ def _import(name: str) -> Any:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name.partition(":")[0])
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise ModelError(f"model.name: {name} cannot be imported ({type(error).__name__}: {error})") from error
 
 

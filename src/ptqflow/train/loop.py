@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ptqflow.core.errors import DataError, LaunchError, ModelError
 from ptqflow.core.ranks import ALONE, Ranks
 from ptqflow.core.stage import is_rank
+from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.models.accuracy import Evaluation, compute_logits, evaluate
 from ptqflow.train.augmentation import draw_epoch
@@ -25,7 +26,7 @@ from ptqflow.train.params import TrainParams
 from ptqflow.train.schedule import learning_rate
 from ptqflow.train.step import Recipe, Trainer
 
-_VAL_BATCH = {"cpu": 256, "cuda": 1024}  # images at a time; the figures do not depend on it
+_VAL_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 20}  # of images of val at a time; the figures do not depend on it
 _LOOK_EVERY = 50  # steps between looks at the losses, for which a GPU must be waited for
 
 
@@ -204,7 +205,8 @@ class _Run:
 
 def _evaluate(model: nn.Module, val: Split, recipe: Recipe, ranks: Ranks) -> Evaluation:
     device = next(model.parameters()).device
-    logits = compute_logits(model, val, recipe.normalization, _VAL_BATCH[device.type], "val", ranks)
+    together = images_together(val.images.shape[1], _VAL_PIXELS[device.type])
+    logits = compute_logits(model, val, recipe.normalization, together, "val", ranks)
     return evaluate(logits, val.labels)
 
 
