@@ -2,12 +2,13 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import altair as alt
 import numpy as np
 import pytest
 
 import ptqflow.report
 from ptqflow.report import charts
-from ptqflow.report.charts import COLORS, Spec, draw
+from ptqflow.report.charts import COLORS, draw
 
 HOSTILE = ("</script><script>alert(1)</script>", 'a"b\\', "datum.x", "a\u2028b", "'+alert(1)+'", "")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -21,7 +22,7 @@ ROWS = [
 EPOCHS = [{"epoch": i, "train": 1 / i, "val": 2 / i} for i in range(1, 6)]
 
 
-def specs() -> dict[str, Spec]:
+def specs() -> dict[str, alt.LayerChart]:
     counts = np.arange(36).reshape(6, 6) - 18
     return {
         "curves": charts.curves(EPOCHS, {"train": "train", "val": "val"}, 1, "loss"),
