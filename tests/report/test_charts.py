@@ -1,13 +1,18 @@
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import altair as alt
 import numpy as np
 import pytest
+import vl_convert
 
 import ptqflow.report
 from ptqflow.report import charts
-from ptqflow.report.charts import COLORS, Spec, draw
+from ptqflow.report.charts import COLORS, draw
 
 HOSTILE = ("</script><script>alert(1)</script>", 'a"b\\', "datum.x", "a\u2028b", "'+alert(1)+'", "")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -21,7 +26,7 @@ ROWS = [
 EPOCHS = [{"epoch": i, "train": 1 / i, "val": 2 / i} for i in range(1, 6)]
 
 
-def specs() -> dict[str, Spec]:
+def specs() -> dict[str, alt.LayerChart]:
     counts = np.arange(36).reshape(6, 6) - 18
     return {
         "curves": charts.curves(EPOCHS, {"train": "train", "val": "val"}, 1, "loss"),
@@ -49,7 +54,7 @@ def test_every_chart_is_well_formed_with_no_script_no_link_and_no_id(drawn: dict
         assert not any(key in ("id", "href", "onload") for element in elements for key in element.attrib)
 
 
-def test_every_colour_has_a_rule_in_the_style_sheet(drawn: dict[str, str]) -> None:
+def test_every_color_has_a_rule_in_the_style_sheet(drawn: dict[str, str]) -> None:
     style = (Path(ptqflow.report.__file__).parent / "page.css").read_text()
     used = {pair for svg in drawn.values() for pair in re.findall(r'(fill|stroke)="(#[0-9a-fA-F]+)"', svg)}
     assert {color for _, color in used} == set(COLORS)
@@ -59,18 +64,31 @@ def test_every_colour_has_a_rule_in_the_style_sheet(drawn: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize("name", ["matrix", "difference", "drops", "sensitivities", "ranges"])
-def test_any_name_is_shown_as_it_is(drawn: dict[str, str], name: str) -> None:
+def test_any_name_is_shown_unchanged(drawn: dict[str, str], name: str) -> None:
     shown = texts(drawn[name])
     for text in ('a"b\\', "datum.x", "'+alert(1)+'"):
         assert text in shown
     assert any(text.startswith("</scri") for text in shown)
 
 
-def test_equal_figures_give_equal_bytes() -> None:
-    assert {name: draw(spec) for name, spec in specs().items()} == {name: draw(spec) for name, spec in specs().items()}
+def test_equal_figures_draw_equal_bytes_in_another_process(drawn: dict[str, str]) -> None:
+    code = f"""
+import runpy
+tests = runpy.run_path({__file__!r})
+for spec in tests["specs"]().values():
+    print(tests["draw"](spec))
+"""
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert other.stdout.decode() == "".join(f"{svg}\n" for svg in drawn.values())
 
 
-def test_each_cell_that_is_not_empty_has_its_number() -> None:
+def test_vl_convert_has_the_vega_lite_version_that_altair_validates_against() -> None:
+    major_and_minor = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
+    assert major_and_minor in vl_convert.get_vegalite_versions()
+
+
+def test_each_nonzero_cell_has_its_number() -> None:
     counts = np.array([[3, 0], [1, 20]])
     assert sorted(text for text in texts(draw(charts.matrix(counts, "ab", signed=False))) if text.isdigit()) == [
         *("1", "20", "3"),
@@ -79,13 +97,13 @@ def test_each_cell_that_is_not_empty_has_its_number() -> None:
     assert [text for text in difference if text[:1] in "+-" and text] == ["+1", "-2", "-1", "+18"]
 
 
-def test_classes_with_one_name_keep_rows_of_their_own() -> None:
+def test_classes_of_the_same_name_keep_separate_rows() -> None:
     shown = texts(draw(charts.matrix(np.eye(3, dtype=np.int64), ("same", "same", "same"), signed=False)))
     assert shown.count("same") == 6
     assert shown.count("1") == 3
 
 
-def test_lines_differ_by_their_dash_too(drawn: dict[str, str]) -> None:
+def test_lines_also_differ_by_their_dash(drawn: dict[str, str]) -> None:
     assert drawn["curves"].count('stroke-dasharray="5,3"') == 2  # the line and its entry in the legend
 
 

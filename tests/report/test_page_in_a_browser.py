@@ -1,4 +1,4 @@
-"""The pages in a real browser: nothing fails, nothing leaves the page, everything is there to be seen."""
+"""The report in Chromium: no errors, no requests to other addresses, and no overflowing or unreadable content."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from ptqflow.report import charts
 pytestmark = pytest.mark.browser
 
 PHONE = 390
-# Of each text in a chart, by how many pixels it is outside the drawing.
+# For each text in a chart, by how many pixels it overflows the drawing.
 OUTSIDE = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
   const all = svg.getBoundingClientRect();
   return [...svg.querySelectorAll('text')].map(text => {
@@ -22,13 +22,13 @@ OUTSIDE = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
       Math.max(all.left - box.left, box.right - all.right, all.top - box.top, box.bottom - all.bottom)];
   });
 })"""
-# The titles of axes that stand on a label of their axis.
+# The axis titles that overlap a label of their axis.
 OVERPRINTED = """() => [...document.querySelectorAll('svg .role-axis')].flatMap(axis => {
   const boxes = role => [...axis.querySelectorAll(`.role-axis-${role} text`)].map(text => text.getBoundingClientRect());
   return boxes('title').filter(title => boxes('label').some(label =>
     title.left < label.right && label.left < title.right && title.top < label.bottom && label.top < title.bottom));
 })"""
-# Of each cell of figures, in how many lines it stands.
+# For each cell of figures, over how many lines it is broken.
 LINES = """() => [...document.querySelectorAll('table:not(.words) td, .words td:not(:last-child)')].map(cell => {
   const range = document.createRange();
   range.selectNodeContents(cell);
@@ -38,7 +38,7 @@ HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (PHONE, "dark"), (DESK, "light")])
-def test_nothing_fails_and_every_chart_has_size_within_the_page(
+def test_the_page_has_no_errors_and_every_chart_fits_its_width(
     browser: Browser, report: Callable[..., Path], width: int, scheme: Literal["light", "dark"]
 ) -> None:
     with opened(browser, report(benchmark=True, changed=0.5), width, scheme) as page:
@@ -56,7 +56,7 @@ def test_nothing_fails_and_every_chart_has_size_within_the_page(
 
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("count", [2, 12])
-def test_no_text_of_a_chart_is_cut_or_overprinted_and_no_figure_of_a_table_broken(
+def test_no_chart_text_is_cut_or_overlapped_and_no_table_figure_is_broken(
     browser: Browser, report: Callable[..., Path], width: int, count: int
 ) -> None:
     classes = tuple(f"{i:02}, a little tilted fir tree"[-11 - i :] for i in range(count))
@@ -73,7 +73,7 @@ def test_no_text_of_a_chart_is_cut_or_overprinted_and_no_figure_of_a_table_broke
 
 
 @pytest.mark.parametrize("lowest", [0.0, -2.0])
-def test_dots_stand_clear_of_the_names_of_their_classes(
+def test_dots_do_not_overlap_the_names_of_their_classes(
     browser: Browser, report: Callable[..., Path], lowest: float
 ) -> None:
     rows = [
@@ -89,7 +89,7 @@ def test_dots_stand_clear_of_the_names_of_their_classes(
         assert max(box["x"] + box["width"] for box in names) < min(box["x"] for box in dots)
 
 
-def test_a_hostile_class_name_is_shown_and_nothing_else(browser: Browser, report: Callable[..., Path]) -> None:
+def test_a_hostile_class_name_is_shown_as_text(browser: Browser, report: Callable[..., Path]) -> None:
     with opened(browser, report(classes=HOSTILE, name="<b>mine</b>"), PHONE) as page:
         assert page.locator("script").count() == 0
         assert page.locator("h1").inner_text() == "resnet18 on <b>mine</b>: FP32 and INT8"
@@ -101,7 +101,7 @@ def test_a_hostile_class_name_is_shown_and_nothing_else(browser: Browser, report
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(
+def test_text_has_enough_contrast_with_its_background(
     browser: Browser, report: Callable[..., Path], scheme: Literal["light", "dark"]
 ) -> None:
     with opened(browser, report(), scheme=scheme) as page:
@@ -109,7 +109,7 @@ def test_text_stands_out_from_its_ground(
         colors = page.evaluate("[...document.querySelectorAll('svg text')].map(t => getComputedStyle(t).fill)")
         assert colors
         assert min(contrast(color, ground) for color in colors) > 4.5
-        # The numbers of a confusion matrix stand on its cells, of which the fullest is the least like the ground.
+        # The numbers of a confusion matrix are drawn on its cells; the largest count has the most opaque one.
         numbers = page.locator("section[aria-labelledby=confusion] .role-mark text").first
         cells = page.locator("section[aria-labelledby=confusion] .role-mark path").all()
         assert len(cells) > 10
@@ -143,7 +143,7 @@ def test_many_classes_stay_readable_at_phone_width(browser: Browser, report: Cal
 
 
 def luminance(color: str) -> float:
-    """Relative luminance by WCAG 2."""
+    """Return the relative luminance of a color as WCAG 2 defines it."""
     channels = [channel / 255 for channel in rgb(color)]
     red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
