@@ -22,7 +22,7 @@ def build(num_classes):
     ("name", "image_size"),
     [("resnet18", 32), ("mobilenet_v3_small", 32), ("squeezenet1_1", 32), ("vit_b_16", 16), ("googlenet", 64)],
 )
-def test_torchvision_classifiers_give_one_score_a_class(name: str, image_size: int) -> None:
+def test_torchvision_classifiers_return_one_score_a_class(name: str, image_size: int) -> None:
     model = build_model(name, "standard", 7, image_size)
 
     with torch.inference_mode():
@@ -39,19 +39,19 @@ def test_random_weights_come_from_torchs_global_generator() -> None:
     assert not torch.equal(weights(1), weights(2))
 
 
-def test_an_unknown_name_suggests_near_ones() -> None:
-    with pytest.raises(ModelError, match=r"'resnet81' is no torchvision classifier; near ones: .*resnet18.*; "):
+def test_an_unknown_name_suggests_similar_ones() -> None:
+    with pytest.raises(ModelError, match=r"'resnet81' is not a torchvision classifier; similar ones: .*resnet18.*; "):
         build_model("resnet81", "standard", 10, 32)
 
 
-def test_a_name_near_to_nothing_suggests_common_ones() -> None:
-    with pytest.raises(ModelError, match="near ones: resnet18, mobilenet_v2"):
+def test_a_name_similar_to_none_suggests_common_ones() -> None:
+    with pytest.raises(ModelError, match="similar ones: resnet18, mobilenet_v2"):
         build_model("???", "standard", 10, 32)
 
 
 @pytest.mark.parametrize("name", ["fcn_resnet50", "r3d_18", "raft_small"])
 def test_torchvision_networks_that_classify_no_images_are_refused(name: str) -> None:
-    with pytest.raises(ModelError, match="is no torchvision classifier"):
+    with pytest.raises(ModelError, match="is not a torchvision classifier"):
         build_model(name, "standard", 10, 32)
 
 
@@ -85,23 +85,23 @@ def test_a_function_in_the_current_directory_builds_the_network(user_module: Use
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [
-        ("", "names no function"),
-        ("build = 3", "names no function"),
+        ("", "is not a function"),
+        ("build = 3", "is not a function"),
         ("import no_such_package", "cannot be imported (ModuleNotFoundError: No module named 'no_such_package')"),
         ("def build(:", "cannot be imported (SyntaxError"),
         ("1 / 0", "cannot be imported (ZeroDivisionError: division by zero)"),
         ("def build(classes): ...", "raised TypeError"),
         ("def build(num_classes):\n    raise KeyError('depth')", "raised KeyError: 'depth'"),
         ("def build(num_classes): return 'network'", "returned str, not a torch.nn.Module"),
-        (NETWORK.replace("8, num_classes", "8, num_classes + 1"), "gives (2, 6) for two images"),
+        (NETWORK.replace("8, num_classes", "8, num_classes + 1"), "returns (2, 6) for two images"),
         ("from torch import nn\ndef build(num_classes): return nn.LSTM(8, 5)", "cannot take images of 8x8"),
         ("from torch import nn\ndef build(num_classes): return nn.Module()", "NotImplementedError"),
         (
             "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x): return {'out': x}\n"
             "def build(num_classes): return Net()",
-            "gives dict for two images",
+            "returns dict for two images",
         ),
         (
             "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x): return self.layers(x)\n"
@@ -110,17 +110,17 @@ def test_a_function_in_the_current_directory_builds_the_network(user_module: Use
         ),
     ],
 )
-def test_each_mistake_in_the_users_code_is_told(user_module: UserModule, code: str, told: str) -> None:
+def test_each_mistake_in_the_users_code_is_one_line(user_module: UserModule, code: str, message: str) -> None:
     name = f"{user_module(code)}:build"
 
     with pytest.raises(ModelError) as refusal:
         build_model(name, "standard", 5, 8)
 
     assert name in str(refusal.value)
-    assert told in str(refusal.value)
+    assert message in str(refusal.value)
 
 
-def test_a_missing_module_is_told(user_module: UserModule) -> None:
+def test_a_missing_module_is_named(user_module: UserModule) -> None:
     with pytest.raises(ModelError, match=r"model.name: no_such_module:build cannot be imported"):
         build_model("no_such_module:build", "standard", 5, 8)
 

@@ -31,7 +31,6 @@ from ptqflow.train.params import TrainParams
         ("select", "first"),
         ("devices", "0"),
         ("nodes", "0"),
-        ("threads", "0"),
         ("precision", "fp16"),
     ],
 )
