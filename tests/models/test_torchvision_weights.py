@@ -67,9 +67,7 @@ def test_a_download_with_another_hash_than_its_name_is_not_kept(tmp_path: Path, 
 def test_a_failed_download_says_what_to_do(tmp_path: Path, cache: Path, publish: Publish) -> None:
     publish(tmp_path / f"nowhere-{SHA256}.pth")
 
-    with pytest.raises(
-        ModelError, match=r"nowhere-.*download the file by other means and set model.weights to its path"
-    ):
+    with pytest.raises(ModelError, match=r"nowhere-.*download the file by other means and set model.weights"):
         download_weights("published_on_disk", "V1")
 
 
