@@ -92,6 +92,8 @@ def test_a_function_in_the_current_directory_builds_the_network(user_module: Use
         ("import no_such_package", "cannot be imported (ModuleNotFoundError: No module named 'no_such_package')"),
         ("def build(:", "cannot be imported (SyntaxError"),
         ("1 / 0", "cannot be imported (ZeroDivisionError: division by zero)"),
+        ("import sys\nsys.exit(3)", "cannot be imported (SystemExit: 3)"),
+        ("def build(num_classes): raise SystemExit(3)", "raised SystemExit: 3"),
         ("def build(classes): ...", "raised TypeError"),
         ("def build(num_classes):\n    raise KeyError('depth')", "raised KeyError: 'depth'"),
         ("def build(num_classes): return 'network'", "returned str, not a torch.nn.Module"),
@@ -118,6 +120,32 @@ def test_each_mistake_in_the_users_code_is_one_line(user_module: UserModule, cod
 
     assert name in str(refusal.value)
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("file", ["__init__.py", "network.py", "blocks.py"])
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [("def build(:\n", "SyntaxError"), ("<<<<<<< HEAD\n", "SyntaxError"), ("  x = 1\n", "IndentationError")],
+    ids=["colon", "conflict", "indent"],
+)
+def test_a_syntax_error_anywhere_in_the_users_package_is_one_line_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, file: str, code: str, error: str
+) -> None:
+    package = f"package_{request.node.callspec.indices['file']}_{request.node.callspec.indices['code']}"
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("")
+    (tmp_path / package / "blocks.py").write_text("")
+    (tmp_path / package / "network.py").write_text(f"import {package}.blocks\n{NETWORK}")
+    (tmp_path / package / file).write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"{package}.network:build"
+
+    for build in (lambda: build_model(name, "standard", 5, 8), lambda: hash_code(name)):
+        with pytest.raises(ModelError) as refusal:
+            build()
+        assert str(refusal.value).startswith(f"model.name: {name} cannot be imported ({error}: ")
+        assert f"({file}, line 1)" in str(refusal.value)
+        assert "\n" not in str(refusal.value)
 
 
 def test_a_missing_module_is_named(user_module: UserModule) -> None:

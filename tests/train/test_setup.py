@@ -1,16 +1,22 @@
+import importlib
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import miniature
 import pytest
 import torch
+from imports import closure
 from recipes import params
 from safetensors.torch import save_file
 
-from ptqflow.core.errors import ModelError, ParamsError
+from ptqflow.core.code import hash_packages
+from ptqflow.core.errors import LaunchError, ModelError, ParamsError
 from ptqflow.core.normalization import Normalization
+from ptqflow.core.ranks import ALONE, Ranks
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.models.params import ModelParams
-from ptqflow.train.setup import build_network, describe_model, fingerprint, resolve_recipe
+from ptqflow.train.setup import build_network, describe_model, fingerprint, require_equal_inputs, resolve_recipe
 
 DATASET_CARD = DatasetCard(
     name="digits",
@@ -94,3 +100,37 @@ def test_a_fingerprint_changes_with_the_network_the_recipe_the_data_and_the_weig
     ]
     assert first not in others
     assert len({str(other) for other in others}) == len(others)
+
+
+def test_the_code_of_a_fingerprint_is_that_of_all_packages_that_training_imports() -> None:
+    assert fingerprint(miniature.card(), params(), DATASET_CARD, None)["code"] == hash_packages(closure(["train"]))
+
+
+def test_a_fingerprint_is_json_and_the_same_again_whatever_is_imported_meanwhile() -> None:
+    first = fingerprint(miniature.card(), params(), DATASET_CARD, None)
+    importlib.import_module("ptqflow.report.results")
+    assert json.loads(json.dumps(first)) == first == fingerprint(miniature.card(), params(), DATASET_CARD, None)
+
+
+@dataclass(frozen=True)
+class Gathered(Ranks):
+    """Ranks whose other member has sent these bytes."""
+
+    other: bytes = b""
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        return [data, self.other]
+
+
+def test_ranks_may_differ_in_their_machines_and_in_nothing_else() -> None:
+    inputs = fingerprint(miniature.card(), params(), DATASET_CARD, None)
+    of_machine = {"cpu", "threads", "gpu"}
+    shared = {name: value for name, value in inputs.items() if name not in of_machine}
+    require_equal_inputs(ALONE, inputs)
+    require_equal_inputs(Gathered(0, 2, json.dumps(shared).encode()), inputs | dict.fromkeys(of_machine, "other"))
+    for name in shared:
+        other = json.dumps(shared | {name: "other"}).encode()
+        with pytest.raises(
+            LaunchError, match=f"rank 1 differs from rank 0 in {name}; every host needs the same params"
+        ):
+            require_equal_inputs(Gathered(0, 2, other), inputs)
