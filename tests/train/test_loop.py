@@ -153,7 +153,7 @@ def test_each_epoch_is_evaluated_on_val_as_the_network_then_is() -> None:
         assert epoch.val == evaluate(logits, VAL.labels)
 
 
-def test_two_runs_give_equal_weights_and_another_seed_others() -> None:
+def test_two_runs_train_equal_weights_and_another_seed_others() -> None:
     first, epochs = train()
     second, epochs_again = train()
     other, _ = train(seed=5)

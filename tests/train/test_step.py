@@ -5,7 +5,7 @@ import torch
 from recipes import params
 from torch import nn
 
-from ptqflow.core.ranks import ALONE
+from ptqflow.core.ranks import ALONE, Ranks
 from ptqflow.train.augmentation import draw_epoch
 from ptqflow.train.batches import Batch, Batches
 from ptqflow.train.step import Recipe, Trainer
@@ -107,3 +107,8 @@ def test_the_average_of_weights_that_are_shared_moves_once_a_step() -> None:
 
     expected = before + 0.1 * (one.model.first.weight - before)
     torch.testing.assert_close(one.average.first.weight, expected)
+
+
+def test_batch_norm_of_several_ranks_stays_torchs_own_on_cpus() -> None:
+    one = Trainer(miniature.residual(len(miniature.CLASSES)), RECIPE, params(sync_batchnorm=True), Ranks(0, 2), CPU)
+    assert (type(one.model.bn1), type(one.model.bn2)) == (nn.BatchNorm2d, nn.BatchNorm2d)

@@ -53,8 +53,8 @@ class TrainParams(Params):
     """Precision of convolutions and linear layers; weights are always FP32. null: bf16 on a GPU that supports it, else
     fp32."""
     sync_batchnorm: bool
-    """Whether batch normalization on several GPUs uses the statistics of the whole batch (`nn.SyncBatchNorm`); on several
-    CPU processes each normalizes its own share."""
+    """Whether batch normalization on several GPUs uses the statistics of the whole batch (`nn.SyncBatchNorm`); of
+    several CPU processes, each always normalizes its own share."""
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Self:
