@@ -1,4 +1,4 @@
-"""Train the FP32 network, or take the user's weights as they are."""
+"""Train the FP32 network, or keep the user's weights unchanged."""
 
 from ptqflow.core.launch import run_in_ranks
 from ptqflow.core.paths import CHECKPOINTS, DATASET, FP32, LIVE, PLOTS
@@ -22,7 +22,7 @@ def main() -> None:
     from ptqflow.core.ranks import joined
     from ptqflow.data.dataset import open_dataset
     from ptqflow.models.fp32 import save_fp32
-    from ptqflow.train.checkpoints import Checkpoints, or_go_on
+    from ptqflow.train.checkpoints import Checkpoints, or_warn
     from ptqflow.train.live import live_log
     from ptqflow.train.loop import fit, pick_device, selected
     from ptqflow.train.setup import (
@@ -30,14 +30,14 @@ def main() -> None:
         describe_model,
         fingerprint,
         require_equal_inputs,
-        settle_recipe,
+        resolve_recipe,
     )
 
     dataset = open_dataset(DATASET)
     card = describe_model(model_params, dataset.card)
     weights = given(WEIGHTS)
     model = build_network(card, weights, params)
-    recipe = settle_recipe(card, params, dataset.card)
+    recipe = resolve_recipe(card, params, dataset.card)
     device = pick_device()
     epochs = []
     with joined(run_params.threads, device) as ranks, live_log(LIVE, ranks) as log:
@@ -48,11 +48,11 @@ def main() -> None:
             epochs.append(epoch)
             if ranks.rank:
                 continue
-            with or_go_on(f"figures of epoch {epoch.epoch} are not written"):
+            with or_warn(f"figures of epoch {epoch.epoch} not written"):
                 log(epoch)
                 write_csv(PLOTS / "train.csv", [one.as_row() for one in epochs])
     if ranks.rank == 0:
-        # Once more, for the disk may have room again; if not, that is what ends the stage.
+        # Once more: the disk may have room again, else the stage fails here.
         write_csv(PLOTS / "train.csv", [one.as_row() for one in epochs])
         save_fp32(FP32, model, card)
         write_metrics("train", selected(epochs, params).as_row())

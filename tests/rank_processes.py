@@ -39,8 +39,8 @@ def train(ranks: int, *changes: str) -> tuple[dict[str, Tensor], list[dict[str, 
     return load_file(f"{ranks}"), json.loads(Path(f"{ranks}.json").read_text())
 
 
-def kill_one_of_two_and_go_on(victim: int, *recipe: str) -> None:
-    """Require that both end, with a line, and that the next training ends with the bits of one that nobody stopped."""
+def kill_one_of_two_and_resume(victim: int, *recipe: str) -> None:
+    """Require that both end, with one line, and that the next training ends with the bits of an uninterrupted one."""
     process = start(2, "weights", *recipe)
     wait_for_epoch(process)
     ranks = ranks_of(process.pid)
@@ -56,7 +56,7 @@ def kill_one_of_two_and_go_on(victim: int, *recipe: str) -> None:
     process = start(2, "resumed", *recipe)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert output.startswith("training goes on behind epoch ")
+    assert output.startswith("resuming after epoch ")
     resumed, rows = load_file("resumed"), json.loads(Path("resumed.json").read_text())
     shutil.rmtree("checkpoints")
     whole, whole_rows = train(2, *recipe)

@@ -11,8 +11,8 @@ from ptqflow.core.stage import run
 def main() -> None:
     ranks_asked, weights, *changes = sys.argv[1:]
     options = {name: json.loads(value) for name, value in (change.split("=") for change in changes)}
-    usual = {"nodes": 1, "images": 30, "val": 20, "gpu": False, "drops": False}
-    nodes, images, val_images, gpu, drops = (options.pop(name, value) for name, value in usual.items())
+    usual = {"nodes": 1, "images": 30, "val": 20, "gpu": False, "network": "residual"}
+    nodes, images, val_images, gpu, network = (options.pop(name, value) for name, value in usual.items())
     if run_in_ranks(int(ranks_asked), nodes):
         return
 
@@ -29,7 +29,7 @@ def main() -> None:
     from ptqflow.train.step import Recipe
 
     class Dropping(miniature.Residual):
-        """Leaves its block out by chance, as in stochastic depth: then its weights have no gradients."""
+        """Skips its block at random, as in stochastic depth: then its weights have no gradients."""
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -37,10 +37,11 @@ def main() -> None:
                 x = self.relu(self.bn2(self.conv2(x)) + x)
             return self.fc(torch.flatten(self.avgpool(x), 1))
 
+    networks = {"residual": miniature.residual, "normed": miniature.normed, "dropping": Dropping}
     device = pick_device() if gpu else torch.device("cpu")
     with joined(None, device) as ranks:
-        torch.manual_seed(ranks.rank)  # only the first rank's weights count
-        model = (Dropping if drops else miniature.residual)(len(miniature.CLASSES))
+        torch.manual_seed(ranks.rank)  # the first rank's weights are the ones to start from
+        model = networks[network](len(miniature.CLASSES))
         recipe = Recipe(miniature.NORMALIZATION, horizontal_flip=True)
         train, val = miniature.split(images), miniature.split(val_images, seed=1)
         inputs = {"ranks": ranks.size, "params": params(**options).model_dump()}

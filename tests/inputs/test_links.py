@@ -241,7 +241,7 @@ def test_weights_that_are_not_published_are_reported_with_those_that_are() -> No
 
 
 def test_published_weights_of_an_unknown_network_name_the_network() -> None:
-    assert "model.name: 'resnet19' is no torchvision classifier" in refusal(name="resnet19", weights="IMAGENET1K_V1")
+    assert "model.name: 'resnet19' is not a torchvision classifier" in refusal(name="resnet19", weights="IMAGENET1K_V1")
 
 
 def test_published_weights_are_looked_for_in_torchs_cache_and_checked(

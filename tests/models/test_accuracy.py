@@ -66,7 +66,7 @@ def test_fewer_than_five_classes_leave_top5_out(classes: int) -> None:
     assert list(figures.as_metrics()) == ["top1", "loss"]
 
 
-def test_reported_figures_have_six_decimals() -> None:
+def test_metrics_have_six_decimals() -> None:
     figures = Evaluation(top1=1 / 3, top5=2 / 3, loss=0.1234567)
 
     assert figures.as_metrics() == {"top1": 0.333333, "top5": 0.666667, "loss": 0.123457}
@@ -111,7 +111,7 @@ def test_the_network_is_evaluated_in_evaluation_mode(fp32: nn.Module, split: Spl
 
 
 class Spoilt(nn.Module):
-    """Gives a value that is not finite for images with a bright first pixel."""
+    """Returns a value that is not finite for images with a bright first pixel."""
 
     def __init__(self, value: float) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ def build(num_classes):
     ("name", "image_size"),
     [("resnet18", 32), ("mobilenet_v3_small", 32), ("squeezenet1_1", 32), ("vit_b_16", 16), ("googlenet", 64)],
 )
-def test_torchvision_classifiers_give_one_score_a_class(name: str, image_size: int) -> None:
+def test_torchvision_classifiers_return_one_score_a_class(name: str, image_size: int) -> None:
     model = build_model(name, "standard", 7, image_size)
 
     with torch.inference_mode():
@@ -39,19 +39,19 @@ def test_random_weights_come_from_torchs_global_generator() -> None:
     assert not torch.equal(weights(1), weights(2))
 
 
-def test_an_unknown_name_suggests_near_ones() -> None:
-    with pytest.raises(ModelError, match=r"'resnet81' is no torchvision classifier; near ones: .*resnet18.*; "):
+def test_an_unknown_name_suggests_similar_ones() -> None:
+    with pytest.raises(ModelError, match=r"'resnet81' is not a torchvision classifier; similar ones: .*resnet18.*; "):
         build_model("resnet81", "standard", 10, 32)
 
 
-def test_a_name_near_to_nothing_suggests_common_ones() -> None:
-    with pytest.raises(ModelError, match="near ones: resnet18, mobilenet_v2"):
+def test_a_name_similar_to_none_suggests_common_ones() -> None:
+    with pytest.raises(ModelError, match="similar ones: resnet18, mobilenet_v2"):
         build_model("???", "standard", 10, 32)
 
 
 @pytest.mark.parametrize("name", ["fcn_resnet50", "r3d_18", "raft_small"])
 def test_torchvision_networks_that_classify_no_images_are_refused(name: str) -> None:
-    with pytest.raises(ModelError, match="is no torchvision classifier"):
+    with pytest.raises(ModelError, match="is not a torchvision classifier"):
         build_model(name, "standard", 10, 32)
 
 
@@ -85,24 +85,25 @@ def test_a_function_in_the_current_directory_builds_the_network(user_module: Use
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "message"),
     [
-        ("", "names no function"),
-        ("build = 3", "names no function"),
+        ("", "is not a function"),
+        ("build = 3", "is not a function"),
         ("import no_such_package", "cannot be imported (ModuleNotFoundError: No module named 'no_such_package')"),
         ("def build(:", "cannot be imported (SyntaxError"),
         ("1 / 0", "cannot be imported (ZeroDivisionError: division by zero)"),
-        ("raise SystemExit(0)", "cannot be imported (SystemExit: 0)"),
+        ("import sys\nsys.exit(3)", "cannot be imported (SystemExit: 3)"),
+        ("def build(num_classes): raise SystemExit(3)", "raised SystemExit: 3"),
         ("def build(classes): ...", "raised TypeError"),
         ("def build(num_classes):\n    raise KeyError('depth')", "raised KeyError: 'depth'"),
         ("def build(num_classes): return 'network'", "returned str, not a torch.nn.Module"),
-        (NETWORK.replace("8, num_classes", "8, num_classes + 1"), "gives (2, 6) for two images"),
+        (NETWORK.replace("8, num_classes", "8, num_classes + 1"), "returns (2, 6) for two images"),
         ("from torch import nn\ndef build(num_classes): return nn.LSTM(8, 5)", "cannot take images of 8x8"),
         ("from torch import nn\ndef build(num_classes): return nn.Module()", "NotImplementedError"),
         (
             "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x): return {'out': x}\n"
             "def build(num_classes): return Net()",
-            "gives dict for two images",
+            "returns dict for two images",
         ),
         (
             "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x): return self.layers(x)\n"
@@ -111,17 +112,43 @@ def test_a_function_in_the_current_directory_builds_the_network(user_module: Use
         ),
     ],
 )
-def test_each_mistake_in_the_users_code_is_told(user_module: UserModule, code: str, words: str) -> None:
+def test_each_mistake_in_the_users_code_is_one_line(user_module: UserModule, code: str, message: str) -> None:
     name = f"{user_module(code)}:build"
 
     with pytest.raises(ModelError) as refusal:
         build_model(name, "standard", 5, 8)
 
     assert name in str(refusal.value)
-    assert words in str(refusal.value)
+    assert message in str(refusal.value)
 
 
-def test_a_missing_module_is_told(user_module: UserModule) -> None:
+@pytest.mark.parametrize("file", ["__init__.py", "network.py", "blocks.py"])
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [("def build(:\n", "SyntaxError"), ("<<<<<<< HEAD\n", "SyntaxError"), ("  x = 1\n", "IndentationError")],
+    ids=["colon", "conflict", "indent"],
+)
+def test_a_syntax_error_anywhere_in_the_users_package_is_one_line_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, file: str, code: str, error: str
+) -> None:
+    package = f"package_{request.node.callspec.indices['file']}_{request.node.callspec.indices['code']}"
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("")
+    (tmp_path / package / "blocks.py").write_text("")
+    (tmp_path / package / "network.py").write_text(f"import {package}.blocks\n{NETWORK}")
+    (tmp_path / package / file).write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"{package}.network:build"
+
+    for build in (lambda: build_model(name, "standard", 5, 8), lambda: hash_code(name)):
+        with pytest.raises(ModelError) as refusal:
+            build()
+        assert str(refusal.value).startswith(f"model.name: {name} cannot be imported ({error}: ")
+        assert f"({file}, line 1)" in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_module_is_named(user_module: UserModule) -> None:
     with pytest.raises(ModelError, match=r"model.name: no_such_module:build cannot be imported"):
         build_model("no_such_module:build", "standard", 5, 8)
 

@@ -20,7 +20,7 @@ def test_normalization_is_read_as_three_numbers_a_channel(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"mean": "[0.5, 0.5, 0.5]"}, "model.std is null while the other is set"),
         ({"std": "[0.5, 0.5, 0.5]"}, "model.mean is null while the other is set"),
@@ -34,11 +34,11 @@ def test_normalization_is_read_as_three_numbers_a_channel(tmp_path: Path) -> Non
         ({"pretrained": "true"}, "unknown key model.pretrained"),
     ],
 )
-def test_what_no_network_can_use_is_refused_by_key(tmp_path: Path, changes: dict[str, str], told: str) -> None:
+def test_what_no_network_can_use_is_refused_by_key(tmp_path: Path, changes: dict[str, str], message: str) -> None:
     with pytest.raises(ParamsError) as refusal:
         read(tmp_path, **changes)
 
-    assert told in str(refusal.value)
+    assert message in str(refusal.value)
 
 
 @pytest.mark.parametrize(("name", "is_user_code"), [("resnet18", False), ("package.module:function", True)])

@@ -24,14 +24,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def publish(monkeypatch: pytest.MonkeyPatch) -> Publish:
-    """Tell torchvision of an architecture whose published weights are a file on this disk."""
+    """Register an architecture with torchvision whose published weights are a file on this disk."""
 
     def register(source: Path) -> None:
         class PublishedWeights(WeightsEnum):
             V1 = Weights(url=source.as_uri(), transforms=nn.Identity, meta={})
 
         def published_on_disk(*, weights: PublishedWeights | None) -> nn.Module:
-            raise AssertionError("only the weights are asked for")
+            raise AssertionError("only the weights are requested")
 
         monkeypatch.setitem(_api.BUILTIN_MODELS, "published_on_disk", published_on_disk)
 
@@ -67,7 +67,7 @@ def test_a_download_with_another_hash_than_its_name_is_not_kept(tmp_path: Path, 
 def test_a_failed_download_says_what_to_do(tmp_path: Path, cache: Path, publish: Publish) -> None:
     publish(tmp_path / f"nowhere-{SHA256}.pth")
 
-    with pytest.raises(ModelError, match=r"nowhere-.*get the file by other means and set model.weights to its path"):
+    with pytest.raises(ModelError, match=r"nowhere-.*download the file by other means and set model.weights"):
         download_weights("published_on_disk", "V1")
 
 
@@ -75,15 +75,15 @@ def test_a_changed_file_in_the_cache_is_found(cache: Path) -> None:
     name = Path(ResNet18_Weights.IMAGENET1K_V1.url).name
     write(cache / name, b"something else")
 
-    with pytest.raises(ModelError, match=rf"{name} is not what its name says .* remove it and run again"):
+    with pytest.raises(ModelError, match=rf"{name} does not have the SHA-256 of its name .* remove it and run again"):
         download_weights("resnet18", "IMAGENET1K_V1")
 
 
-def test_unknown_weights_are_answered_with_the_known_ones(cache: Path) -> None:
+def test_unknown_weights_are_refused_with_a_list_of_the_known_ones(cache: Path) -> None:
     with pytest.raises(ModelError, match=r"'IMAGENET1K_V9' is neither .* of resnet50, which are IMAGENET1K_V1, IM"):
         download_weights("resnet50", "IMAGENET1K_V9")
 
 
 def test_an_unknown_architecture_has_no_published_weights(cache: Path) -> None:
-    with pytest.raises(ModelError, match="'resnet81' is no torchvision classifier"):
+    with pytest.raises(ModelError, match="'resnet81' is not a torchvision classifier"):
         download_weights("resnet81", "IMAGENET1K_V1")

@@ -1,4 +1,4 @@
-"""A training that was killed goes on, with real dvc and real signals."""
+"""A killed training resumes, with real dvc and real signals."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from repository import Repository
 
 pytestmark = pytest.mark.slow
 
-# Ends its process where a file says so. The buffer makes a checkpoint large enough to be met while it is written.
+# Ends its process where a file says so. The buffer makes a checkpoint large enough to be seen while it is written.
 DYING_MODEL = """
 import json
 import os
@@ -50,20 +50,20 @@ RECIPE = {
     "train": {
         "epochs": 6,
         "batch_size": 32,
-        "checkpoint_every": 1,
         "ema_decay": 0.9,
         "select": "best",
         "schedule": "one_cycle",
-    }
+    },
+    "run": {"checkpoint_every": 1},
 }
-# The network is looked at once when it is built and then sees 6 batches an epoch; its moving average, a copy, sees one.
+# The network is called once when it is built and then sees 6 batches an epoch; its moving average, a copy, sees one.
 INSIDE_THE_FOURTH_EPOCH = f"True {1 + 3 * 6 + 3}"
-BEHIND_THE_FOURTH_EPOCH = f"False {1 + 4}"
+AFTER_THE_FOURTH_EPOCH = f"False {1 + 4}"
 
 
 @pytest.fixture(scope="module")
 def trained(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """A repository in which nothing went wrong."""
+    """A repository in which nothing was killed."""
     repository = Repository(tmp_path_factory.mktemp("trained") / "a clone")
     shutil.copytree(reproduced, repository.path, symlinks=True)
     (repository.path / "tiny.py").write_text(DYING_MODEL)
@@ -79,33 +79,33 @@ def untrained(trained: Repository, tmp_path: Path) -> Repository:
     for output in ("models/fp32", "metrics/train.json", "metrics/plots/train.csv"):
         path = copy.path / output
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    copy.run("git", "checkout", "dvc.lock")  # which knows nothing of the run
+    copy.run("git", "checkout", "dvc.lock")  # of before the run
     return copy
 
 
 OUTPUTS = ("models/fp32", "metrics/train.json", "metrics/plots/train.csv", "dvc.lock")
 
 
-def assert_goes_on(repository: Repository, trained: Repository, behind: int) -> None:
+def assert_resumes(repository: Repository, trained: Repository, after: int) -> None:
     output = repository.run("dvc", "repro", "--no-run-cache", "train").output
-    assert f"training goes on behind epoch {behind}, from checkpoints/" in output
+    assert f"resuming after epoch {after} from checkpoints/" in output
     assert repository.contents(*OUTPUTS) == trained.contents(*OUTPUTS)
     assert not (repository.path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("order", [INSIDE_THE_FOURTH_EPOCH, BEHIND_THE_FOURTH_EPOCH], ids=["inside", "between"])
+@pytest.mark.parametrize("order", [INSIDE_THE_FOURTH_EPOCH, AFTER_THE_FOURTH_EPOCH], ids=["inside", "between"])
 def test_killed_in_or_between_epochs_it_ends_with_the_same_bits(
     untrained: Repository, trained: Repository, order: str
 ) -> None:
     (untrained.path / "die").write_text(order)
     result = untrained.try_run("dvc", "repro", "--no-run-cache", "train")
     assert result.status != 0
-    assert not (untrained.path / "die").exists(), "it died where it was told to"
+    assert not (untrained.path / "die").exists(), "it died where the file said"
 
-    assert_goes_on(untrained, trained, behind=3)
+    assert_resumes(untrained, trained, after=3)
 
 
-def test_killed_while_a_checkpoint_is_written_it_goes_on_from_the_one_before(
+def test_killed_while_a_checkpoint_is_written_it_resumes_from_the_previous_one(
     untrained: Repository, trained: Repository
 ) -> None:
     with untrained.running("dvc", "repro", "--no-run-cache", "train") as dvc:
@@ -117,31 +117,31 @@ def test_killed_while_a_checkpoint_is_written_it_goes_on_from_the_one_before(
         wait_until_none_is_left(dvc.pid)
     assert not list(untrained.path.glob("checkpoints/*/000003-*")), "or it was written before it died"
 
-    assert_goes_on(untrained, trained, behind=2)
+    assert_resumes(untrained, trained, after=2)
 
 
-def test_a_damaged_checkpoint_is_left_alone_with_a_warning(untrained: Repository, trained: Repository) -> None:
-    (untrained.path / "die").write_text(BEHIND_THE_FOURTH_EPOCH)
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(untrained: Repository, trained: Repository) -> None:
+    (untrained.path / "die").write_text(AFTER_THE_FOURTH_EPOCH)
     untrained.try_run("dvc", "repro", "--no-run-cache", "train")
     newest = max(untrained.path.glob("checkpoints/*/*"))
     newest.write_bytes(newest.read_bytes()[:-1])
 
     output = untrained.run("dvc", "repro", "--no-run-cache", "train").output
 
-    assert f"train: {newest.relative_to(untrained.path)} is left alone: it is torn, or was changed\n" in output
-    assert "training goes on behind epoch 2" in output
+    assert f"train: {newest.relative_to(untrained.path)} is skipped: it is truncated or was changed\n" in output
+    assert "resuming after epoch 2 from" in output
     assert untrained.contents(*OUTPUTS) == trained.contents(*OUTPUTS)
 
 
-def test_a_checkpoint_of_other_params_is_not_taken(untrained: Repository) -> None:
-    (untrained.path / "die").write_text(BEHIND_THE_FOURTH_EPOCH)
+def test_a_checkpoint_of_other_params_is_not_resumed(untrained: Repository) -> None:
+    (untrained.path / "die").write_text(AFTER_THE_FOURTH_EPOCH)
     untrained.try_run("dvc", "repro", "--no-run-cache", "train")
     untrained.set_params({"train": {"lr": 0.02}})
 
-    assert "goes on" not in untrained.run("dvc", "repro", "--no-run-cache", "train").output
+    assert "resuming" not in untrained.run("dvc", "repro", "--no-run-cache", "train").output
 
 
-def test_dvclive_follows_the_run_and_leaves_nothing_for_git_or_the_lock(trained: Repository) -> None:
+def test_dvclive_logs_the_run_and_leaves_nothing_for_git_or_the_lock(trained: Repository) -> None:
     live = json.loads(trained.read("live/metrics.json"))
     assert live["epoch"] == 6
     assert {"train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_second"} <= live.keys()

@@ -32,7 +32,7 @@ def test_every_image_equals_torchvisions_pixel_by_pixel(padding: int, shape: tup
 
 @pytest.mark.parametrize("side", [1, 2, 5, 8, 16])
 @pytest.mark.parametrize("shape", [(200, 3, 8, 8), (200, 3, 5, 9), (2, 1, 3, 16)], ids=["square", "oblong", "narrow"])
-def test_what_cutout_hides_equals_torchvisions_erase_pixel_by_pixel(side: int, shape: tuple[int, ...]) -> None:
+def test_cutout_equals_torchvisions_erase_pixel_by_pixel(side: int, shape: tuple[int, ...]) -> None:
     height, width = shape[2:]
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0)).contiguous(
         memory_format=torch.channels_last
@@ -49,7 +49,7 @@ def test_what_cutout_hides_equals_torchvisions_erase_pixel_by_pixel(side: int, s
         assert torch.equal(augmented, functional.erase(image, top, left, bottom - top, right - left, 0.0))
 
 
-def test_cutout_hides_around_every_pixel_alike() -> None:
+def test_cutout_masks_every_pixel_equally_often() -> None:
     inputs = torch.ones(6400, 1, 8, 8)
     hidden = draw_epoch(6400, 0, flip=False, seed=0, epoch=1).hidden
     cut_out(inputs, hidden, 1)
@@ -58,8 +58,8 @@ def test_cutout_hides_around_every_pixel_alike() -> None:
     assert all(50 < count < 150 for count in counts), "100 each within five standard deviations"
 
 
-def test_an_edge_of_the_draws_lies_within_the_image() -> None:
-    hidden = torch.tensor([[0.0, 0.0], [1 - 2**-24, 1 - 2**-24]])  # the least and the largest that torch.rand gives
+def test_the_smallest_and_largest_draws_lie_within_the_image() -> None:
+    hidden = torch.tensor([[0.0, 0.0], [1 - 2**-24, 1 - 2**-24]])  # the smallest and the largest value of torch.rand
     for size in (8, 224, 1000):
         shown = torch.ones(2, 1, size, size)
         cut_out(shown, hidden, 1)
@@ -67,7 +67,7 @@ def test_an_edge_of_the_draws_lies_within_the_image() -> None:
         assert shown.sum() == 2 * size * size - 2
 
 
-def test_the_images_are_left_as_they_are_and_no_images_give_none() -> None:
+def test_the_images_stay_unchanged_and_no_images_are_augmented_to_none() -> None:
     images, draws = batch(40), draw_epoch(40, 2, flip=True, seed=0, epoch=1)
 
     assert crop_and_flip(images, draws.places, draws.mirrored, 2).dtype == torch.uint8
@@ -76,7 +76,7 @@ def test_the_images_are_left_as_they_are_and_no_images_give_none() -> None:
     cut_out(torch.ones(0, 3, 8, 8), draws.hidden[:0], 4)
 
 
-def test_an_epoch_sees_every_image_once_and_draws_all_places_alike() -> None:
+def test_an_epoch_sees_every_image_once_and_draws_all_crops_equally_often() -> None:
     draws = draw_epoch(9000, 1, flip=True, seed=0, epoch=1)
 
     assert torch.equal(draws.order.sort().values, torch.arange(9000))
@@ -93,7 +93,7 @@ def test_without_flip_nothing_is_mirrored_and_without_padding_all_places_are_the
     assert not draws.places.any()
 
 
-def test_seed_and_epoch_alone_decide() -> None:
+def test_the_draws_depend_on_seed_and_epoch_alone() -> None:
     first, again = (draw_epoch(100, 4, flip=True, seed=3, epoch=2) for _ in range(2))
     others = [draw_epoch(100, 4, flip=True, seed=seed, epoch=epoch) for seed, epoch in ((3, 1), (2, 3), (0, 2))]
 

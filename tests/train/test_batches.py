@@ -40,22 +40,22 @@ def test_an_epoch_is_all_images_once_in_the_order_drawn_but_for_a_last_one_alone
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])
 def test_the_shares_of_the_ranks_are_the_batch_without_overlap(ranks: int) -> None:
-    split = miniature.split(26)
-    whole = epoch(split, 8)
-    shares = [epoch(split, 8, rank, ranks) for rank in range(ranks)]
+    split = miniature.split(34)
+    whole = epoch(split, 12)
+    shares = [epoch(split, 12, rank, ranks) for rank in range(ranks)]
 
-    for batch, *parts in zip(whole, *shares, strict=True):
-        assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
-        assert torch.equal(torch.cat([part.draws.places for part in parts]), batch.draws.places)
-        assert {part.total for part in parts} == {batch.total}
-        sizes = [len(part.images) for part in parts]
+    for batch, *slices in zip(whole, *shares, strict=True):
+        assert torch.equal(torch.cat([one.images for one in slices]), batch.images)
+        assert torch.equal(torch.cat([one.draws.places for one in slices]), batch.draws.places)
+        assert {one.total for one in slices} == {batch.total}
+        sizes = [len(one.images) for one in slices]
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_a_last_batch_smaller_than_asked_for_is_left_out() -> None:
-    split = miniature.split(29)
-    assert Batches(split, 8, Ranks(), CPU, smallest=6).totals() == [8, 8, 8]
-    assert Batches(split, 8, Ranks(), CPU, smallest=5).totals() == [8, 8, 8, 5]
+@pytest.mark.parametrize(("count", "ranks", "last"), [(29, 2, 5), (28, 2, 4), (27, 2, None), (29, 3, None), (30, 3, 6)])
+def test_a_last_batch_of_fewer_than_two_images_a_rank_is_left_out(count: int, ranks: int, last: int | None) -> None:
+    totals = Batches(miniature.split(count), 8, Ranks(0, ranks), CPU).totals()
+    assert totals == [8, 8, 8, *([last] if last else [])]
 
 
 def mapped(folder: Path, count: int) -> Split:
@@ -64,7 +64,7 @@ def mapped(folder: Path, count: int) -> Split:
     return Split(np.load(folder / "images.npy", mmap_mode="r"), labels, np.zeros(count, "V16"))
 
 
-def test_images_on_disk_give_the_same_batches_also_where_their_pages_go_at_once(
+def test_images_on_disk_make_the_same_batches_also_where_their_pages_are_released_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MOST_MAPPED", 0)
@@ -81,7 +81,7 @@ def mapped_bytes(file: Path) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Rss:"))
 
 
-def test_released_pages_leave_the_memory_also_through_a_part_of_the_split(tmp_path: Path) -> None:
+def test_released_pages_leave_the_memory_also_through_a_slice_of_the_split(tmp_path: Path) -> None:
     split = mapped(tmp_path, 20_000)
     split.images.sum()
     before = mapped_bytes(tmp_path / "images.npy")

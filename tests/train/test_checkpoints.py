@@ -23,7 +23,7 @@ def newest_file(checkpoints: Checkpoints) -> Path:
     return max(checkpoints.folder.iterdir())
 
 
-def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path: Path) -> None:
+def test_a_checkpoint_is_read_back_bit_for_bit(tmp_path: Path) -> None:
     Checkpoints(tmp_path, {"lr": 0.1}).save(3, tensors(), RECORD)
 
     found = Checkpoints(tmp_path, {"lr": 0.1}).newest()
@@ -34,7 +34,7 @@ def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path: Path) -> Non
     assert all(torch.equal(tensor, tensors()[name]) for name, tensor in found.tensors.items())
 
 
-def test_equal_trainings_leave_equal_bytes(tmp_path: Path) -> None:
+def test_equal_trainings_write_equal_bytes(tmp_path: Path) -> None:
     first, second = Checkpoints(tmp_path / "a", {}), Checkpoints(tmp_path / "b", {})
     first.save(1, tensors(), RECORD)
     second.save(1, tensors(), RECORD)
@@ -48,7 +48,7 @@ def test_another_training_finds_nothing(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "empty", {"lr": 0.1}).newest() is None
 
 
-def test_the_newest_two_are_left_and_the_newest_counts(tmp_path: Path) -> None:
+def test_the_newest_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, {})
     for epoch in (8, 9, 10, 11):
         checkpoints.save(epoch, tensors(epoch), {"epoch": epoch})
@@ -59,8 +59,8 @@ def test_the_newest_two_are_left_and_the_newest_counts(tmp_path: Path) -> None:
     assert found.record == {"epoch": 11}
 
 
-@pytest.mark.parametrize("damage", ["torn", "edited", "empty", "no safetensors"])
-def test_a_damaged_one_is_left_alone_with_a_warning_and_the_one_before_counts(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "edited", "empty", "no safetensors"])
+def test_a_damaged_one_is_skipped_with_a_warning_and_the_previous_one_is_read(tmp_path: Path, damage: str) -> None:
     checkpoints = Checkpoints(tmp_path, {})
     checkpoints.save(1, tensors(1), {"epoch": 1})
     checkpoints.save(2, tensors(2), {"epoch": 2})
@@ -68,9 +68,9 @@ def test_a_damaged_one_is_left_alone_with_a_warning_and_the_one_before_counts(tm
     data = bytearray(file.read_bytes())
     if damage == "edited":
         data[-1] ^= 1
-    file.write_bytes({"torn": data[:-5], "edited": data, "empty": b"", "no safetensors": b"PK" + data}[damage])
+    file.write_bytes({"truncated": data[:-5], "edited": data, "empty": b"", "no safetensors": b"PK" + data}[damage])
 
-    with pytest.warns(PtqflowWarning, match=r"000002-.* is left alone: it is torn, or was changed"):
+    with pytest.warns(PtqflowWarning, match=r"000002-.* is skipped: it is truncated or was changed"):
         found = checkpoints.newest()
 
     assert found is not None
@@ -82,19 +82,19 @@ def test_damaged_ones_of_later_epochs_do_not_take_the_place_of_new_ones(tmp_path
     for epoch in (10, 15):
         checkpoints.save(epoch, tensors(epoch), {"epoch": epoch})
     for file in checkpoints.folder.iterdir():
-        file.write_bytes(b"torn")
+        file.write_bytes(b"truncated")
 
     for epoch in (5, 6, 7):
         checkpoints.save(epoch, tensors(epoch), {"epoch": epoch})
 
-    with pytest.warns(PtqflowWarning, match="is left alone"):
+    with pytest.warns(PtqflowWarning, match="is skipped"):
         found = checkpoints.newest()
     assert found is not None
     assert found.record == {"epoch": 7}
     assert sorted(int(file.name[:6]) for file in checkpoints.folder.iterdir()) == [6, 7, 10, 15]
 
 
-def test_a_million_epochs_are_counted_right(tmp_path: Path) -> None:
+def test_epochs_of_more_than_six_digits_are_in_order(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, {})
     for epoch in (999_999, 1_000_000, 1_000_001):
         checkpoints.save(epoch, tensors(), {"epoch": epoch})
@@ -104,13 +104,13 @@ def test_a_million_epochs_are_counted_right(tmp_path: Path) -> None:
     assert sorted(int(file.name.partition("-")[0]) for file in checkpoints.folder.iterdir()) == [1_000_000, 1_000_001]
 
 
-def test_a_foreign_one_that_was_put_there_is_left_alone(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_training_in_the_folder_is_skipped(tmp_path: Path) -> None:
     foreign, own = Checkpoints(tmp_path, {"lr": 0.1}), Checkpoints(tmp_path, {"lr": 0.2})
     foreign.save(1, tensors(), RECORD)
     own.folder.mkdir()
     newest_file(foreign).rename(own.folder / newest_file(foreign).name)
 
-    with pytest.warns(PtqflowWarning, match="is left alone: it is of another training"):
+    with pytest.warns(PtqflowWarning, match="is skipped: it is of another training"):
         assert own.newest() is None
 
 
@@ -118,14 +118,14 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, {})
     checkpoints.save(1, tensors(), RECORD)
     torch.save({"model.weight": torch.zeros(1)}, newest_file(checkpoints))
-    with pytest.warns(PtqflowWarning, match="is left alone"):
+    with pytest.warns(PtqflowWarning, match="is skipped"):
         assert checkpoints.newest() is None
 
 
-def test_a_full_disk_is_a_warning_and_leaves_the_one_before(small_disk: Path) -> None:
+def test_a_full_disk_is_a_warning_and_the_previous_one_stays(small_disk: Path) -> None:
     checkpoints = Checkpoints(small_disk, {})
     checkpoints.save(1, tensors(), RECORD)
-    with pytest.warns(PtqflowWarning, match="no checkpoint behind epoch 2, training goes on: No space left on device"):
+    with pytest.warns(PtqflowWarning, match="no checkpoint after epoch 2; training continues: No space left on device"):
         checkpoints.save(2, {"large": torch.zeros(1 << 19)}, RECORD)
 
     found = checkpoints.newest()
@@ -134,7 +134,7 @@ def test_a_full_disk_is_a_warning_and_leaves_the_one_before(small_disk: Path) ->
     assert len(list(checkpoints.folder.iterdir())) == 1
 
 
-def test_removed_is_removed_with_its_folder_and_others_stay(tmp_path: Path) -> None:
+def test_remove_deletes_the_folder_and_those_of_other_trainings_stay(tmp_path: Path) -> None:
     root = tmp_path / "checkpoints"
     done, other = Checkpoints(root, {"lr": 0.1}), Checkpoints(root, {"lr": 0.2})
     done.save(1, tensors(), RECORD)
@@ -168,7 +168,7 @@ checkpoints.save(2, {"weight": torch.ones(3)}, {"epoch": 2})
 """
 
 
-def test_killed_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
+def test_the_previous_one_stays_where_a_process_is_killed_while_it_writes(tmp_path: Path) -> None:
     source = Path(__file__).parents[2] / "src"
     command = [sys.executable, "-c", KILLED_WHILE_WRITING, str(tmp_path)]
     ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(source)}, check=False)

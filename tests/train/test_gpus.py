@@ -8,7 +8,7 @@ from pathlib import Path
 import miniature
 import pytest
 import torch
-from rank_processes import kill_one_of_two_and_go_on, start, train
+from rank_processes import kill_one_of_two_and_resume, start, train
 from recipes import params
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ CHANGES = {"cutout": 4, "ema_decay": 0.9, "schedule": "one_cycle", "select": "be
 
 
 class Curious(nn.Module):
-    """Reads a value back on the way, which cannot be recorded as a CUDA graph."""
+    """Reads a value back in its forward, which cannot be captured as a CUDA graph."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def equal(left: list[Tensor], right: list[Tensor]) -> bool:
     return all(torch.equal(one, other) for one, other in zip(left, right, strict=True))
 
 
-def test_augmentation_gives_the_pixels_that_it_gives_on_the_cpu() -> None:
+def test_augmentation_returns_the_pixels_that_it_returns_on_the_cpu() -> None:
     images, draws = torch.from_numpy(miniature.images(200)), draw_epoch(200, 3, flip=True, seed=0, epoch=1)
     there = draws.to(torch.device("cuda"))
     cropped = crop_and_flip(images.cuda(), there.places, there.mirrored, 3).cpu()
@@ -86,23 +86,23 @@ def test_augmentation_gives_the_pixels_that_it_gives_on_the_cpu() -> None:
 
 @pytest.mark.parametrize("drops", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", None])
-def test_steps_recorded_as_a_graph_give_the_bits_that_single_launches_give(precision: str | None, drops: bool) -> None:
+def test_steps_captured_as_a_graph_compute_the_bits_of_single_launches(precision: str | None, drops: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", PtqflowWarning)
-        recorded = fitted(network(drops), precision=precision)
-    with pytest.warns(PtqflowWarning, match="training goes on without a CUDA graph, slower"):
+        captured = fitted(network(drops), precision=precision)
+    with pytest.warns(PtqflowWarning, match="training continues without a CUDA graph, slower"):
         launched = fitted(Curious(network(drops)), precision=precision)
-    assert equal(recorded, launched)
+    assert equal(captured, launched)
 
 
-def test_a_network_that_draws_from_pythons_generator_is_not_recorded(tmp_path: Path) -> None:
+def test_a_network_that_draws_from_pythons_generator_is_not_captured(tmp_path: Path) -> None:
     with pytest.warns(PtqflowWarning, match="slower: the network draws from NumPy's or Python's generator"):
         whole = fitted(Wavering(network()))
     fitted(Wavering(network()), Checkpoints(tmp_path, {}), stop=1)
     assert equal(fitted(Wavering(network()), Checkpoints(tmp_path, {})), whole)
 
 
-def test_images_that_do_not_fit_are_read_ahead_and_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_do_not_fit_are_prefetched_and_train_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     resident = fitted(network())
     monkeypatch.setattr(batches, "_SHARE_OF_GPU", 0.0)
     assert equal(fitted(network()), resident)
@@ -116,7 +116,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_bits(
     whole = fitted(network(drops))
     fitted(network(drops), Checkpoints(tmp_path, {}), stop=epoch)
     assert equal(fitted(network(drops), Checkpoints(tmp_path, {})), whole)
-    assert f"training goes on behind epoch {epoch}, " in capsys.readouterr().out
+    assert f"resuming after epoch {epoch} from " in capsys.readouterr().out
 
 
 # Convolutions in TF32, as torch has them, would differ by more than the order of additions.
@@ -125,7 +125,9 @@ ON_GPUS = ["gpu=true", 'precision="fp32"', "images=93", "cutout=4", "ema_decay=0
 
 
 @two
-def test_two_gpus_train_the_same_network_as_one_but_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_gpus_with_synchronized_batch_norm_train_the_network_of_one_but_for_rounding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name, value in EXACT.items():
         monkeypatch.setenv(name, value)
     alone, rows = train(1, *ON_GPUS, "epochs=2")
@@ -137,12 +139,12 @@ def test_two_gpus_train_the_same_network_as_one_but_for_rounding(monkeypatch: py
 
 
 @two
-def test_two_gpus_record_their_steps_as_graphs_and_give_equal_bits_each_time() -> None:
+def test_two_gpus_capture_their_steps_as_graphs_and_train_equal_bits_each_time() -> None:
     runs = []
     for _ in range(2):
         process = start(2, "weights", *ON_GPUS, "epochs=3")
         _, errors = process.communicate(timeout=300)
-        assert (process.returncode, errors) == (0, ""), "no warning that it goes on without a graph"
+        assert (process.returncode, errors) == (0, ""), "no warning that it continues without a graph"
         runs.append(Path("weights").read_bytes())
         shutil.rmtree("checkpoints")
     assert runs[0] == runs[1]
@@ -150,8 +152,8 @@ def test_two_gpus_record_their_steps_as_graphs_and_give_equal_bits_each_time() -
 
 @two
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_rank_ends_the_other_within_30_seconds_and_training_goes_on_from_the_checkpoint(victim: int) -> None:
-    kill_one_of_two_and_go_on(victim, *ON_GPUS, "epochs=60")
+def test_a_killed_rank_ends_the_other_within_30_seconds_and_training_resumes_from_the_checkpoint(victim: int) -> None:
+    kill_one_of_two_and_resume(victim, *ON_GPUS, "epochs=60")
 
 
 def test_more_devices_than_gpus_are_refused() -> None:

@@ -92,7 +92,10 @@ def plain_loop(split: Split, params: TrainParams, flip: bool) -> tuple[nn.Module
                 functional.hflip(image) if mirror else image
                 for image, mirror in zip(images, drawn.mirrored, strict=True)
             ]
-            images = [functional.normalize(image, miniature.NORMALIZATION) for image in images]
+            images = [
+                functional.normalize(image, miniature.NORMALIZATION.mean, miniature.NORMALIZATION.std)
+                for image in images
+            ]
             batch = torch.stack(
                 [hide(image, middle, params.cutout) for image, middle in zip(images, drawn.hidden, strict=True)]
             )
@@ -119,7 +122,7 @@ def plain_loop(split: Split, params: TrainParams, flip: bool) -> tuple[nn.Module
         ({}, True),
         ({"crop_padding": 0, "momentum": 0.0}, False),
     ],
-    ids=["the mission's recipe", "bare"],
+    ids=["the default recipe", "bare"],
 )
 def test_training_equals_a_plain_torch_loop_bit_for_bit(count: int, changes: dict[str, float], flip: bool) -> None:
     recipe = Recipe(miniature.NORMALIZATION, flip)
@@ -150,7 +153,7 @@ def test_each_epoch_is_evaluated_on_val_as_the_network_then_is() -> None:
         assert epoch.val == evaluate(logits, VAL.labels)
 
 
-def test_two_runs_give_equal_weights_and_another_seed_others() -> None:
+def test_two_runs_train_equal_weights_and_another_seed_others() -> None:
     first, epochs = train()
     second, epochs_again = train()
     other, _ = train(seed=5)
@@ -162,7 +165,7 @@ def test_two_runs_give_equal_weights_and_another_seed_others() -> None:
 
 def test_the_moving_average_of_the_weights_is_what_is_evaluated_and_kept() -> None:
     average = network().state_dict()
-    for step in range(1, 4):  # of one batch, so that the weights behind each step are those behind an epoch
+    for step in range(1, 4):  # of one batch, so that the weights after each step are those after an epoch
         newest = train(8, epochs=step)[0].state_dict()
         decay = min(0.6, step / (9 + step))
         average = {name: decay * tensor + (1 - decay) * newest[name] for name, tensor in average.items()}
@@ -177,7 +180,7 @@ def test_the_moving_average_of_the_weights_is_what_is_evaluated_and_kept() -> No
     assert epochs[-1].val == evaluate(logits, VAL.labels)
 
 
-def test_the_best_epoch_is_kept_where_it_is_asked_for() -> None:
+def test_select_best_keeps_the_weights_of_the_best_epoch() -> None:
     last, epochs = train(epochs=8, lr=0.3)
     best, same_epochs = train(epochs=8, lr=0.3, select="best")
 
@@ -206,9 +209,9 @@ class WithDropout(nn.Module):
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9, "select": "best", "schedule": "one_cycle"}])
-@pytest.mark.parametrize("stop_behind", [1, 2, 4])
+@pytest.mark.parametrize("stop_after", [1, 2, 4])
 def test_a_training_that_was_stopped_ends_with_the_same_bits(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, float], stop_behind: int
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, float], stop_after: int
 ) -> None:
     def run(checkpoints: Checkpoints | None, epochs: int) -> tuple[nn.Module, list[Epoch]]:
         torch.manual_seed(0)
@@ -219,19 +222,19 @@ def test_a_training_that_was_stopped_ends_with_the_same_bits(
 
     checkpoints = Checkpoints(tmp_path, {})
     _, expected = whole = run(None, 6)
-    run(checkpoints, stop_behind)
-    torch.manual_seed(99)  # what else ran in the meantime
+    run(checkpoints, stop_after)
+    torch.manual_seed(99)  # other draws in the meantime
 
     resumed = run(checkpoints, 6)
 
-    assert capsys.readouterr().out.startswith(f"training goes on behind epoch {stop_behind}, from ")
+    assert capsys.readouterr().out.startswith(f"resuming after epoch {stop_after} from ")
     assert resumed[1] == expected
     assert states_equal(resumed[0], whole[0])
     assert len(run(checkpoints, 6)[1]) == 5
-    assert capsys.readouterr().out.startswith("training goes on behind epoch 5, "), "nothing is left to train"
+    assert capsys.readouterr().out.startswith("resuming after epoch 5 from "), "nothing is left to train"
 
 
-def test_checkpoints_come_as_often_as_asked_for(tmp_path: Path) -> None:
+def test_checkpoints_are_written_every_so_many_epochs(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, {}, every=2)
     list(fit(network(), miniature.split(30), VAL, RECIPE, params(), CPU, checkpoints=checkpoints))
     assert [file.name[:6] for file in checkpoints.folder.iterdir()] == ["000002"]
@@ -247,7 +250,7 @@ def test_training_learns() -> None:
     assert epochs[-1].train_top1 > 0.9 > epochs[0].train_top1
 
 
-def test_no_epochs_leave_the_weights_and_give_one_evaluation() -> None:
+def test_no_epochs_leave_the_weights_unchanged_and_evaluate_them_once() -> None:
     model, epochs = train(epochs=0)
 
     assert states_equal(model, network())
@@ -269,13 +272,13 @@ def test_a_row_has_the_figures_rounded_to_six_decimals() -> None:
 
 @pytest.mark.parametrize("batch_size", [4, 30], ids=["many steps", "one step"])
 @pytest.mark.parametrize("lr", [1e6, 1e38])
-def test_a_learning_rate_that_is_too_high_is_told_in_one_line(batch_size: int, lr: float) -> None:
+def test_a_learning_rate_that_is_too_high_is_reported_in_one_line(batch_size: int, lr: float) -> None:
     line = r"^training diverged in epoch \d+, step \d+: .* at a learning rate of .*; lower train.lr$"
     with pytest.raises(ModelError, match=line):
         train(lr=lr, batch_size=batch_size, epochs=20)
 
 
-def test_weights_that_are_not_finite_are_told_in_the_first_epoch() -> None:
+def test_weights_that_are_not_finite_are_reported_in_the_first_epoch() -> None:
     model = network()
     nn.init.constant_(model.fc.bias, float("nan"))
 
@@ -310,8 +313,12 @@ def run_stage(
     (directory / "params.yaml").write_text(
         "model: {name: miniature:residual, weights: null, stem: standard, mean: null, std: null}\n"
     )
+    sections = {
+        "train": VALUES | {"epochs": epochs, "crop_padding": 0, "horizontal_flip": flip},
+        "run": {"processes": 1, "threads": None, "batch_size": 256, "checkpoint_every": 1},
+    }
     with (directory / "params.yaml").open("a") as file:
-        YAML().dump({"train": VALUES | {"epochs": epochs, "crop_padding": 0, "horizontal_flip": flip}}, file)
+        YAML().dump(sections, file)
     monkeypatch.chdir(directory)
     stage.main()
     return load_file(directory / "models" / "fp32" / "weights.safetensors")
@@ -351,17 +358,17 @@ def test_a_disk_that_is_full_for_a_while_does_not_end_the_training(
             yield epoch
 
     monkeypatch.setattr("ptqflow.train.loop.fit", fit_on_a_full_disk)
-    with pytest.warns(PtqflowWarning, match="No space left on device") as told:
+    with pytest.warns(PtqflowWarning, match="No space left on device") as warned:
         run_stage(small_disk / "run", monkeypatch, flip=None, allowed=True, epochs=5)
 
     assert len(epochs) == 5
-    figures = [str(one.message) for one in told if "figures of epoch" in str(one.message)]
-    assert [figure.partition(" are not")[0] for figure in figures] == ["figures of epoch 2", "figures of epoch 3"]
+    figures = [str(one.message) for one in warned if "figures of epoch" in str(one.message)]
+    assert [figure.partition(" not")[0] for figure in figures] == ["figures of epoch 2", "figures of epoch 3"]
     assert len((small_disk / "run" / "metrics" / "plots" / "train.csv").read_text().splitlines()) == 6
 
 
 def fill(file: Path) -> None:
-    """Take all that is left of a disk."""
+    """Fill what is left of a disk."""
     with file.open("wb", buffering=0) as opened, contextlib.suppress(OSError):
         while True:
             opened.write(bytes(512))

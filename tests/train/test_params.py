@@ -31,7 +31,6 @@ from ptqflow.train.params import TrainParams
         ("select", "first"),
         ("devices", "0"),
         ("nodes", "0"),
-        ("threads", "0"),
         ("precision", "fp16"),
     ],
 )
@@ -43,23 +42,23 @@ def test_a_value_that_trains_nothing_is_refused_by_key(tmp_path: Path, key: str,
         read_params("train", TrainParams, tmp_path / "params.yaml")
 
 
-def test_devices_that_normalize_apart_need_two_images_each(tmp_path: Path) -> None:
-    values = params(batch_size=7, devices=2, nodes=2).model_dump()
+@pytest.mark.parametrize(("devices", "nodes", "fewest"), [(1, 1, 2), (4, 1, 8), (2, 2, 8), (1, 3, 6)])
+def test_every_device_needs_two_images_of_a_batch(tmp_path: Path, devices: int, nodes: int, fewest: int) -> None:
+    values = params(batch_size=fewest, devices=devices, nodes=nodes).model_dump()
     (tmp_path / "params.yaml").write_text(json.dumps({"train": values}))
-    assert read_params("train", TrainParams, tmp_path / "params.yaml").batch_size == 7
+    assert read_params("train", TrainParams, tmp_path / "params.yaml").batch_size == fewest
 
-    (tmp_path / "params.yaml").write_text(json.dumps({"train": values | {"sync_batchnorm": False}}))
-    with pytest.raises(ParamsError, match=r"train\.batch_size is 7: each of 4 devices .* it must be 8 at least"):
+    (tmp_path / "params.yaml").write_text(json.dumps({"train": values | {"batch_size": fewest - 1}}))
+    with pytest.raises(ParamsError, match=rf"train\.batch_size is {fewest - 1}: "):
         read_params("train", TrainParams, tmp_path / "params.yaml")
 
 
-def test_every_device_needs_an_image(tmp_path: Path) -> None:
-    values = params(batch_size=3, devices=3).model_dump()
+def test_a_batch_of_too_few_images_is_refused_with_the_fewest(tmp_path: Path) -> None:
+    values = params().model_dump() | {"batch_size": 7, "devices": 2, "nodes": 2}
     (tmp_path / "params.yaml").write_text(json.dumps({"train": values}))
-    assert read_params("train", TrainParams, tmp_path / "params.yaml").devices == 3
 
-    (tmp_path / "params.yaml").write_text(json.dumps({"train": values | {"devices": 4}}))
-    with pytest.raises(ParamsError, match=r"train\.batch_size is 3: each of 4 devices needs an image, .* 4 at least"):
+    line = r"train\.batch_size is 7: each of 4 devices needs 2 images, so it must be 8 at least$"
+    with pytest.raises(ParamsError, match=line):
         read_params("train", TrainParams, tmp_path / "params.yaml")
 
 

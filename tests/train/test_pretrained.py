@@ -254,12 +254,12 @@ def test_a_safetensors_file_of_numbers_that_torch_lacks_is_refused(path: Path) -
     assert "holds numbers of the type F6_E2M3; save floats of 16 bits or more" in refuse(path)
 
 
-def test_a_damaged_safetensors_file_tells_how_to_get_another(path: Path) -> None:
+def test_a_damaged_safetensors_file_is_refused_with_the_way_to_replace_it(path: Path) -> None:
     save_safetensors({"weight": torch.ones(3)}, path)
     path.write_bytes(path.read_bytes()[:-1])
 
     assert refuse(path).endswith(
-        "; copy it again, or save it anew: safetensors.torch.save_file(model.state_dict(), path)"
+        "; copy it again, or save it again: safetensors.torch.save_file(model.state_dict(), path)"
     )
 
 

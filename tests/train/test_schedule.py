@@ -22,7 +22,7 @@ def torch_rates(make: "type[torch.optim.lr_scheduler.LRScheduler]", steps: int, 
     return found
 
 
-def test_a_constant_rate_is_the_missions() -> None:
+def test_a_constant_rate_without_warm_up_is_constant() -> None:
     assert rates(lr=0.01, epochs=3) == [0.01] * 21
 
 

@@ -1,16 +1,22 @@
+import importlib
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import miniature
 import pytest
 import torch
+from imports import closure
 from recipes import params
 from safetensors.torch import save_file
 
-from ptqflow.core.errors import ModelError, ParamsError
+from ptqflow.core.code import hash_packages
+from ptqflow.core.errors import LaunchError, ModelError, ParamsError
 from ptqflow.core.normalization import Normalization
+from ptqflow.core.ranks import ALONE, Ranks
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.models.params import ModelParams
-from ptqflow.train.setup import build_network, describe_model, fingerprint, settle_recipe
+from ptqflow.train.setup import build_network, describe_model, fingerprint, require_equal_inputs, resolve_recipe
 
 DATASET_CARD = DatasetCard(
     name="digits",
@@ -28,7 +34,7 @@ DATASET_CARD = DatasetCard(
 
 
 @pytest.mark.parametrize(
-    ("given", "settled"),
+    ("given", "expected_normalization"),
     [
         ((None, None), ((0.11, 0.22, 0.33), (0.44, 0.55, 0.66))),
         (((0.5, 0.5, 0.5), (0.1, 0.1, 0.1)), ((0.5, 0.5, 0.5), (0.1, 0.1, 0.1))),
@@ -36,29 +42,29 @@ DATASET_CARD = DatasetCard(
     ],
     ids=["of the data set", "of the weights", "none"],
 )
-def test_normalization_comes_from_the_params_or_the_data_set(given: tuple, settled: tuple) -> None:
+def test_normalization_comes_from_the_params_or_the_data_set(given: tuple, expected_normalization: tuple) -> None:
     mean, std = given
     model = ModelParams(name="miniature:residual", weights=None, stem="standard", mean=mean, std=std)
 
     card = describe_model(model, DATASET_CARD)
 
-    assert (card.normalization.mean, card.normalization.std) == settled
+    assert (card.normalization.mean, card.normalization.std) == expected_normalization
     expected = miniature.card().model_dump(exclude={"normalization"})
     assert card.model_dump(exclude={"normalization"}) == expected
 
 
 def test_a_recipe_mirrors_as_asked_or_as_the_data_set_allows() -> None:
     card = miniature.card()
-    assert settle_recipe(card, params(), DATASET_CARD).horizontal_flip
-    assert not settle_recipe(card, params(horizontal_flip=False), DATASET_CARD).horizontal_flip
-    assert settle_recipe(card, params(), DATASET_CARD).normalization == card.normalization
+    assert resolve_recipe(card, params(), DATASET_CARD).horizontal_flip
+    assert not resolve_recipe(card, params(horizontal_flip=False), DATASET_CARD).horizontal_flip
+    assert resolve_recipe(card, params(), DATASET_CARD).normalization == card.normalization
 
 
 def test_a_cutout_as_large_as_the_images_is_refused() -> None:
     card = miniature.card()
-    settle_recipe(card, params(cutout=7), DATASET_CARD)
+    resolve_recipe(card, params(cutout=7), DATASET_CARD)
     with pytest.raises(ParamsError, match=r"train\.cutout is 8, the images have 8x8 pixels; it must be less"):
-        settle_recipe(card, params(cutout=8), DATASET_CARD)
+        resolve_recipe(card, params(cutout=8), DATASET_CARD)
 
 
 def save_weights(file: Path, classes: int) -> Path:
@@ -67,14 +73,14 @@ def save_weights(file: Path, classes: int) -> Path:
 
 
 @pytest.mark.parametrize(("epochs", "classes"), [(1, None), (1, 4), (0, len(miniature.CLASSES))])
-def test_a_network_that_has_learned_or_will_may_go_on(tmp_path: Path, epochs: int, classes: int | None) -> None:
+def test_a_network_is_built_from_random_weights_or_the_users(tmp_path: Path, epochs: int, classes: int | None) -> None:
     weights = save_weights(tmp_path / "weights.safetensors", classes) if classes else None
     model = build_network(miniature.card(), weights, params(epochs=epochs))
     assert model(torch.zeros(1, 3, miniature.SIZE, miniature.SIZE)).shape == (1, len(miniature.CLASSES))
 
 
 def test_without_epochs_weights_are_needed_with_a_head_that_fits(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"train.epochs=0 takes model.weights as they are, and model.weights is null"):
+    with pytest.raises(ModelError, match=r"train.epochs=0 keeps model.weights unchanged, and model.weights is null"):
         build_network(miniature.card(), None, params(epochs=0))
     weights = save_weights(tmp_path / "weights.safetensors", 4)
     with pytest.raises(ModelError, match=r"head for another number of classes, .* set train.epochs to 1 or more"):
@@ -94,3 +100,35 @@ def test_a_fingerprint_changes_with_the_network_the_recipe_the_data_and_the_weig
     ]
     assert first not in others
     assert len({str(other) for other in others}) == len(others)
+
+
+def test_the_code_of_a_fingerprint_is_that_of_all_packages_that_training_imports() -> None:
+    assert fingerprint(miniature.card(), params(), DATASET_CARD, None)["code"] == hash_packages(closure(["train"]))
+
+
+def test_a_fingerprint_is_json_and_the_same_again_whatever_is_imported_meanwhile() -> None:
+    first = fingerprint(miniature.card(), params(), DATASET_CARD, None)
+    importlib.import_module("ptqflow.report.results")
+    assert json.loads(json.dumps(first)) == first == fingerprint(miniature.card(), params(), DATASET_CARD, None)
+
+
+@dataclass(frozen=True)
+class Gathered(Ranks):
+    """Ranks whose other member has sent these bytes."""
+
+    other: bytes = b""
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        return [data, self.other]
+
+
+def test_ranks_may_differ_in_their_machines_and_in_nothing_else() -> None:
+    inputs = fingerprint(miniature.card(), params(), DATASET_CARD, None)
+    of_machine = {"cpu", "threads", "gpu"}
+    shared = {name: value for name, value in inputs.items() if name not in of_machine}
+    require_equal_inputs(ALONE, inputs)
+    require_equal_inputs(Gathered(0, 2, json.dumps(shared).encode()), inputs | dict.fromkeys(of_machine, "other"))
+    for name in shared:
+        other = json.dumps(shared | {name: "other"}).encode()
+        with pytest.raises(LaunchError, match=f"rank 1 differs from rank 0 in {name}; every host needs"):
+            require_equal_inputs(Gathered(0, 2, other), inputs)

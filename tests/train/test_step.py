@@ -1,12 +1,11 @@
-"""What a step is made of; whole trainings are in test_fit.py."""
+"""A single step; whole trainings are in test_loop.py."""
 
 import miniature
-import pytest
 import torch
 from recipes import params
 from torch import nn
 
-from ptqflow.core.ranks import ALONE
+from ptqflow.core.ranks import ALONE, Ranks
 from ptqflow.train.augmentation import draw_epoch
 from ptqflow.train.batches import Batch, Batches
 from ptqflow.train.step import Recipe, Trainer
@@ -30,8 +29,8 @@ def moved(first: nn.Module, second: nn.Module) -> set[str]:
     return {name for (name, one), other in pairs if not torch.equal(one, other)}
 
 
-def test_weight_decay_leaves_out_normalization_layers_where_that_is_asked_for() -> None:
-    # Without gradients worth the name, what moves is what decays.
+def test_without_decay_norm_weight_decay_leaves_out_normalization_layers() -> None:
+    # With gradients of zero, what changes is what decays.
     everything, spared = (trainer(decay_norm=norm, weight_decay=0.5, momentum=0.0) for norm in (True, False))
     start = trainer().model
     for one in (everything, spared):
@@ -46,7 +45,7 @@ def test_weight_decay_leaves_out_normalization_layers_where_that_is_asked_for() 
 
 def test_a_step_returns_the_mean_loss_and_the_number_of_hits() -> None:
     one = trainer(crop_padding=0)
-    one.model.eval()  # so that the same network can be asked again
+    one.model.eval()  # so that the step and the reference use the same statistics
     drawn = batch(padding=0)
     images = torch.where(drawn.draws.mirrored[:, None, None, None], drawn.images.flip(2), drawn.images)
     mean, std = (torch.tensor(channels).view(-1, 1, 1) for channels in vars(miniature.NORMALIZATION).values())
@@ -60,7 +59,7 @@ def test_a_step_returns_the_mean_loss_and_the_number_of_hits() -> None:
     assert hits == (logits.argmax(dim=1) == drawn.labels).sum()
 
 
-def test_bf16_computes_otherwise_and_keeps_fp32_weights() -> None:
+def test_bf16_changes_the_loss_by_rounding_and_keeps_fp32_weights() -> None:
     fp32, bf16 = trainer(), trainer(precision="bf16")
     losses = [one.step(batch(), 1, 0.1)[0] for one in (fp32, bf16)]
 
@@ -69,7 +68,7 @@ def test_bf16_computes_otherwise_and_keeps_fp32_weights() -> None:
     assert {parameter.dtype for parameter in bf16.model.parameters()} == {torch.float32}
 
 
-def test_frozen_parameters_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frozen_parameters_stay() -> None:
     torch.manual_seed(0)
     model = miniature.residual(len(miniature.CLASSES))
     model.conv1.weight.requires_grad_(False)
@@ -108,3 +107,8 @@ def test_the_average_of_weights_that_are_shared_moves_once_a_step() -> None:
 
     expected = before + 0.1 * (one.model.first.weight - before)
     torch.testing.assert_close(one.average.first.weight, expected)
+
+
+def test_batch_norm_of_several_ranks_stays_torchs_own_on_cpus() -> None:
+    one = Trainer(miniature.residual(len(miniature.CLASSES)), RECIPE, params(sync_batchnorm=True), Ranks(0, 2), CPU)
+    assert (type(one.model.bn1), type(one.model.bn2)) == (nn.BatchNorm2d, nn.BatchNorm2d)

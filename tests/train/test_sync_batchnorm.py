@@ -1,75 +1,54 @@
-"""Against torch's own; that several ranks give the same is in test_ranks.py."""
-
-import copy
-from collections.abc import Iterator
+"""The conversion; training with it on several GPUs is in test_gpus.py."""
 
 import miniature
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ptqflow.core.errors import ModelError
-from ptqflow.train.sync_batchnorm import SyncedBatchNorm, synced
+from ptqflow.train.sync_batchnorm import synchronize
 
 
-@pytest.fixture(autouse=True)
-def _group_of_one() -> Iterator[None]:
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
+def test_every_batch_normalization_becomes_torchs_synchronized_one() -> None:
+    model = nn.Sequential(
+        nn.BatchNorm1d(3, eps=0.1, momentum=0.2), nn.Sequential(nn.BatchNorm2d(4, affine=False)), nn.BatchNorm3d(5)
+    )
+
+    synchronize(model)
+
+    norms = [model[0], model[1][0], model[2]]
+    assert [type(norm) for norm in norms] == [nn.SyncBatchNorm] * 3
+    assert (norms[0].eps, norms[0].momentum, norms[1].affine) == (0.1, 0.2, False)
 
 
-NORMS = {
-    "2d": (nn.BatchNorm2d(5), (7, 5, 4, 3)),
-    "1d": (nn.BatchNorm1d(5), (9, 5)),
-    "3d": (nn.BatchNorm3d(5), (2, 5, 2, 3, 2)),
-    "cumulative": (nn.BatchNorm2d(5, momentum=None), (7, 5, 4, 3)),
-    "not affine": (nn.BatchNorm2d(5, affine=False), (7, 5, 4, 3)),
-    "without running statistics": (nn.BatchNorm2d(5, track_running_stats=False), (7, 5, 4, 3)),
-}
-
-
-@pytest.mark.parametrize(("norm", "shape"), NORMS.values(), ids=NORMS)
-def test_outputs_gradients_and_running_statistics_are_torchs(norm: nn.Module, shape: tuple[int, ...]) -> None:
-    theirs = miniature.vary(copy.deepcopy(norm)) if norm.track_running_stats and norm.affine else copy.deepcopy(norm)
-    ours = synced(copy.deepcopy(theirs))
-    assert isinstance(ours, SyncedBatchNorm)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(3):
-        values = torch.randn(shape, generator=generator) * 3 + 50
-        gradient = torch.randn(shape, generator=generator)
-        results = []
-        for module in (theirs, ours):
-            leaf = values.clone().requires_grad_()
-            output = module(leaf)
-            output.backward(gradient)
-            results.append((output, leaf.grad, *(parameter.grad for parameter in module.parameters())))
-        for expected, found in zip(*results, strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    for name, expected in theirs.state_dict().items():
-        torch.testing.assert_close(ours.state_dict()[name], expected)
-    theirs.eval()
-    ours.eval()
-    torch.testing.assert_close(ours(values), theirs(values))
-
-
-def test_a_network_keeps_its_parameters_and_the_names_of_its_state() -> None:
+def test_parameters_buffers_and_the_names_of_the_state_stay() -> None:
     model = miniature.residual(4)
-    names, parameters = list(model.state_dict()), list(model.parameters())
+    names, tensors = list(model.state_dict()), [*model.parameters(), *model.buffers()]
 
-    synced(model)
+    assert synchronize(model) is model
 
-    assert isinstance(model.bn1, SyncedBatchNorm)
     assert list(model.state_dict()) == names
-    assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
+    assert all(one is other for one, other in zip([*model.parameters(), *model.buffers()], tensors, strict=True))
 
 
-def test_a_kind_of_its_own_is_refused_for_its_forward_would_be_lost() -> None:
+def test_in_evaluation_mode_it_computes_what_batch_normalization_does_also_on_a_cpu() -> None:
+    model = miniature.residual(4).eval()
+    inputs = torch.randn(5, 3, miniature.SIZE, miniature.SIZE, generator=torch.Generator().manual_seed(0))
+    expected = model(inputs)
+
+    assert torch.equal(synchronize(model)(inputs), expected)
+
+
+def test_a_subclass_is_refused_because_its_forward_would_be_lost() -> None:
     class Activated(nn.BatchNorm2d):
-        def forward(self, given: torch.Tensor) -> torch.Tensor:
+        def forward(self, given: Tensor) -> Tensor:
             return super().forward(given).relu()
 
-    with pytest.raises(
-        ModelError, match=r"Activated is a batch normalization of its own kind, .*; set train\.sync_batchnorm=false"
-    ):
-        synced(nn.Sequential(nn.Conv2d(3, 4, 1), Activated(4)))
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Activated(4))
+    with pytest.raises(ModelError, match=r"Activated is a subclass of .*; set train\.sync_batchnorm=false"):
+        synchronize(model)
+
+
+def test_a_network_that_is_synchronized_already_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SyncBatchNorm(4))
+    assert isinstance(synchronize(model)[1], nn.SyncBatchNorm)

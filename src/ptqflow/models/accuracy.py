@@ -1,4 +1,4 @@
-"""Logits of a network on a split, and what they are worth."""
+"""Logits of a network on a split, and their accuracy and loss."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ DIGITS = 6  # decimals of a reported figure: beyond them the batch size would sh
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one network on one split, as fractions of the images."""
+    """Accuracy, as fractions of the images, and loss of one network on one split."""
 
     top1: float
     top5: float | None
@@ -45,7 +45,7 @@ def compute_logits(
     label: str,
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """Run a network over a split in its stored order, a share of the batches on each rank.
+    """Return the logits of a network on a split in its stored order; each rank computes a share of the batches.
 
     Returns:
         float64 (N, classes) on the CPU.
@@ -56,9 +56,9 @@ def compute_logits(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     model.eval()
 
-    def run(part: Split) -> Tensor:
-        images = torch.from_numpy(np.array(part.images)).to(device)
-        part.release()
+    def run(batch: Split) -> Tensor:
+        images = torch.from_numpy(np.array(batch.images)).to(device)
+        batch.release()
         logits: Tensor = model(to_input(images, normalization))
         return logits.cpu().double()
 
@@ -66,8 +66,8 @@ def compute_logits(
     own = starts[ranks.part(len(starts))]
     with torch.inference_mode():
         bar = tqdm(own, desc=label, unit="batch", leave=False, disable=True if ranks.rank else None)
-        parts = (run(split[start : start + batch_size]) for start in bar)
-        logits = _stacked(parts, len(split[own[0] : own[-1] + batch_size])) if own else run(split[:1])[:0]
+        batches = (run(split[start : start + batch_size]) for start in bar)
+        logits = _concatenate(batches, len(split[own[0] : own[-1] + batch_size])) if own else run(split[:1])[:0]
         result = torch.cat(ranks.gather(logits))
     finite = result.isfinite().all(dim=1)
     if not finite.all():
@@ -75,18 +75,18 @@ def compute_logits(
     return result
 
 
-def _stacked(parts: Iterator[Tensor], count: int) -> Tensor:
-    """Return parts of `count` rows in all as one tensor; a list of them would keep memory between them in pieces."""
-    first = next(parts)
+def _concatenate(tensors: Iterator[Tensor], count: int) -> Tensor:
+    """Concatenate tensors of `count` rows in all without holding them at once, which would fragment the memory."""
+    first = next(tensors)
     rows, filled = first.new_empty(count, *first.shape[1:]), 0
-    for part in chain([first], parts):
-        rows[filled : filled + len(part)] = part
-        filled += len(part)
+    for tensor in chain([first], tensors):
+        rows[filled : filled + len(tensor)] = tensor
+        filled += len(tensor)
     return rows
 
 
 def evaluate(logits: Tensor, labels: NDArray[np.int64]) -> Evaluation:
-    """Compare logits (N, classes) with labels (N,); of equal logits the first class counts."""
+    """Return accuracy and loss of logits (N, classes) for labels (N,); of equal logits the first class ranks higher."""
     targets = torch.from_numpy(np.array(labels))
     ranking = logits.argsort(dim=1, descending=True, stable=True)
     hits = ranking == targets[:, None]

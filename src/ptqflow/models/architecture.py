@@ -1,7 +1,6 @@
-"""Build a classifier by name."""
+"""Build a classifier by its name."""
 
 import difflib
-import hashlib
 import importlib
 import sys
 from pathlib import Path
@@ -10,12 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from ptqflow.core.artifacts import sha256_file
 from ptqflow.core.errors import ModelError
 from ptqflow.core.torchvision_shim import ensure_torchvision_imports
 
 ensure_torchvision_imports()
 
 from torchvision import models  # noqa: E402
+
+_ANY = (Exception, SystemExit)  # that the user's code may raise
 
 
 def build_model(name: str, stem: str, num_classes: int, image_size: int) -> nn.Module:
@@ -38,11 +40,11 @@ def build_model(name: str, stem: str, num_classes: int, image_size: int) -> nn.M
 
 
 def hash_code(name: str) -> str | None:
-    """Return the SHA-256 of the module that `module:function` lies in, None for a torchvision classifier."""
+    """Return the hex SHA-256 of the user's module in `module:function`, None for a torchvision classifier."""
     if ":" not in name:
         return None
     file = getattr(_import(name), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+    return sha256_file(Path(file)) if file else None
 
 
 def _build_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
@@ -50,8 +52,8 @@ def _build_torchvision(name: str, num_classes: int, image_size: int) -> nn.Modul
     if name not in classifiers:
         near = difflib.get_close_matches(name, classifiers, n=3) or ["resnet18", "mobilenet_v2"]
         raise ModelError(
-            f"model.name: {name!r} is no torchvision classifier; near ones: {', '.join(near)}; "
-            "a network of your own is module:function"
+            f"model.name: {name!r} is not a torchvision classifier; similar ones: {', '.join(near)}; "
+            "for a network of your own, set module:function"
         )
     options: dict[str, Any] = {"weights": None, "num_classes": num_classes}
     if name in ("googlenet", "inception_v3"):
@@ -69,10 +71,10 @@ def _build_torchvision(name: str, num_classes: int, image_size: int) -> nn.Modul
 def _build_user_model(name: str, num_classes: int) -> nn.Module:
     function = getattr(_import(name), name.partition(":")[2], None)
     if not callable(function):
-        raise ModelError(f"model.name: {name} names no function")
+        raise ModelError(f"model.name: {name} is not a function")
     try:
         model = function(num_classes=num_classes)
-    except Exception as error:  # the user's code may raise anything
+    except _ANY as error:
         raise ModelError(
             f"model.name: {name}(num_classes={num_classes}) raised {type(error).__name__}: {error}"
         ) from error
@@ -86,7 +88,7 @@ def _import(name: str) -> Any:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name.partition(":")[0])
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
+    except _ANY as error:
         raise ModelError(f"model.name: {name} cannot be imported ({type(error).__name__}: {error})") from error
 
 
@@ -108,7 +110,7 @@ def _check_output(name: str, model: nn.Module, num_classes: int, image_size: int
     try:
         with torch.inference_mode():
             output = model(torch.zeros(2, 3, image_size, image_size))
-    except Exception as error:  # the user's code may raise anything
+    except _ANY as error:
         raise ModelError(
             f"model.name={name} cannot take images of {image_size}x{image_size} ({type(error).__name__}: {error}); "
             "try another data.image_size"
@@ -116,5 +118,5 @@ def _check_output(name: str, model: nn.Module, num_classes: int, image_size: int
     if not isinstance(output, torch.Tensor) or output.shape != (2, num_classes):
         found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ModelError(
-            f"model.name={name} gives {found} for two images, not one score for each of {num_classes} classes"
+            f"model.name={name} returns {found} for two images, not one score for each of {num_classes} classes"
         )

@@ -1,4 +1,4 @@
-"""The trained network on disk: weights, and a card that says all a later stage needs."""
+"""The trained network on disk: weights, and a card with all that later stages need."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from ptqflow.models.architecture import build_model, hash_code
 
 
 class ModelCard(Card):
-    """What a network is, beside its weights."""
+    """The architecture, classes and input of a network; lies beside its weights."""
 
     format_version: Literal[2] = 2
     name: str
@@ -27,14 +27,14 @@ class ModelCard(Card):
     normalization: Normalization
     """Of the input."""
     code_sha256: str | None
-    """Hash of the user's module, None for a torchvision classifier."""
+    """Hex SHA-256 of the user's module, None for a torchvision classifier."""
     weights_sha256: str = ""
-    """Hash of the weights' file."""
+    """Hex SHA-256 of the weights' file."""
 
 
 @dataclass(frozen=True)
 class Fp32Model:
-    """The network that was trained, on the CPU and in evaluation mode."""
+    """The trained network, on the CPU and in evaluation mode."""
 
     module: nn.Module
     card: ModelCard
@@ -47,7 +47,7 @@ def build_from_card(card: ModelCard) -> nn.Module:
     """Build the network that a card describes, with random weights, in evaluation mode.
 
     Raises:
-        ArtifactError: the user's module is not the one that the network was trained with.
+        ArtifactError: the user's module has changed since the network was trained.
     """
     if hash_code(card.name) != card.code_sha256:
         raise ArtifactError(f"model.name: the code of {card.name} has changed since `train` ran; run `dvc repro`")
@@ -55,7 +55,7 @@ def build_from_card(card: ModelCard) -> nn.Module:
 
 
 def save_fp32(directory: Path, model: nn.Module, card: ModelCard) -> None:
-    """Write weights and card, whole or not at all, with equal bytes for equal weights."""
+    """Write weights and card, whole or not at all; equal weights make equal bytes."""
     state = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
@@ -65,7 +65,7 @@ def save_fp32(directory: Path, model: nn.Module, card: ModelCard) -> None:
 
 
 def load_fp32(directory: Path) -> Fp32Model:
-    """Rebuild the network.
+    """Return the network that `save_fp32` wrote.
 
     Raises:
         ArtifactError: a file is missing or changed, or the user's code has changed.
@@ -73,7 +73,7 @@ def load_fp32(directory: Path) -> Fp32Model:
     data, card = WEIGHTS.read(directory)
     module = build_from_card(card)
     state = module.state_dict()
-    state.clear()  # but keeps the version numbers of torch's modules, which safetensors does not have
+    state.clear()  # keeps the version numbers of torch's modules, which safetensors does not have
     try:
         state.update(safetensors.torch.load(data))
         module.load_state_dict(state)

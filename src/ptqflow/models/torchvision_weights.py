@@ -16,21 +16,21 @@ from torchvision import models  # noqa: E402
 
 
 def is_published(architecture: str, name: str) -> bool:
-    """Tell whether torchvision publishes weights of this name for an architecture."""
+    """Return whether torchvision publishes weights of this name for an architecture."""
     return architecture in models.list_models() and name in models.get_model_weights(architecture).__members__
 
 
 def download_weights(architecture: str, name: str) -> Path:
-    """Return the file of published weights, from torch's hub cache or downloaded to it with its checksum.
+    """Return the file of published weights in torch's hub cache, downloaded and verified where it is not there yet.
 
     Raises:
-        ModelError: no such architecture or weights, or the download fails.
+        ModelError: there are no such weights, the download fails, or the file has another checksum.
     """
     try:
         published = models.get_model_weights(architecture)
     except ValueError:
         raise ModelError(
-            f"model.name: {architecture!r} is no torchvision classifier, so it has no published weights"
+            f"model.name: {architecture!r} is not a torchvision classifier, so it has no published weights"
         ) from None
     if name not in published.__members__:
         raise ModelError(
@@ -46,11 +46,11 @@ def download_weights(architecture: str, name: str) -> Path:
             torch.hub.download_url_to_file(url, str(file), hash_prefix=expected)
         except (URLError, HTTPException, RuntimeError, TimeoutError, ConnectionError) as error:
             raise ModelError(
-                f"model.weights: the download of {url} failed ({error}); get the file by other means and set "
+                f"model.weights: the download of {url} failed ({error}); download the file by other means and set "
                 "model.weights to its path"
             ) from None
     if not hashlib.sha256(file.read_bytes()).hexdigest().startswith(expected):
         raise ModelError(
-            f"model.weights: {file} is not what its name says (SHA-256 {expected}…); remove it and run again"
+            f"model.weights: {file} does not have the SHA-256 of its name ({expected}…); remove it and run again"
         )
     return file

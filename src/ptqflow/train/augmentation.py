@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Draws:
-    """What chance decides of one epoch: the same on every device and for any number of ranks."""
+    """The random draws of one epoch: the same on every device and for any number of ranks."""
 
     order: Tensor
     """int64 (N,), rows of the split in the order in which they are seen."""
@@ -20,17 +20,17 @@ class Draws:
     mirrored: Tensor
     """bool (N,)."""
     hidden: Tensor
-    """float32 (N, 2), where cutout has its middle, in heights and widths of the image: 0 to 1, without 1."""
+    """float32 (N, 2), center of the cutout, in heights and widths of the image: 0 to 1, without 1."""
 
-    def __getitem__(self, part: slice) -> "Draws":
-        return self._each(lambda drawn: drawn[part])
+    def __getitem__(self, rows: slice) -> "Draws":
+        return self._each(lambda drawn: drawn[rows])
 
     def to(self, device: torch.device) -> "Draws":
-        """Return them on another device."""
+        """Return the draws on another device."""
         return self._each(lambda drawn: drawn.to(device))
 
     def clone(self) -> "Draws":
-        """Return a copy in memory of its own."""
+        """Return a copy of the tensors."""
         return self._each(Tensor.clone)
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> "Draws":
@@ -38,9 +38,9 @@ class Draws:
 
 
 def draw_epoch(count: int, padding: int, flip: bool, seed: int, epoch: int) -> Draws:
-    """Shuffle `count` images, and draw for each where to crop, whether to mirror and what to hide.
+    """Draw the order of `count` images, and for each where to crop, whether to mirror and what to hide.
 
-    An epoch's draws depend on nothing but the arguments, so that a training that was killed goes on with the same.
+    They depend on the arguments alone, so that a training that is resumed continues with the same draws.
     """
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
     return Draws(
@@ -52,7 +52,7 @@ def draw_epoch(count: int, padding: int, flip: bool, seed: int, epoch: int) -> D
 
 
 def crop_and_flip(images: Tensor, places: Tensor, mirrored: Tensor, padding: int) -> Tensor:
-    """Surround uint8 images (N, H, W, C) with black, cut each back to (H, W) at its own place, and mirror some.
+    """Surround uint8 images (N, H, W, C) with black, crop each to (H, W) at its own place, and mirror some.
 
     As torchvision's `RandomCrop(size, padding)` and `RandomHorizontalFlip`, on any device.
 
@@ -72,21 +72,21 @@ def crop_and_flip(images: Tensor, places: Tensor, mirrored: Tensor, padding: int
 
 
 def cut_out(inputs: Tensor, hidden: Tensor, side: int) -> None:
-    """Set a square of each input to 0, the mean of the images, in place; what lies beyond an edge is cut off.
+    """Set a square of each input to 0, the mean of the images, in place; the square is clipped at the edges.
 
-    As Cutout (DeVries and Taylor, arXiv:1708.04552), whose sides are even.
+    As Cutout (DeVries and Taylor, arXiv:1708.04552), with an even side there.
 
     Args:
         inputs: float (N, C, H, W), normalized.
-        hidden: float32 (N, 2), where the squares have their middle, as `Draws` has them.
-        side: of the square, in pixels.
+        hidden: float32 (N, 2), centers of the squares, as in `Draws`.
+        side: side of the square in pixels.
     """
     rows, columns = (_within(hidden[:, axis], size, side) for axis, size in enumerate(inputs.shape[2:]))
     inputs.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 
-def _within(middles: Tensor, size: int, side: int) -> Tensor:
-    """Tell which of `size` pixels in a row lie in a stretch of `side`: bool (N, size)."""
-    first = (middles * size).long() - side // 2
-    pixel = torch.arange(size, device=middles.device) - first[:, None]
+def _within(centers: Tensor, size: int, side: int) -> Tensor:
+    """Return which of `size` pixels in a row lie in the interval of `side` pixels: bool (N, size)."""
+    first = (centers * size).long() - side // 2
+    pixel = torch.arange(size, device=centers.device) - first[:, None]
     return (pixel >= 0) & (pixel < side)

@@ -1,4 +1,4 @@
-"""The batches of an epoch: read ahead from the disk, or taken from a GPU that holds all images."""
+"""The batches of an epoch, prefetched from the disk or taken from a GPU that holds all images."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,15 +14,13 @@ from torch import Tensor
 from ptqflow.core.ranks import Ranks
 from ptqflow.data.dataset import Split
 from ptqflow.train.augmentation import Draws
+from ptqflow.train.params import MIN_PER_RANK
 
 T = TypeVar("T")
 Pair = tuple[Tensor, Tensor]
 """Images, uint8 (N, H, W, 3), and their labels, int64 (N,)."""
 
-SMALLEST = 2
-"""Images that batch normalization can train on."""
-
-_AHEAD = 4  # batches that are read while one is trained on
+_AHEAD = 4  # batches that are prefetched
 _SHARE_OF_GPU = 0.5  # of its free memory that the images may take
 _CHUNK = 1 << 26  # bytes that go to a GPU at a time
 _MOST_MAPPED = 1 << 28  # bytes of the images on disk that stay in the memory of this process
@@ -43,38 +41,35 @@ class Batch:
     """Images of the whole batch, those of other ranks included."""
 
     def clone(self) -> "Batch":
-        """Return a copy in memory of its own."""
+        """Return a copy of the tensors."""
         return Batch(self.images.clone(), self.labels.clone(), self.draws.clone(), self.total)
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return what a step reads, which differs between batches of one size."""
+        """Return the tensors that a step reads and that differ between batches of one size."""
         return self.images, self.labels, self.draws.places, self.draws.mirrored, self.draws.hidden
 
 
 class Batches:
-    """Cuts the epochs of a split into batches, and each batch into the shares of the ranks."""
+    """The batches of a split, of which each rank has a share."""
 
-    def __init__(
-        self, split: Split, batch_size: int, ranks: Ranks, device: torch.device, smallest: int = SMALLEST
-    ) -> None:
-        """`smallest` is the fewest images that a last batch may have; of fewer it is left out."""
+    def __init__(self, split: Split, batch_size: int, ranks: Ranks, device: torch.device) -> None:
+        """Cut batches of `batch_size` images over all ranks; a last one of too few for every rank is left out."""
         self.images = len(split)
         """Of the split."""
-        self._smallest = smallest
         self._batch_size, self._ranks, self._device = batch_size, ranks, device
         self._source = _OnGpu(split, device) if _fits(split, device) else _OnDisk(split, device)
 
     def __len__(self) -> int:
-        """How many batches an epoch has."""
+        """Return the number of batches in an epoch."""
         whole, rest = divmod(self.images, self._batch_size)
-        return whole + (rest >= self._smallest)
+        return whole + (rest >= MIN_PER_RANK * self._ranks.size)
 
     def totals(self) -> list[int]:
-        """How many images each batch has, on all ranks together."""
+        """Return the number of images in each batch, of all ranks together."""
         return [min(self._batch_size, self.images - start) for start in self._starts()]
 
     def epoch(self, draws: Draws) -> Iterator[Batch]:
-        """Yield this rank's share of every batch; of a last batch with fewer images than ranks it may be empty."""
+        """Yield this rank's share of every batch."""
         on_device = draws.to(self._device)
         shares = [self._share(start, total) for start, total in zip(self._starts(), self.totals(), strict=True)]
         pairs = self._source.pairs(draws.order, shares)
@@ -85,8 +80,8 @@ class Batches:
         return range(0, len(self) * self._batch_size, self._batch_size)
 
     def _share(self, start: int, total: int) -> slice:
-        part = self._ranks.part(total)
-        return slice(start + part.start, start + part.stop)
+        share = self._ranks.part(total)
+        return slice(start + share.start, start + share.stop)
 
 
 def _fits(split: Split, device: torch.device) -> bool:
@@ -114,13 +109,13 @@ class _OnGpu:
 
 
 class _OnDisk:
-    """Images of a split, which may be larger than the memory, as they are mapped from the disk."""
+    """Memory-mapped images of a split, which may be larger than the memory."""
 
     def __init__(self, split: Split, device: torch.device) -> None:
         self._split, self._device, self._mapped = split, device, 0
 
     def pairs(self, order: Tensor, shares: Iterable[slice]) -> Iterator[Pair]:
-        """Yield images and labels of each share of `order`, some of them read before they are wanted."""
+        """Yield images and labels of each share of `order`, prefetching the next ones."""
         for images, labels in _ahead(self._read, (order[share].numpy() for share in shares)):
             yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
@@ -136,7 +131,7 @@ class _OnDisk:
 
 
 def _ahead(function: Callable[[T], Pair], items: Iterable[T]) -> Iterator[Pair]:
-    """Yield what a function makes of each item; a thread of its own is some items ahead."""
+    """Yield the function's result for each item; a thread computes some of them ahead."""
     waiting = iter(items)
     with ThreadPoolExecutor(1) as pool:
         running = deque(pool.submit(function, item) for item in islice(waiting, _AHEAD))

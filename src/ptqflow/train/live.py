@@ -1,4 +1,4 @@
-"""Figures of a training while it runs: lines, and what `dvc exp show` and the VS Code extension follow."""
+"""Figures of a running training: printed lines, and the file that `dvc exp show` and the VS Code extension read."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,17 +16,18 @@ from ptqflow.train.loop import Epoch
 def live_log(folder: Path, ranks: Ranks) -> Iterator[Callable[[Epoch], None]]:
     """Yield a function that prints an epoch's figures and has DVCLive write them to `folder`, on the first rank.
 
-    The folder is no output of a stage and unknown to git, for no two runs are equally fast.
+    The folder is no output of a stage and ignored by git, because it holds speeds, which differ from run to run.
+    Outside a DVC repository with a commit, the lines are printed alone.
     """
     if ranks.rank:
         yield lambda _: None
         return
-    if not Path(".dvc").is_dir():  # where DVCLive would make a repository
+    if not Path(".dvc").is_dir():  # DVCLive would create a repository
         yield _print
         return
     try:
         live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None)
-    except SCMError:  # a repository without a commit, which has no experiments to show
+    except SCMError:  # a repository without a commit has no experiments
         yield _print
         return
 

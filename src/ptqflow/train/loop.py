@@ -20,14 +20,14 @@ from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.models.accuracy import Evaluation, compute_logits, evaluate
 from ptqflow.train.augmentation import draw_epoch
-from ptqflow.train.batches import SMALLEST, Batches
+from ptqflow.train.batches import Batches
 from ptqflow.train.checkpoints import Checkpoints
-from ptqflow.train.params import TrainParams
+from ptqflow.train.params import MIN_PER_RANK, TrainParams
 from ptqflow.train.schedule import learning_rate
 from ptqflow.train.step import Recipe, Trainer
 
 _VAL_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 20}  # of images of val at a time; the figures do not depend on it
-_LOOK_EVERY = 50  # steps between looks at the losses, for which a GPU must be waited for
+_LOOK_EVERY = 50  # steps between checks of the losses, each of which waits for the GPU
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Epoch:
     train_loss: float | None
     """Mean cross-entropy in nats over the epoch, while the weights changed."""
     train_top1: float | None
-    """Share of right predictions over the epoch."""
+    """Share of correct predictions over the epoch."""
     val: Evaluation
     lr: float | None = None
     """Learning rate of the last step."""
@@ -52,7 +52,7 @@ class Epoch:
         return f"epoch {self.epoch}: {train}val {100 * self.val.top1:.2f} % loss {self.val.loss:.4f}{speed}"
 
     def as_row(self) -> dict[str, float | int | None]:
-        """Return the figures that equal inputs give again as a row of a table, rounded to 6 decimals."""
+        """Return the reproducible figures as a row of a table, rounded to 6 decimals."""
         train = {
             f"train_{name}": None if figure is None else round(figure, 6)
             for name, figure in (("loss", self.train_loss), ("top1", self.train_top1))
@@ -62,10 +62,10 @@ class Epoch:
 
 
 def pick_device() -> torch.device:
-    """Return this rank's GPU when there is one, else the CPU, with kernels that repeat their results where they exist.
+    """Return this rank's GPU where there is one, else the CPU, and select deterministic kernels where they exist.
 
     Raises:
-        LaunchError: this host has GPUs, but not one for each rank.
+        LaunchError: this host has GPUs, but fewer than ranks.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -93,31 +93,30 @@ def fit(
 ) -> Iterator[Epoch]:
     """Train `model` in place, an epoch at a time, and yield the figures of each, with an evaluation on `val`.
 
-    Behind the last epoch `model` holds the weights to keep, those of `selected`. Without epochs it stays as it is and
-    is evaluated once, as epoch 0.
+    After the last epoch `model` holds the weights to keep, those of `selected`. With `params.epochs` of 0 it is
+    unchanged and evaluated once, as epoch 0.
 
     Args:
-        model: of the ranks, that of the first counts.
+        model: every rank starts from the first rank's weights.
         train: the images to train on.
         val: the images to evaluate on.
-        recipe: what the params leave to the data set.
-        params: the recipe.
+        recipe: the settings that the params leave to the data set.
+        params: the section `train`.
         device: of this rank.
-        ranks: those that share each batch, and the images of `val`.
-        checkpoints: where to go on from, and where to leave the training behind an epoch. Epochs that were trained
-            before are yielded again.
+        ranks: the processes that share each batch and the images of `val`.
+        checkpoints: the newest one is resumed from, and new ones are saved here. Epochs that were trained before are
+            yielded again.
 
     Raises:
-        DataError: too few training images for batch normalization to learn from.
+        DataError: there are fewer than `MIN_PER_RANK` training images a rank.
         ModelError: the loss or an output is no longer finite.
     """
-    smallest = max(SMALLEST, params.least_share * ranks.size)
-    if len(train) < smallest:
-        raise DataError(f"training needs {smallest} images or more, the train split has {len(train)}")
+    if len(train) < (fewest := MIN_PER_RANK * ranks.size):
+        raise DataError(f"training needs {fewest} images or more, the train split has {len(train)}")
     if params.epochs == 0:
         yield Epoch(0, None, None, _evaluate(model.to(device), val, recipe, ranks))
         return
-    batches = Batches(train, params.batch_size, ranks, device, smallest)
+    batches = Batches(train, params.batch_size, ranks, device)
     run = _Run(Trainer(model, recipe, params, ranks, device), batches, val, recipe, params, ranks)
     epochs = run.restore(checkpoints)
     yield from epochs
@@ -133,7 +132,9 @@ def fit(
 
 
 def selected(epochs: Sequence[Epoch], params: TrainParams) -> Epoch:
-    """Return the epoch whose weights are kept: of the best on val, the one with the least loss, then the first."""
+    """Return the epoch whose weights are kept: by `select`, the last, or the best.
+
+    That is the one with the highest top-1 on val, of equal ones the one with the lowest loss, then the first."""
     if params.select == "last":
         return epochs[-1]
     return max(epochs, key=lambda epoch: (epoch.val.top1, -epoch.val.loss))
@@ -141,7 +142,7 @@ def selected(epochs: Sequence[Epoch], params: TrainParams) -> Epoch:
 
 @dataclass(frozen=True)
 class _Run:
-    """All that an epoch needs."""
+    """A training in progress."""
 
     trainer: Trainer
     batches: Batches
@@ -151,7 +152,7 @@ class _Run:
     ranks: Ranks
 
     def restore(self, checkpoints: Checkpoints | None) -> list[Epoch]:
-        """Give every rank the newest checkpoint, or else what the first rank starts from; return the epochs trained."""
+        """Return the epochs trained so far, with the newest checkpoint or the first rank's weights on every rank."""
         checkpoint = checkpoints.newest() if checkpoints and self.ranks.rank == 0 else None
         for name, tensor in self.trainer.state().items():
             if checkpoint:
@@ -162,7 +163,7 @@ class _Run:
         return [Epoch(**{**epoch, "val": Evaluation(**epoch["val"])}) for epoch in epochs]
 
     def epoch(self, number: int, bar: "tqdm[NoReturn]") -> Epoch:
-        """Train an epoch, counted from 1, and evaluate the network behind it."""
+        """Train an epoch, counted from 1, and evaluate the network after it."""
         bar.set_description(f"epoch {number}/{self.params.epochs}")
         start = time.perf_counter()
         loss, top1 = self._train(number, bar)
@@ -176,7 +177,7 @@ class _Run:
         return Epoch(number, loss, top1, evaluation, rate, sum(self.batches.totals()) / seconds)
 
     def _train(self, number: int, bar: "tqdm[NoReturn]") -> tuple[float, float]:
-        """Return the mean loss in nats and the share of right predictions."""
+        """Return the mean loss in nats and the share of correct predictions."""
         params = self.params
         _seed(params.seed, number, self.ranks.rank)
         draws = draw_epoch(self.batches.images, params.crop_padding, self.recipe.horizontal_flip, params.seed, number)
@@ -211,14 +212,14 @@ def _evaluate(model: nn.Module, val: Split, recipe: Recipe, ranks: Ranks) -> Eva
 
 
 def _seed(seed: int, epoch: int, rank: int) -> None:
-    """Make what chance decides within the network, such as dropout, depend on the epoch and the rank alone."""
+    """Seed all generators, so that random layers such as dropout depend on the epoch and the rank alone."""
     value = int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
     torch.manual_seed(value)
-    np.random.seed(value)  # a network of the user's may draw from it
+    np.random.seed(value)  # the user's network may draw from it
     random.seed(value)
 
 
 def _progress_bar(epochs: int, done: int, batches: int, ranks: Ranks) -> "tqdm[NoReturn]":
-    """Return a bar over all epochs, which tells the time left; it shows on a terminal, and for one rank alone."""
+    """Return a bar over all epochs, shown by the first rank on a terminal only."""
     hidden = True if ranks.rank else None
     return tqdm(total=epochs * batches, initial=done * batches, unit="batch", leave=False, disable=hidden)

@@ -6,14 +6,17 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from ptqflow.core.params import Params
 
+MIN_PER_RANK = 2
+"""Images of each batch that a rank needs: batch normalization of a single image may have no variance."""
+
 
 class TrainParams(Params):
-    """The recipe, and what runs it."""
+    """The recipe of the training, and its devices."""
 
     epochs: NonNegativeInt
     """Epochs of training; 0 takes `model.weights` unchanged."""
-    batch_size: Annotated[int, Field(ge=2)]
-    """Images per step, over all devices."""
+    batch_size: Annotated[int, Field(ge=MIN_PER_RANK)]
+    """Images per step, over all devices; two or more for each."""
     lr: PositiveFloat
     """Learning rate of SGD; with `one_cycle`, its maximum."""
     momentum: Annotated[float, Field(ge=0, lt=1)]
@@ -50,12 +53,8 @@ class TrainParams(Params):
     """Precision of convolutions and linear layers; weights are always FP32. null: bf16 on a GPU that supports it, else
     fp32."""
     sync_batchnorm: bool
-    """Whether batch normalization uses the statistics of the whole batch where it is spread over several devices."""
-
-    @property
-    def least_share(self) -> int:
-        """Images that each device needs of a batch: where it normalizes apart, as many as have a variance."""
-        return 1 if self.sync_batchnorm else 2
+    """Whether batch normalization on several GPUs uses the statistics of the whole batch (`nn.SyncBatchNorm`); of
+    several CPU processes, each always normalizes its own share."""
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Self:
@@ -68,10 +67,9 @@ class TrainParams(Params):
     @model_validator(mode="after")
     def _every_device_has_enough(self) -> Self:
         devices = self.devices * self.nodes
-        if self.batch_size < self.least_share * devices:
-            needs = "needs an image" if self.sync_batchnorm else "without train.sync_batchnorm needs two"
+        if self.batch_size < MIN_PER_RANK * devices:
             raise ValueError(
-                f"train.batch_size is {self.batch_size}: each of {devices} devices {needs}, so it must be "
-                f"{self.least_share * devices} at least"
+                f"train.batch_size is {self.batch_size}: each of {devices} devices needs {MIN_PER_RANK} images, so it "
+                f"must be {MIN_PER_RANK * devices} at least"
             )
         return self

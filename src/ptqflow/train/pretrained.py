@@ -1,4 +1,4 @@
-"""The user's own weights."""
+"""Load the user's weights."""
 
 import pickle
 import re
@@ -15,9 +15,9 @@ from ptqflow.core.errors import ModelError
 
 State = dict[str, Tensor]
 
-# What torch.load raises for bytes that are no checkpoint: it goes by the bytes wherever they lead.
+# Errors of torch.load for bytes that are no checkpoint: it interprets whatever they are.
 _DAMAGES = (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError, struct.error)
-_SHOWN = 3  # names of each kind of misfit
+_SHOWN = 3  # names of each kind of mismatch
 _FLOATS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 _COUNTS = frozenset((torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
 _WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.)+")
@@ -25,11 +25,11 @@ _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 def read_checkpoint(path: Path) -> State:
-    """Read a state_dict from safetensors or from a .pt file, the latter without executing anything in it.
+    """Read a state_dict from safetensors or from a .pt file, without executing anything in it.
 
     Raises:
-        ModelError: another content, a damaged file, a tensor that is not dense or of another kind of number, or a value
-            that is not finite.
+        ModelError: the file is damaged or holds something else, a tensor is not dense or of an unsupported dtype, or a
+            value is not finite.
     """
     where = f"model.weights: {path.resolve()}"
     with path.open("rb") as file:
@@ -47,18 +47,18 @@ def read_checkpoint(path: Path) -> State:
 
 
 def load_checkpoint(model: nn.Module, path: Path, num_classes: int) -> bool:
-    """Load a file with a state_dict; tell whether its head was left out because it has another number of classes.
+    """Load a file with a state_dict; return whether its head was left out, being of another number of classes.
 
     Raises:
-        ModelError: as `read_checkpoint`, or anything but the head is missing, unexpected, of another shape or no float
-            where one belongs; the error lists some of each.
+        ModelError: as `read_checkpoint`, or a tensor besides the head is missing, unexpected, of another shape, or not
+            of floats where the network's is; the error lists some of each.
     """
     state, own = _as_torchvision_loads(read_checkpoint(path), model), model.state_dict()
     reshaped = {name for name in state.keys() & own.keys() if state[name].shape != own[name].shape}
     head = _head_parameters(model, num_classes)
     replaces_head = bool(reshaped) and reshaped <= head
     fitting = {name: tensor for name, tensor in state.items() if not (replaces_head and name in head)}
-    misfits = {
+    mismatches = {
         "of another shape": [
             f"{name} {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in sorted(reshaped - head)
         ],
@@ -70,12 +70,12 @@ def load_checkpoint(model: nn.Module, path: Path, num_classes: int) -> bool:
         "missing": [name for name in own if name not in state and not name.endswith("num_batches_tracked")],
         "unexpected": [name for name in state if name not in own],
     }
-    if any(misfits.values()):
-        told = "; ".join(_summarize(kind, names) for kind, names in misfits.items() if names)
-        wrapped = next(filter(None, map(_WRAPPERS.match, misfits["unexpected"])), None)
+    if any(mismatches.values()):
+        listed = "; ".join(_summarize(kind, names) for kind, names in mismatches.items() if names)
+        wrapped = next(filter(None, map(_WRAPPERS.match, mismatches["unexpected"])), None)
         advice = f"; strip {wrapped[0]} from the names, which a wrapper around the model put there" if wrapped else ""
-        raise ModelError(f"model.weights: {path.resolve()} does not fit model.name: {told}{advice}")
-    own.update(fitting)  # and keeps the version numbers of torch's modules, which safetensors does not have
+        raise ModelError(f"model.weights: {path.resolve()} does not fit model.name: {listed}{advice}")
+    own.update(fitting)  # keeps the version numbers of torch's modules, which safetensors does not have
     model.load_state_dict(own)
     return replaces_head
 
@@ -91,7 +91,7 @@ def _summarize(kind: str, names: list[str]) -> str:
 
 
 def _as_torchvision_loads(state: State, model: nn.Module) -> State:
-    """Rename what published DenseNets call otherwise, leave out heads of GoogLeNet and Inception for training alone."""
+    """Rename the old names in published DenseNets; leave out the auxiliary heads of GoogLeNet and Inception."""
     return {
         _OLD_DENSENET.sub(r"\1\2", name): tensor
         for name, tensor in state.items()
@@ -104,7 +104,7 @@ def _read_safetensors(path: Path, where: str) -> State:
         return safetensors.torch.load(path.read_bytes())
     except SafetensorError as error:
         raise ModelError(
-            f"{where} is a damaged safetensors file ({error}); copy it again, or save it anew: "
+            f"{where} is a damaged safetensors file ({error}); copy it again, or save it again: "
             "safetensors.torch.save_file(model.state_dict(), path)"
         ) from None
     except KeyError as error:
@@ -123,7 +123,7 @@ def _read_torch(path: Path, where: str) -> State:
         ) from None
     except _DAMAGES:
         raise ModelError(
-            f"{where} is damaged or no checkpoint; save it anew: torch.save(model.state_dict(), path)"
+            f"{where} is damaged or no checkpoint; save it again: torch.save(model.state_dict(), path)"
         ) from None
     if not isinstance(content, dict):
         raise ModelError(f"{where} holds {type(content).__name__}, not a state_dict; save model.state_dict() alone")

@@ -1,8 +1,6 @@
-"""What a training starts from, settled from the params, the data set and the user's weights."""
+"""Network, recipe and fingerprint of a training, from the params, the data set and the user's weights."""
 
-import hashlib
 import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import torch
 from torch import nn
 
 from ptqflow.core.artifacts import sha256_file
+from ptqflow.core.code import hash_packages
 from ptqflow.core.errors import LaunchError, ModelError, ParamsError
 from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import Ranks
@@ -22,11 +21,12 @@ from ptqflow.train.params import TrainParams
 from ptqflow.train.pretrained import load_checkpoint
 from ptqflow.train.step import Recipe
 
+_PACKAGES = ("core", "data", "models", "train")  # that a training runs
 _OF_THE_MACHINE = ("cpu", "threads", "gpu")
 
 
 def describe_model(params: ModelParams, dataset: DatasetCard) -> ModelCard:
-    """Settle what the params leave to the data set."""
+    """Return the card of the network, with the classes, size and default normalization of the data set."""
     normalization = dataset.normalization
     if params.mean and params.std:
         normalization = Normalization(mean=params.mean, std=params.std)
@@ -40,11 +40,11 @@ def describe_model(params: ModelParams, dataset: DatasetCard) -> ModelCard:
     )
 
 
-def settle_recipe(card: ModelCard, params: TrainParams, dataset: DatasetCard) -> Recipe:
-    """Settle what `TrainParams` leaves to the data set and the model.
+def resolve_recipe(card: ModelCard, params: TrainParams, dataset: DatasetCard) -> Recipe:
+    """Return the settings that `TrainParams` leaves to the data set and the model.
 
     Raises:
-        ParamsError: cutout would hide whole images.
+        ParamsError: cutout would mask whole images.
     """
     if params.cutout >= card.image_size:
         raise ParamsError(
@@ -56,40 +56,38 @@ def settle_recipe(card: ModelCard, params: TrainParams, dataset: DatasetCard) ->
 
 
 def build_network(card: ModelCard, weights: Path | None, params: TrainParams) -> nn.Module:
-    """Build the network with random weights by `train.seed`, or with the user's.
+    """Build the network with random weights from `train.seed`, or with the user's.
 
     Raises:
-        ModelError: there is no such network, the weights do not fit it, or there are no epochs and it has learned
-            nothing.
+        ModelError: there is no such network, the weights do not fit it, or `train.epochs` is 0 and some of the weights
+            are random.
     """
     torch.manual_seed(params.seed)
     model = build_model(card.name, card.stem, len(card.classes), card.image_size)
     head_is_new = weights is not None and load_checkpoint(model, weights, len(card.classes))
     if params.epochs == 0 and weights is None:
         raise ModelError(
-            "train.epochs=0 takes model.weights as they are, and model.weights is null; set one or the other"
+            "train.epochs=0 keeps model.weights unchanged, and model.weights is null; set one or the other"
         )
     if params.epochs == 0 and head_is_new:
         raise ModelError(
-            "model.weights has a head for another number of classes, which must be trained anew; set train.epochs to 1 "
+            "model.weights has a head for another number of classes, which must be trained; set train.epochs to 1 "
             "or more"
         )
     return model
 
 
 def fingerprint(card: ModelCard, params: TrainParams, dataset: DatasetCard, weights: Path | None) -> dict[str, Any]:
-    """Return, as JSON, all that decides the bits in which a training ends.
+    """Return, as JSON, all that determines the bits of the trained weights.
 
-    Of the code, the modules of ptqflow that are imported now; of the machine, torch and what its kernels are chosen by.
+    Of the machine, that is the versions of torch and torchvision and all that torch chooses its kernels by.
     """
-    modules = [module for name, module in sys.modules.items() if name.startswith("ptqflow.")]
-    files = sorted(Path(module.__file__) for module in modules if module.__file__)
     return {
         "model": card.model_dump(mode="json"),
         "params": params.model_dump(mode="json"),
         "data": dataset.sha256,
         "weights": sha256_file(weights) if weights else None,
-        "code": hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest(),
+        "code": hash_packages(_PACKAGES),
         "torch": torch.__version__,
         "torchvision": version("torchvision"),
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -99,7 +97,7 @@ def fingerprint(card: ModelCard, params: TrainParams, dataset: DatasetCard, weig
 
 
 def require_equal_inputs(ranks: Ranks, inputs: dict[str, Any]) -> None:
-    """Compare what `fingerprint` returned on every rank, but for the machines.
+    """Compare what `fingerprint` returned on every rank, except for the machines.
 
     Raises:
         LaunchError: a host has other params, data, weights or code than the first.
@@ -109,6 +107,6 @@ def require_equal_inputs(ranks: Ranks, inputs: dict[str, Any]) -> None:
     for rank, other in enumerate(others, 1):
         if differing := [name for name in first if first[name] != other[name]]:
             raise LaunchError(
-                f"rank {rank} differs from rank 0 in {', '.join(differing)}; give every host the same params.yaml, "
-                "data/dataset, inputs and packages"
+                f"rank {rank} differs from rank 0 in {', '.join(differing)}; every host needs the same "
+                "params.yaml, data/dataset, inputs and packages"
             )

@@ -1,4 +1,4 @@
-"""One step of training: on the CPU or a GPU, alone or with other ranks."""
+"""One step of training, on the CPU or a GPU, in one process or several."""
 
 import copy
 import random
@@ -18,9 +18,9 @@ from ptqflow.data.preprocessing import to_input
 from ptqflow.train.augmentation import crop_and_flip, cut_out
 from ptqflow.train.batches import Batch
 from ptqflow.train.params import TrainParams
-from ptqflow.train.sync_batchnorm import synced
+from ptqflow.train.sync_batchnorm import synchronize
 
-_STEPS_BEFORE_CAPTURE = 3  # in which libraries set up what a CUDA graph cannot
+_STEPS_BEFORE_CAPTURE = 3  # in which libraries initialize what a CUDA graph cannot
 _NORMS = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
@@ -32,7 +32,7 @@ _NORMS = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the data set and the model settle beside the params."""
+    """The settings that the params leave to the data set and the model."""
 
     normalization: Normalization
     horizontal_flip: bool
@@ -41,8 +41,8 @@ class Recipe:
 class Trainer:
     """A network in training, with its optimizer and the moving average of its weights.
 
-    On a GPU the step is recorded once as a CUDA graph and replayed: where images are small, launching its kernels one
-    by one takes several times as long as running them.
+    On a GPU the step is captured once as a CUDA graph and replayed: for small images, launching its kernels one by one
+    takes several times as long as running them.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, params: TrainParams, ranks: Ranks, device: torch.device):
@@ -51,7 +51,7 @@ class Trainer:
         self._normalization = recipe.normalization
         model.to(device)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
-        self.model = synced(model) if ranks.size > 1 and params.sync_batchnorm else model
+        self.model = synchronize(model) if self._synchronizes() else model
         self.average = copy.deepcopy(self.model) if params.ema_decay else None
         self._rate = torch.tensor(params.lr, device=device)
         self._fresh = torch.tensor(1.0, device=device)  # share of the newest weights in the moving average
@@ -77,6 +77,9 @@ class Trainer:
         self._eager_steps = 0
         self._kept = copy.deepcopy(self.result).state_dict() if params.select == "best" else {}
 
+    def _synchronizes(self) -> bool:
+        return self._ranks.size > 1 and self._params.sync_batchnorm and self.device.type == "cuda"
+
     @property
     def result(self) -> nn.Module:
         """The network to evaluate and keep: the moving average where there is one."""
@@ -91,19 +94,19 @@ class Trainer:
         return tensors | {f"kept.{name}": tensor for name, tensor in self._kept.items()}
 
     def keep(self) -> None:
-        """Remember the network to keep as it is now, where a later one may be worse."""
+        """Copy the current weights to keep, where `select` is `best`."""
         newest = self.result.state_dict()
         for name, kept in self._kept.items():
             kept.copy_(newest[name])
 
     def share_statistics(self) -> None:
-        """Give every rank the running statistics of the first: they differ where each normalizes apart."""
+        """Broadcast the running statistics of the first rank: they differ where each rank normalizes its own share."""
         for network in (self.model, self.average):
             for statistics in network.buffers() if network is not None else ():
                 self._ranks.broadcast(statistics)
 
     def finish(self) -> None:
-        """Give `model` the weights to keep."""
+        """Load the weights to keep into `model`."""
         self.model.load_state_dict(self._kept or self.result.state_dict())
 
     def step(self, batch: Batch, step: int, rate: float) -> Tensor:
@@ -115,35 +118,35 @@ class Trainer:
             rate: the learning rate.
 
         Returns:
-            float32 (2,) on the device: this rank's share of the mean loss in nats, and of its images those predicted
-            rightly. The next step may write into it.
+            float32 (2,) on the device: this rank's share of the mean loss in nats, and the number of its correctly
+            predicted images. The next step may overwrite it.
         """
         self._rate.fill_(rate)
-        # The first averages would be of random weights, so the decay rises: as in TensorFlow's.
+        # The first averages would be of random weights, so the decay rises, as in TensorFlow's.
         self._fresh.fill_(1 - min(self._params.ema_decay, step / (9 + step)))
         if self._captured and self._captured.fits(batch):
             return self._captured.replay(batch)
-        whole = batch.total == self._params.batch_size
-        if self._captures and not self._captured and whole and self._eager_steps >= _STEPS_BEFORE_CAPTURE:
+        is_whole = batch.total == self._params.batch_size
+        if self._captures and not self._captured and is_whole and self._eager_steps >= _STEPS_BEFORE_CAPTURE:
             return self._capture(batch)
         self._eager_steps += 1
         before = _host_draws() if self._captures else None
         figures = self._run(batch)
-        if self._captures and _host_draws() != before:  # a graph would repeat what was drawn when it was recorded
-            self._go_on_without_graph("the network draws from NumPy's or Python's generator")
+        if self._captures and _host_draws() != before:  # a graph would repeat the draws of its capture
+            self._disable_capture("the network draws from NumPy's or Python's generator")
         return figures
 
     def _capture(self, batch: Batch) -> Tensor:
         try:
             self._captured = _Captured(self._run, batch)
         except RuntimeError as error:  # such as for a network that reads a value back
-            self._go_on_without_graph(str(error).partition("\n")[0])
+            self._disable_capture(str(error).partition("\n")[0])
             return self._run(batch)
         return self._captured.replay(batch)
 
-    def _go_on_without_graph(self, reason: str) -> None:
+    def _disable_capture(self, reason: str) -> None:
         self._captures, self._captured = False, None
-        warnings.warn(PtqflowWarning(f"training goes on without a CUDA graph, slower: {reason}"), stacklevel=1)
+        warnings.warn(PtqflowWarning(f"training continues without a CUDA graph, slower: {reason}"), stacklevel=1)
 
     def _run(self, batch: Batch) -> Tensor:
         self._optimizer.zero_grad()
@@ -171,10 +174,10 @@ class Trainer:
         return logits
 
     def _add_gradients(self) -> None:
-        """Add up the gradients of all ranks, whose losses are shares of one mean.
+        """Sum the gradients over all ranks, whose losses are shares of one mean.
 
-        DistributedDataParallel would weigh ranks alike where they have unequal numbers of images. A parameter that this
-        rank's loss does not depend on, as where layers are left out by chance, has a gradient of zero.
+        DistributedDataParallel would weight ranks equally even where their numbers of images differ. A parameter
+        that this rank's loss does not depend on, as in stochastic depth, has a gradient of zero.
         """
         if self._ranks.size == 1:
             return
@@ -194,7 +197,7 @@ class Trainer:
             return
         averages, newest = (
             [*network.parameters(), *network.buffers()] for network in (self.average, self.model)
-        )  # each once, where a state_dict has those that are shared several times
+        )  # shared ones once, unlike in a state_dict
         for average, new in zip(averages, newest, strict=True):
             if average.is_floating_point():
                 average.lerp_(new, self._fresh)
@@ -203,21 +206,21 @@ class Trainer:
 
 
 class _Captured:
-    """A step as a CUDA graph, for batches of one size."""
+    """A step captured as a CUDA graph, for batches of one size."""
 
     def __init__(self, run: Callable[[Batch], Tensor], batch: Batch) -> None:
         self._batch = batch.clone()
         self._graph = torch.cuda.CUDAGraph()
-        # Threads that read ahead, or watch NCCL, may call on the GPU meanwhile.
+        # Threads that prefetch, or watch NCCL, may use the GPU meanwhile.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._figures = run(self._batch)
 
     def fits(self, batch: Batch) -> bool:
-        """Tell whether a batch is of the size that was recorded."""
+        """Return whether a batch is of the captured size."""
         return batch.total == self._batch.total
 
     def replay(self, batch: Batch) -> Tensor:
-        """Take the step with a batch; the figures are overwritten by the next replay."""
+        """Return the figures of the step on a batch, which the next replay overwrites."""
         for static, new in zip(self._batch.tensors(), batch.tensors(), strict=True):
             static.copy_(new)
         self._graph.replay()
