@@ -41,7 +41,7 @@ class Residual(nn.Module):
 
 
 class Normed(nn.Module):
-    """What torch has no INT8 kernel for, behind and between what it has one for."""
+    """What torch has no INT8 kernel for, after and between what it has one for."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def normed(num_classes: int) -> nn.Module:
 
 
 def vary(model: nn.Module) -> nn.Module:
-    """Give batch normalization statistics and weights as if it had seen images."""
+    """Return a network with statistics and weights of batch normalization as if it had seen images."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.3)

@@ -143,7 +143,7 @@ class Repository:
 
 
 def copy_tracked(target: Path) -> None:
-    """Copy what git tracks or would track, as it is in the working tree."""
+    """Copy what git tracks or would track from the working tree."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -27,7 +27,7 @@ WEIGHTED = {"residual": ["conv1", "conv2", "fc"], "normed": ["conv", "fc"]}
 
 
 class Recorder(fx.Interpreter):
-    """Runs a network and keeps what each node gives."""
+    """Runs a network and keeps what each node returns."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)

@@ -60,7 +60,7 @@ def parts_of(histogram: Histogram) -> tuple[int, int, list[int]]:
 
 @every
 @given(values_of_tensors)
-def test_every_value_lies_in_the_bin_that_exact_arithmetic_gives(values: list[float]) -> None:
+def test_every_value_lies_in_the_bin_of_exact_arithmetic(values: list[float]) -> None:
     histogram = count(values)
 
     bins = [bin_of(value, histogram.exponent) for value in values]
@@ -185,7 +185,7 @@ def test_what_is_scaled_in_pieces_is_counted_once(monkeypatch: pytest.MonkeyPatc
     assert parts_of(count(values * 2.0**-140)) == parts_of(count((values * 2.0**-140).flip(0)))
 
 
-def test_the_memory_layout_does_not_matter_and_the_values_stay_as_they_are() -> None:
+def test_the_memory_layout_does_not_matter_and_the_values_stay_unchanged() -> None:
     values = torch.randn(2, 5, 6, 4, generator=torch.Generator().manual_seed(0))
     expected, before = parts_of(count(values.flatten())), values.clone()
 

@@ -114,7 +114,7 @@ def test_layouts_and_strides_do_not_matter() -> None:
         assert (statistics.minimum, statistics.maximum) == (expected.minimum, expected.maximum)
 
 
-def test_the_values_pass_as_they_are() -> None:
+def test_the_values_pass_unchanged() -> None:
     values = randn(2, 3)
     before = values.clone()
 

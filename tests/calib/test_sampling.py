@@ -81,7 +81,7 @@ def test_exactly_what_is_in_no_other_split_may_be_drawn(
             draw(dataset, 1, 1)
 
 
-def test_the_error_gives_the_largest_number_of_batches_that_works(dataset: Dataset) -> None:
+def test_the_error_names_the_largest_number_of_batches_that_works(dataset: Dataset) -> None:
     allowed = (TRAIN - len(LEAKED)) // 8
 
     with pytest.raises(DataError, match=f"are 80 images, there are 45: calib.batches may be at most {allowed} at"):
@@ -91,7 +91,7 @@ def test_the_error_gives_the_largest_number_of_batches_that_works(dataset: Datas
     assert draw(dataset, allowed, 8).rows.shape == (allowed, 8)
 
 
-def test_a_batch_larger_than_all_images_is_told_as_such(dataset: Dataset) -> None:
+def test_a_batch_larger_than_all_images_is_reported_as_such(dataset: Dataset) -> None:
     with pytest.raises(DataError, match=r"are 46 images, there are 45: lower calib.batch_size"):
         draw(dataset, 1, 46)
 
@@ -120,7 +120,7 @@ def test_the_hash_is_that_of_the_rows_as_little_endian_int64(dataset: Dataset) -
     assert drawn.sha256 == hashlib.sha256(struct.pack("<6q", *drawn.rows.ravel())).hexdigest()
 
 
-def test_batches_hold_the_drawn_images_in_order_as_they_are_at_evaluation(dataset: Dataset) -> None:
+def test_batches_hold_the_drawn_images_in_order_and_preprocessed_as_for_evaluation(dataset: Dataset) -> None:
     rows = draw(dataset, 3, 4).rows
 
     batches = list(input_batches(dataset.train, rows, miniature.NORMALIZATION))

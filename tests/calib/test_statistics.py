@@ -210,7 +210,7 @@ def test_a_tensor_that_never_had_a_value_survives_collecting_merging_saving_and_
 
 
 @only_residual
-def test_of_every_tensor_with_values_the_smallest_and_the_largest_is_told_by_name(statistics: Statistics) -> None:
+def test_of_every_tensor_with_values_the_smallest_and_the_largest_is_reported_by_name(statistics: Statistics) -> None:
     metrics = Statistics(statistics.tensors | {"never": None}, statistics.means, statistics.rows).as_metrics()
 
     assert list(metrics) == sorted(OBSERVED["residual"])

@@ -36,7 +36,7 @@ def test_merged_statistics_are_those_of_one_observer_that_sees_first_the_one_the
     assert merged.minima.tolist() == whole.minima.tolist()
     assert merged.maxima.tolist() == whole.maxima.tolist()
     assert equal(merged.histogram, whole.histogram)
-    assert (len(one.minima), one.count) == (2, 200), "it is left as it is"
+    assert (len(one.minima), one.count) == (2, 200), "it is left unchanged"
 
 
 def test_tensors_that_share_an_observer_take_turns_batch_by_batch() -> None:

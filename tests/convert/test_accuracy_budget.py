@@ -27,7 +27,7 @@ MINMAX = {"method": "minmax"}
 
 
 class Planted(nn.Module):
-    """A chain in which one layer's output has an outlier, which nothing behind it needs."""
+    """A chain in which one layer's output has an outlier, which nothing after it needs."""
 
     def __init__(self, num_classes: int, outlier: float = 1e4) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def test_what_the_budget_keeps_comes_back_from_disk_bit_for_bit(tmp_path: Path, 
         assert torch.equal(restored(images_of(train)), quantized.converted(images_of(train)))
 
 
-def test_the_trail_holds_what_each_conversion_gives_and_no_seconds() -> None:
+def test_the_trail_holds_what_each_conversion_loses_and_no_seconds() -> None:
     model = planted(len(miniature.CLASSES))
     val = labelled(model, miniature.split(200, seed=1))
     params = convert_params(engine=FULL_RANGE, head="int8", activation=MINMAX, max_drop=5)

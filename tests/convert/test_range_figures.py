@@ -49,7 +49,7 @@ def six_digits(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def test_of_every_quantized_tensor_with_values_range_and_clipped_share_are_told(statistics: Statistics) -> None:
+def test_of_every_quantized_tensor_with_values_range_and_clipped_share_are_reported(statistics: Statistics) -> None:
     metrics = chosen_metrics(statistics, QPARAMS)
 
     assert list(metrics) == ["conv1", "fc"]

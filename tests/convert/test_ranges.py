@@ -32,12 +32,12 @@ from ptqflow.convert.ranges import (
 )
 
 METHODS: tuple[Method, ...] = get_args(Method)
-CODES = [Levels(largest, symmetric) for largest, symmetric in product((255, 127), (False, True))]
+LEVELS = [Levels(largest, symmetric) for largest, symmetric in product((255, 127), (False, True))]
 EPS = torch.finfo(torch.float32).eps
 LARGEST = float(np.float32(1e30))
 
 every = settings(max_examples=150, deadline=None)
-all_codes = pytest.mark.parametrize("codes", CODES, ids=str)
+all_levels = pytest.mark.parametrize("levels", LEVELS, ids=str)
 batches = st.builds(
     lambda scale, seen: [torch.tensor(values, dtype=torch.float32) * scale for values in seen],
     st.sampled_from([1e-30, 1e-8, 1e-3, 1.0, -1.0, 1e4, 1e30]),
@@ -131,7 +131,7 @@ def test_symmetric_scale_and_zero_point_are_those_of_torch_bit_for_bit(
     assert (qparams.scale, qparams.zero_point) == torch_qparams(reference, seen)
     assert qparams.zero_point == 128
 
-    # With 7 bits torch gives 63 here, and 128, which is no 7-bit code, for reduce_range=True.
+    # With 7 bits torch returns 63 here, and 128, which is no 7-bit level, for reduce_range=True.
     reference = observer(dtype=torch.quint8, qscheme=torch.per_tensor_symmetric, quant_min=0, quant_max=127)
     qparams = to_qparams(chosen, Levels(127, symmetric=True))
     assert qparams.scale == torch_qparams(reference, seen)[0]
@@ -139,12 +139,12 @@ def test_symmetric_scale_and_zero_point_are_those_of_torch_bit_for_bit(
 
 
 @every
-@given(st.floats(-LARGEST, LARGEST, width=32), st.floats(-LARGEST, LARGEST, width=32), st.sampled_from(CODES))
-def test_zero_has_a_code_and_the_ends_lose_no_more_than_a_step(one: float, other: float, codes: Levels) -> None:
+@given(st.floats(-LARGEST, LARGEST, width=32), st.floats(-LARGEST, LARGEST, width=32), st.sampled_from(LEVELS))
+def test_zero_has_a_level_and_the_ends_lose_no_more_than_a_step(one: float, other: float, levels: Levels) -> None:
     chosen = Range(min(one, other), max(one, other))
 
-    qparams = to_qparams(chosen, codes)
-    assert 0 <= qparams.zero_point <= codes.largest
+    qparams = to_qparams(chosen, levels)
+    assert 0 <= qparams.zero_point <= levels.largest
     assert qparams.scale >= EPS
     assert qparams.scale == float(np.float32(qparams.scale))
     assert qparams.range.low <= 0 <= qparams.range.high
@@ -156,7 +156,7 @@ def test_zero_has_a_code_and_the_ends_lose_no_more_than_a_step(one: float, other
 
 
 @pytest.mark.parametrize(
-    ("chosen", "codes", "scale", "zero_point"),
+    ("chosen", "levels", "scale", "zero_point"),
     [
         (Range(0.0, 255.0), Levels(255, symmetric=False), 1.0, 0),
         (Range(-127.0, 128.0), Levels(255, symmetric=False), 1.0, 127),
@@ -168,8 +168,8 @@ def test_zero_has_a_code_and_the_ends_lose_no_more_than_a_step(one: float, other
         (Range(0.0, 0.0), Levels(255, symmetric=False), EPS, 0),
     ],
 )
-def test_scale_and_zero_point_by_hand(chosen: Range, codes: Levels, scale: float, zero_point: int) -> None:
-    assert to_qparams(chosen, codes) == QParams(scale, zero_point, codes)
+def test_scale_and_zero_point_by_hand(chosen: Range, levels: Levels, scale: float, zero_point: int) -> None:
+    assert to_qparams(chosen, levels) == QParams(scale, zero_point, levels)
 
 
 @every
@@ -209,52 +209,52 @@ def test_the_percentile_100_is_the_smallest_and_the_largest_value(name: str) -> 
 
 
 @all_tensors
-@all_codes
-def test_no_range_of_a_dense_grid_has_less_squared_error_than_mse(name: str, codes: Levels) -> None:
+@all_levels
+def test_no_range_of_a_dense_grid_has_less_squared_error_than_mse(name: str, levels: Levels) -> None:
     values = TENSORS[name](5000)
 
-    chosen = to_qparams(mse_range(observe(values), codes), codes)
-    assert true_error(values, chosen) <= 1.01 * min(true_error(values, qparams) for qparams in grid(values, codes))
+    chosen = to_qparams(mse_range(observe(values), levels), levels)
+    assert true_error(values, chosen) <= 1.01 * min(true_error(values, qparams) for qparams in grid(values, levels))
 
 
-def grid(values: Tensor, codes: Levels) -> list[QParams]:
+def grid(values: Tensor, levels: Levels) -> list[QParams]:
     """Ends from nearly zero to beyond the values, in steps of 1/1000 where one moves and of 1/70 where both do."""
     lowest, highest = min(values.min().item(), 0.0), max(values.max().item(), 0.0)
     fine, coarse = np.linspace(0.002, 1.02, 1019), np.linspace(0.02, 1.02, 71)
-    if codes.symmetric:
-        scales = np.float32(fine * max(-lowest, highest) / (codes.largest / 2))
-        return [QParams(float(scale), (codes.largest + 1) // 2, codes) for scale in scales]
+    if levels.symmetric:
+        scales = np.float32(fine * max(-lowest, highest) / (levels.largest / 2))
+        return [QParams(float(scale), (levels.largest + 1) // 2, levels) for scale in scales]
     both = lowest < 0 < highest
     ends = product(lowest * coarse, highest * coarse) if both else zip(lowest * fine, highest * fine, strict=True)
-    scales_of = [(low, float(np.float32((high - low) / codes.largest))) for low, high in ends]
-    return [QParams(scale, round(-low / scale), codes) for low, scale in scales_of]
+    scales_of = [(low, float(np.float32((high - low) / levels.largest))) for low, high in ends]
+    return [QParams(scale, round(-low / scale), levels) for low, scale in scales_of]
 
 
 @pytest.mark.parametrize("value", [3.7, -3.7, 1.0, 1e-4, -1e30, 0.0])
-@all_codes
-def test_a_constant_is_told_by_mse_as_exactly_as_its_bin(value: float, codes: Levels) -> None:
+@all_levels
+def test_mse_represents_a_constant_as_exactly_as_its_bin(value: float, levels: Levels) -> None:
     values = torch.full((100,), value)
     statistics = observe(values)
 
-    chosen = to_qparams(mse_range(statistics, codes), codes)
+    chosen = to_qparams(mse_range(statistics, levels), levels)
     assert true_error(values, chosen) <= 100 * max(2.0**statistics.histogram.exponent, EPS / 2) ** 2
 
 
-@pytest.mark.parametrize("codes", [Levels(255, symmetric=False), Levels(127, symmetric=False)], ids=str)
-def test_mse_is_close_to_the_best_where_the_distribution_ends_at_once(codes: Levels) -> None:
+@pytest.mark.parametrize("levels", [Levels(255, symmetric=False), Levels(127, symmetric=False)], ids=str)
+def test_mse_is_close_to_the_best_where_the_distribution_ends_at_once(levels: Levels) -> None:
     uniform = torch.rand(5000, generator=torch.Generator().manual_seed(0))
 
     for values in (uniform, -3 * uniform.square(), 2 * uniform - 1):
-        chosen = to_qparams(mse_range(observe(values), codes), codes)
-        assert true_error(values, chosen) <= 1.02 * min(true_error(values, one) for one in grid(values, codes))
+        chosen = to_qparams(mse_range(observe(values), levels), levels)
+        assert true_error(values, chosen) <= 1.02 * min(true_error(values, one) for one in grid(values, levels))
 
 
 @all_tensors
-@all_codes
-def test_the_squared_error_over_the_histogram_is_that_of_the_values(name: str, codes: Levels) -> None:
+@all_levels
+def test_the_squared_error_over_the_histogram_is_that_of_the_values(name: str, levels: Levels) -> None:
     values = TENSORS[name](20_000)
     statistics = observe(values)
-    qparams = [to_qparams(Range(share * statistics.minimum, share * statistics.maximum), codes) for share in (0.5, 1)]
+    qparams = [to_qparams(Range(share * statistics.minimum, share * statistics.maximum), levels) for share in (0.5, 1)]
 
     errors = squared_error(statistics.histogram, qparams)
     slack = 0.15 if name == "hardtanh" else 0.02  # most of its values are an edge of their bin
@@ -262,10 +262,10 @@ def test_the_squared_error_over_the_histogram_is_that_of_the_values(name: str, c
 
 
 @all_tensors
-@all_codes
-def test_the_squared_error_of_the_centers_is_that_of_torch(name: str, codes: Levels) -> None:
+@all_levels
+def test_the_squared_error_of_the_centers_is_that_of_torch(name: str, levels: Levels) -> None:
     statistics = observe(TENSORS[name](5000))
-    histogram, qparams = statistics.histogram, to_qparams(Range(statistics.minimum / 2, statistics.maximum), codes)
+    histogram, qparams = statistics.histogram, to_qparams(Range(statistics.minimum / 2, statistics.maximum), levels)
 
     centers = torch.from_numpy(histogram.centers)
     errors = (quantize_dequantize(centers.float(), qparams) - centers).square()
@@ -276,34 +276,34 @@ def test_the_squared_error_of_the_centers_is_that_of_torch(name: str, codes: Lev
 def test_squared_errors_far_beyond_float32_are_finite_and_exact() -> None:
     values = randn(5000)
     statistics, huge = observe(values), observe(values * 2.0**90)
-    codes = CODES[0]
-    qparams = to_qparams(Range(-1.0, 1.0), codes)
-    scaled = QParams(qparams.scale * 2.0**90, qparams.zero_point, codes)
+    levels = LEVELS[0]
+    qparams = to_qparams(Range(-1.0, 1.0), levels)
+    scaled = QParams(qparams.scale * 2.0**90, qparams.zero_point, levels)
 
     assert squared_error(huge.histogram, [scaled]) == squared_error(statistics.histogram, [qparams]) * 2.0**180
 
 
 @all_tensors
-@all_codes
-def test_the_clipped_share_is_that_of_the_values(name: str, codes: Levels) -> None:
+@all_levels
+def test_the_clipped_share_is_that_of_the_values(name: str, levels: Levels) -> None:
     values = TENSORS[name](5000)
     statistics = observe(values)
     width = 2.0**statistics.histogram.exponent
 
     for share in (0.3, 0.9, 1.0):
-        qparams = to_qparams(Range(share * statistics.minimum, share * statistics.maximum), codes)
+        qparams = to_qparams(Range(share * statistics.minimum, share * statistics.maximum), levels)
         error = (quantize_dequantize(values, qparams) - values).abs().double()
         at_least, at_most = ((error > qparams.scale / 2 + shift).double().mean() for shift in (width, -width / 2))
         saturated = (values > qparams.range.high) | (values < qparams.range.low)
         at_most = min(at_most, saturated.double().mean()) + 1e-12
         assert at_least <= clipped_share(statistics.histogram, qparams) <= at_most
-    assert clipped_share(statistics.histogram, to_qparams(Range(-2000.0, 2000.0), codes)) == 0
+    assert clipped_share(statistics.histogram, to_qparams(Range(-2000.0, 2000.0), levels)) == 0
 
 
 def test_the_clipped_share_by_hand() -> None:
     values = torch.tensor([0.0] * 6 + [3.0, 4.0, 5.0, 100.0])
 
-    qparams = to_qparams(Range(0.0, 4.0), CODES[0])
+    qparams = to_qparams(Range(0.0, 4.0), LEVELS[0])
     assert clipped_share(observe(values).histogram, qparams) == 0.2
 
 
@@ -340,7 +340,7 @@ def published_threshold(counts: list[int]) -> int:
 
 
 def as_many_zeros_as_neighbours(counts: list[int]) -> list[int]:
-    """The only liberty that is taken: ReLU gives many zeros, which no scale changes."""
+    """The only liberty that is taken: ReLU produces many zeros, which no scale changes."""
     return [min(counts[0], counts[1]), *counts[1:]]
 
 
@@ -405,13 +405,13 @@ def test_entropy_takes_all_values_in_where_the_bins_are_no_more_than_the_levels(
 def test_every_method_copes_with_every_extreme(method: Method, values: list[float]) -> None:
     statistics = observe(torch.tensor(values))
 
-    for codes in CODES:
-        chosen = choose_range(statistics, method, 99.99, codes)
-        qparams = to_qparams(chosen, codes)
+    for levels in LEVELS:
+        chosen = choose_range(statistics, method, 99.99, levels)
+        qparams = to_qparams(chosen, levels)
         assert np.isfinite([chosen.low, chosen.high, qparams.scale]).all()
         assert chosen.low <= chosen.high
         assert qparams.scale >= EPS
-        assert 0 <= qparams.zero_point <= codes.largest
+        assert 0 <= qparams.zero_point <= levels.largest
         if max(map(abs, values)) > 1:  # the largest keeps its place, whatever is lost of the smallest
             largest = torch.tensor([max(values, key=abs)])
             assert quantize_dequantize(largest, qparams).item() == pytest.approx(largest.item(), rel=0.02)
@@ -423,8 +423,8 @@ def test_a_range_grows_with_the_values(method: Method, name: str) -> None:
     values = TENSORS[name](2000)
     statistics, huge = observe(values), observe(values * 2.0**80)
 
-    for codes in CODES:
-        chosen, grown = (choose_range(seen, method, 99.9, codes) for seen in (statistics, huge))
+    for levels in LEVELS:
+        chosen, grown = (choose_range(seen, method, 99.9, levels) for seen in (statistics, huge))
         assert (grown.low, grown.high) == pytest.approx((chosen.low * 2.0**80, chosen.high * 2.0**80), rel=1e-6)
 
 
@@ -433,26 +433,26 @@ def test_a_range_grows_with_the_values(method: Method, name: str) -> None:
 def test_no_method_reaches_beyond_the_values_but_mse_by_a_step(method: Method, name: str) -> None:
     statistics = observe(TENSORS[name](2000))
 
-    for codes in CODES:
-        chosen = choose_range(statistics, method, 99.9, codes)
-        if method == "mse" and codes.symmetric:
+    for levels in LEVELS:
+        chosen = choose_range(statistics, method, 99.9, levels)
+        if method == "mse" and levels.symmetric:
             assert chosen.high == -chosen.low
             assert chosen.high <= 1.01 * max(-statistics.minimum, statistics.maximum)
         else:
-            step = 1.01 * (chosen.high - chosen.low) / codes.largest if method == "mse" else 0
+            step = 1.01 * (chosen.high - chosen.low) / levels.largest if method == "mse" else 0
             assert min(statistics.minimum, 0) - step <= chosen.low
             assert chosen.low <= chosen.high <= max(statistics.maximum, 0) + step
 
 
 def test_each_method_is_its_own() -> None:
     statistics = observe(*TENSORS["laplace with outliers"](5000).chunk(4))
-    codes = Levels(127, symmetric=True)
+    levels = Levels(127, symmetric=True)
 
-    assert {method: choose_range(statistics, method, 98.5, codes) for method in METHODS} == {
+    assert {method: choose_range(statistics, method, 98.5, levels) for method in METHODS} == {
         "minmax": minmax_range(statistics),
         "moving_average": moving_average_range(statistics),
         "percentile": percentile_range(statistics, 98.5),
-        "mse": mse_range(statistics, codes),
+        "mse": mse_range(statistics, levels),
         "entropy": entropy_range(statistics),
     }
-    assert len({choose_range(statistics, method, 98.5, codes) for method in METHODS}) == len(METHODS)
+    assert len({choose_range(statistics, method, 98.5, levels) for method in METHODS}) == len(METHODS)

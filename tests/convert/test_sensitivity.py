@@ -115,7 +115,7 @@ def brute_force(prepared: GraphModule, name: str, images: Tensor) -> tuple[list[
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_partial_pass_gives_what_the_whole_network_gives_with_one_module_rounded(
+def test_a_partial_pass_returns_what_the_whole_network_returns_with_one_module_rounded(
     name: str, engine: str, inputs: list[Tensor]
 ) -> None:
     model, images = make(name), torch.cat(inputs)
@@ -173,7 +173,7 @@ def test_in_the_network_the_first_layer_has_no_more_error_than_alone(inputs: lis
     assert found["conv2"].network.sqnr_db < found["conv2"].alone.sqnr_db
 
 
-def test_figures_are_the_same_again_and_the_network_is_left_as_it_is(inputs: list[Tensor]) -> None:
+def test_figures_are_the_same_again_and_the_network_is_left_unchanged(inputs: list[Tensor]) -> None:
     model = make("in place")
     statistics, before = collect(model, inputs), copy.deepcopy(model.state_dict())
 

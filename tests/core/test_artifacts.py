@@ -68,9 +68,9 @@ def test_a_link_in_the_way_is_replaced_not_written_through(link: str) -> None:
     assert not Path("file").is_symlink()
 
 
-@pytest.mark.parametrize(("own", "told"), [(None, "here"), ("there", "there")])
-def test_an_error_without_a_file_gets_its_name_and_one_with_a_file_keeps_it(own: str | None, told: str) -> None:
-    with pytest.raises(OSError, match=f"No space left on device: '{told}'") as caught, naming(Path("here")):
+@pytest.mark.parametrize(("own", "named"), [(None, "here"), ("there", "there")])
+def test_an_error_without_a_file_gets_its_name_and_one_with_a_file_keeps_it(own: str | None, named: str) -> None:
+    with pytest.raises(OSError, match=f"No space left on device: '{named}'") as caught, naming(Path("here")):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), own)
     assert caught.value.errno == errno.ENOSPC
 
@@ -97,7 +97,7 @@ def test_a_new_directory_has_nothing_of_the_old_one() -> None:
     assert os.listdir("parent/out") == ["new"]
 
 
-def test_what_a_killed_run_left_behind_is_replaced() -> None:
+def test_what_a_killed_run_left_over_is_replaced() -> None:
     Path(".out.partial").mkdir()
     Path(".out.partial/stale").write_text("stale")
     with new_directory(Path("out")) as partial:
@@ -155,7 +155,7 @@ def test_cards_come_back_equal() -> None:
 )
 def test_a_card_that_is_not_ours_is_one_line(content: bytes, words: str) -> None:
     Path("card.json").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"run `dvc repro` to make it anew") as caught:
+    with pytest.raises(ArtifactError, match=r"run `dvc repro` to write it again") as caught:
         read_card(Path("card.json"), Example)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -187,7 +187,7 @@ def test_what_cannot_be_read_completely_is_an_error_that_says_why(data: bytes, w
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of oddities
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "AVIF"])
-def test_damage_anywhere_gives_an_image_or_an_error_of_one_kind(kind: str) -> None:
+def test_damage_anywhere_leads_to_an_image_or_an_error_of_one_kind(kind: str) -> None:
     Image.init()
     if kind not in Image.SAVE:
         pytest.skip(f"this Pillow does not write {kind}")

@@ -72,7 +72,7 @@ def test_val_is_the_part_of_train_that_scikit_learn_draws(given: Path) -> None:
     assert (open_dataset(OUT).val.images == np.stack(expected)).all()
 
 
-def test_a_source_without_test_gives_one_that_the_seed_draws() -> None:
+def test_a_source_without_test_has_one_that_the_seed_draws() -> None:
     files = {f"{label}/{i}.png": png(i + 100 * (label == "dog")) for label in ("cat", "dog") for i in range(20)}
     given = write_folder(Path("given"), files)
     tests = []
@@ -99,7 +99,7 @@ def test_limit_holds_for_train_with_val_and_for_test(given: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [50, 100, 400, None])
-def test_a_torchvision_set_is_what_drawing_from_all_its_scaled_images_gives(limit: int | None) -> None:
+def test_a_torchvision_set_is_what_drawing_from_all_its_scaled_images_yields(limit: int | None) -> None:
     write_fashion_mnist(Path("given"), 400)
     labels = np.arange(400) % 10
     images = np.stack([fit_image(Image.fromarray(image), 32) for image in random_pixels(400, 28, 28)])
@@ -147,14 +147,14 @@ def test_skipped_files_are_counted(given: Path) -> None:
 
 @pytest.mark.parametrize("kind", ARCHIVE_WRITERS)
 @pytest.mark.parametrize("around", ["", "photos/"])
-def test_an_archive_gives_the_bytes_that_the_folder_gives(kind: str, around: str, given: Path) -> None:
+def test_an_archive_yields_the_bytes_that_the_folder_yields(kind: str, around: str, given: Path) -> None:
     fetch(data_params(), given, Path("from folder"))
     archive = ARCHIVE_WRITERS[kind](Path("packed"), {around + name: data for name, data in contents(given).items()})
     fetch(data_params(), archive, Path("from archive"))
     assert contents(Path("from archive")) == contents(Path("from folder"))
 
 
-def test_equal_params_give_equal_bytes_and_another_seed_other_splits(given: Path) -> None:
+def test_equal_params_make_equal_bytes_and_another_seed_other_splits(given: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         fetch(data_params(seed=seed), given, Path(name))
     assert contents(Path("a")) == contents(Path("b"))

@@ -82,7 +82,7 @@ def test_a_class_whose_name_is_not_utf8_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ARCHIVE_WRITERS)
-def test_an_archive_gives_what_the_folder_gives_whatever_its_order(kind: str) -> None:
+def test_an_archive_yields_what_the_folder_yields_whatever_its_order(kind: str) -> None:
     files = image_files()
     expected = load(files)
     archive = ARCHIVE_WRITERS[kind](Path("archive"), dict(reversed(files.items())))

@@ -86,7 +86,7 @@ def test_digests_are_equal_exactly_where_images_are() -> None:
     assert len(set(digests)) == 3
 
 
-def test_equal_images_give_equal_bytes_wherever_they_come_from() -> None:
+def test_equal_images_make_equal_bytes_wherever_they_come_from() -> None:
     save()
     np.save("pixels.npy", TRAIN.pixels[::-1])
     mapped = Pool(np.load("pixels.npy", mmap_mode="r"), np.arange(1500)[::-1], TRAIN.labels)

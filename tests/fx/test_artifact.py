@@ -144,7 +144,9 @@ def test_weights_are_stored_as_int8(saved: Path) -> None:
 
 @pytest.mark.skipif(len(ENGINES) < 2, reason="there is one engine alone")
 def test_another_engine_is_refused(saved: Path) -> None:
-    with pytest.raises(EngineError, match=f"converted for {ENGINES[0]} and would give other results on {ENGINES[1]}"):
+    with pytest.raises(
+        EngineError, match=f"converted for {ENGINES[0]} and would compute other results on {ENGINES[1]}"
+    ):
         load_int8(saved, ENGINES[1])
     assert load_int8(saved, ENGINES[0]).card.scheme.engine == ENGINES[0]
 

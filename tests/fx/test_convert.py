@@ -78,7 +78,7 @@ class Functional(nn.Module):
 
 
 class Named(nn.Module):
-    """Gives a summand by name."""
+    """Returns a summand by name."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.add(x, other=F.relu(x))
@@ -247,7 +247,7 @@ def test_calibration_changes_what_comes_out(
 
 
 @pytest.mark.parametrize("bias_correction", [False, True])
-def test_the_network_and_the_statistics_are_left_as_they_are(
+def test_the_network_and_the_statistics_are_left_unchanged(
     network: nn.Module, statistics: Statistics, bias_correction: bool
 ) -> None:
     before = copy.deepcopy(network.state_dict())
@@ -262,7 +262,7 @@ def test_the_network_and_the_statistics_are_left_as_they_are(
 
 @pytest.mark.parametrize(("engine", "reduce_range"), SCHEMES)
 @pytest.mark.parametrize("fp32", [(), ("fc",)])
-def test_the_prepared_network_is_left_as_it_is_and_can_be_converted_again(
+def test_the_prepared_network_is_left_unchanged_and_can_be_converted_again(
     network: nn.Module,
     statistics: Statistics,
     inputs: list[Tensor],
@@ -301,7 +301,7 @@ def test_int8_weights_have_the_scales_of_least_squared_error(
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", [nn.ReLU6, nn.Hardtanh, lambda: nn.ReLU6(inplace=True)])
 def test_clamps_are_right_on_every_engine(engine: Engine, kind: Callable[[], nn.Module], inputs: list[Tensor]) -> None:
-    """QNNPACK's mixes up pixels where values lie channels last, as they do behind a convolution."""
+    """QNNPACK's mixes up pixels where values lie channels last, as they do after a convolution."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), kind(), nn.Conv2d(8, 8, 3), kind(), nn.Flatten()).eval()
     nn.init.normal_(model[0].weight)

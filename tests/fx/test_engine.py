@@ -68,7 +68,7 @@ def describe(layer: nn.Module) -> str:
 
 
 def extreme_sums(layer: nn.Module, activation: int, weight: int) -> tuple[Tensor, Tensor]:
-    """The largest sums that a layer can have: as its INT8 kernel gives them, and by exact arithmetic."""
+    """The largest sums that a layer can have: as its INT8 kernel returns them, and by exact arithmetic."""
     weights = torch.full_like(layer.weight, float(weight))
     scale = activation * abs(weight) * weights[0].numel() / 100.0  # of the output
     with without_torch_warnings(), torch.inference_mode():

@@ -36,7 +36,7 @@ class Wrapped(nn.Module):
 
 
 class Everything(nn.Module):
-    """Each layer between INT8 ones, where torch would run it on an INT8 kernel whatever it is told."""
+    """Each layer between INT8 ones, where torch would run it on an INT8 kernel whatever the params say."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ def test_the_head_is_the_last_layer_with_weights(model: str, head: str) -> None:
 
 
 class Scaled(nn.Module):
-    """Ends in arithmetic behind its last layer."""
+    """Ends in arithmetic after its last layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class Scaled(nn.Module):
         (nn.Sequential(nn.AvgPool2d(8), nn.Flatten()), None),
     ],
 )
-def test_the_head_is_found_behind_what_has_no_weights(model: nn.Module, head: str | None) -> None:
+def test_the_head_is_found_after_what_has_no_weights(model: nn.Module, head: str | None) -> None:
     assert find_head(model) == head
 
 

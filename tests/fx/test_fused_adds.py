@@ -32,7 +32,7 @@ ONEDNN = EVERYTHING.model_copy(update={"engine": "onednn", "fuse_additions": Tru
 
 
 class Network(nn.Module):
-    """A stem, then what a function makes of these layers and what the stem gives: all of it is the output."""
+    """A stem, then what a function makes of these layers and what the stem returns: all of it is the output."""
 
     def __init__(self, body: Callable[["Network", Tensor], Tensor]) -> None:
         super().__init__()
@@ -60,9 +60,9 @@ SAFE: dict[str, Body] = {
     "conv + x": lambda m, x: m.b(m.relu(m.a(x))) + x,
     "x + conv": lambda m, x: x + m.b(m.relu(m.a(x))),
     "torch.add": lambda m, x: torch.add(m.b(m.a(x)), x),
-    "relu behind": lambda m, x: m.relu(m.b(m.relu(m.a(x))) + x),
-    "relu behind x + conv": lambda m, x: m.relu(x + m.b(m.relu(m.a(x)))),
-    "functional relu behind": lambda m, x: F.relu(m.b(m.relu(m.a(x))) + x),
+    "relu after": lambda m, x: m.relu(m.b(m.relu(m.a(x))) + x),
+    "relu after x + conv": lambda m, x: m.relu(x + m.b(m.relu(m.a(x)))),
+    "functional relu after": lambda m, x: F.relu(m.b(m.relu(m.a(x))) + x),
     "bn": lambda m, x: m.bn(m.b(m.relu(m.a(x)))) + x,
     "bn and relu": lambda m, x: m.relu(m.bn(m.b(m.relu(m.a(x)))) + x),
     "relu in place": lambda m, x: m.relu_in_place(m.bn(m.b(m.relu(m.a(x)))) + x),
@@ -74,7 +74,7 @@ SAFE: dict[str, Body] = {
 }
 UNSAFE: dict[str, Body] = {
     "the summand is convolved": lambda m, x: m.a(x) + x,
-    "the summand is convolved behind dropout": lambda m, x: m.a(m.dropout(x)) + x,
+    "the summand is convolved after dropout": lambda m, x: m.a(m.dropout(x)) + x,
     "the summand is read again": lambda m, x: m.c(m.b(m.a(x)) + x) * x,
     "broadcast over pixels": lambda m, x: m.relu(m.a(x) + x.mean((2, 3), keepdim=True)),
     "broadcast over images": lambda m, x: m.relu(m.a(x) + x.mean(0, keepdim=True)),
@@ -199,7 +199,7 @@ def run(model: nn.Module, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", SAFE)
-def test_a_fused_addition_gives_what_an_unfused_one_gives_but_for_two_steps(
+def test_a_fused_addition_returns_what_an_unfused_one_returns_but_for_two_steps(
     name: str, inputs: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, images = make(name), torch.cat(inputs)

@@ -50,7 +50,9 @@ class Reusing(nn.Module):
         return self.head(z * self.sigmoid(z))
 
 
-REUSING: dict[str, tuple[str, int]] = {  # the module and its call that give the tensor; without: what a function gives
+REUSING: dict[
+    str, tuple[str, int]
+] = {  # the module and its call whose output the tensor is; without: a function's output
     "conv": ("relu", 0),
     "twice": ("relu", 1),
     "twice:1": ("relu", 2),
@@ -101,7 +103,7 @@ DOWNSAMPLING = {
 
 
 class Activations(nn.Module):
-    """A convolution with something behind it."""
+    """A convolution with something after it."""
 
     def __init__(self, behind: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -129,7 +131,7 @@ class Constant(nn.Module):
 
 
 class Shared(nn.Module):
-    """Runs one convolution twice, each time with something else behind it."""
+    """Runs one convolution twice, each time with something else after it."""
 
     def __init__(self, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
@@ -151,7 +153,7 @@ def make(model: nn.Module) -> nn.Module:
 
 
 def given_by_modules(model: nn.Module, image: Tensor) -> dict[tuple[str, int], Tensor]:
-    """What each module of the plain network gives in each of its calls."""
+    """What each module of the plain network returns in each of its calls."""
     given: dict[tuple[str, int], Tensor] = {}
     calls: dict[str, int] = defaultdict(int)
 
@@ -186,7 +188,7 @@ def given_to_observers(prepared: GraphModule, image: Tensor) -> dict[str, Tensor
     return seen
 
 
-def assert_names_tell_the_tensors(
+def assert_names_identify_the_tensors(
     model: nn.Module, prepared: GraphModule, given_by: dict[str, tuple[str, int]], image: Tensor
 ) -> None:
     names = name_observed(model, prepared)
@@ -200,14 +202,14 @@ def assert_names_tell_the_tensors(
     assert len(checked) > 4
 
 
-def test_a_tensor_bears_the_name_of_the_layer_that_gives_it_or_of_the_function(inputs: list[Tensor]) -> None:
+def test_a_tensor_bears_the_name_of_the_layer_whose_output_it_is_or_of_the_function(inputs: list[Tensor]) -> None:
     model = make(Reusing())
     prepared = prepare(model, miniature.SIZE, EVERYTHING)
 
     assert list(name_observed(model, prepared).values()) == [
         *("x", "conv", "twice", "twice:1", "relu_3", "cat", "pool", "sigmoid", "mul", "head.0", "head.1")
     ]
-    assert_names_tell_the_tensors(model, prepared, REUSING, inputs[0])
+    assert_names_identify_the_tensors(model, prepared, REUSING, inputs[0])
 
 
 def test_a_downsampling_convolution_keeps_its_own_name(inputs: list[Tensor]) -> None:
@@ -217,7 +219,7 @@ def test_a_downsampling_convolution_keeps_its_own_name(inputs: list[Tensor]) -> 
     assert list(name_observed(model, prepared).values()) == [
         *("x", "stem", "conv1", "conv2", "downsample.0", "relu", "conv3", "conv4", "add_1", "sum", "mean", "fc")
     ]
-    assert_names_tell_the_tensors(model, prepared, DOWNSAMPLING, inputs[0])
+    assert_names_identify_the_tensors(model, prepared, DOWNSAMPLING, inputs[0])
 
 
 @needs_onednn
@@ -229,11 +231,11 @@ def test_where_an_addition_is_fused_the_sum_has_the_name_that_it_has_without(inp
     assert list(name_observed(model, prepared).values()) == [
         *("x", "stem", "conv1", "downsample.0", "relu", "conv3", "add_1", "sum", "mean", "fc")
     ]
-    assert_names_tell_the_tensors(model, prepared, DOWNSAMPLING, inputs[0])
+    assert_names_identify_the_tensors(model, prepared, DOWNSAMPLING, inputs[0])
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_a_network_with_constants_and_another_course_in_training_is_named_and_stays_as_it_is(training: bool) -> None:
+def test_a_network_with_constants_and_another_course_in_training_is_named_and_stays_unchanged(training: bool) -> None:
     model = Constant().train(training)
     before = set(vars(model))
 
@@ -258,7 +260,7 @@ class Other(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("behind", "clamped"),
+    ("after", "clamped"),
     [
         (nn.ReLU6(), ["conv"]),
         (nn.ReLU6(inplace=True), ["conv"]),
@@ -267,8 +269,8 @@ class Other(nn.Module):
         (F.hardtanh, ["conv"]),
         (lambda x: torch.clamp(x, 0, 1), ["conv"]),
         (lambda x: x.clamp(0, 1), ["conv"]),
-        (nn.Sequential(nn.MaxPool2d(1), nn.ReLU()), ["behind.0"]),
-        (nn.Sequential(nn.MaxPool2d(1), nn.ReLU6(), nn.ReLU6()), ["behind.0", "behind.1"]),
+        (nn.Sequential(nn.MaxPool2d(1), nn.ReLU()), ["after.0"]),
+        (nn.Sequential(nn.MaxPool2d(1), nn.ReLU6(), nn.ReLU6()), ["after.0", "after.1"]),
         (lambda x: F.relu(F.max_pool2d(x, 1)), ["max_pool2d"]),
         (nn.ReLU(), []),
         (nn.LeakyReLU(), []),
@@ -278,9 +280,9 @@ class Other(nn.Module):
     ],
 )
 def test_a_tensor_is_only_clamped_where_all_that_reads_it_cuts_it_off(
-    behind: Callable[[Tensor], Tensor], clamped: list[str]
+    after: Callable[[Tensor], Tensor], clamped: list[str]
 ) -> None:
-    model = make(Activations(behind))
+    model = make(Activations(after))
     prepared = prepare(model, miniature.SIZE, EVERYTHING)
     names = name_observed(model, prepared)
 
@@ -356,7 +358,7 @@ def test_a_layer_is_unevenly_fused_where_torch_then_computes_something_else(
     assert unevenly_fused(model, fuse_fx(copy.deepcopy(model))) == layer
 
 
-def test_a_layer_with_the_same_behind_each_of_its_runs_is_evenly_fused() -> None:
+def test_a_layer_with_the_same_layers_after_each_of_its_runs_is_evenly_fused() -> None:
     same = nn.Sequential(nn.BatchNorm2d(8), nn.ReLU())
     model = make(Shared(same, same))
 

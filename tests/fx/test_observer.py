@@ -44,7 +44,7 @@ def test_scale_and_zero_point_are_what_they_were_set_to_and_1_and_0_before() -> 
 
 
 @all_shapes
-def test_the_observer_of_channels_gives_each_its_own_scale(shape: tuple[int, ...]) -> None:
+def test_the_observer_of_channels_has_a_scale_for_each(shape: tuple[int, ...]) -> None:
     observer, values = WeightObserver(True, third_of_the_largest), weight(shape)
 
     assert observer(values) is values
@@ -54,7 +54,7 @@ def test_the_observer_of_channels_gives_each_its_own_scale(shape: tuple[int, ...
 
 
 @all_shapes
-def test_the_observer_of_a_tensor_gives_one_scale(shape: tuple[int, ...]) -> None:
+def test_the_observer_of_a_tensor_has_one_scale(shape: tuple[int, ...]) -> None:
     observer, values = WeightObserver(False, third_of_the_largest), weight(shape)
     observer(values.requires_grad_())
 

@@ -45,7 +45,7 @@ class Raising(nn.Module):
 
 
 class Network(nn.Module):
-    """A convolution, what a function makes of what it gives and of a layer, and a head."""
+    """A convolution, what a function makes of its output and of a layer, and a head."""
 
     def __init__(self, body: Callable[[nn.Module, Tensor], Tensor], layer: nn.Module | None = None) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def fidelity(model: nn.Module, engine: Engine, inputs: list[Tensor]) -> float:
     return ratio
 
 
-def test_the_model_itself_is_left_as_it_is(network: nn.Module) -> None:
+def test_the_model_itself_is_left_unchanged(network: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
     prepared = prepare(network.train(), miniature.SIZE, EVERYTHING)
@@ -98,7 +98,7 @@ def test_observers_see_and_change_nothing_on_the_way(engine: Engine, network: nn
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("reduce_range", [False, True])
-def test_each_activation_has_a_range_observer_with_the_codes_of_the_scheme(
+def test_each_activation_has_a_range_observer_with_the_levels_of_the_scheme(
     engine: Engine, reduce_range: bool, network: nn.Module
 ) -> None:
     prepared = prepare(network, miniature.SIZE, scheme(engine=engine, reduce_range=reduce_range))
@@ -153,7 +153,7 @@ def test_a_module_that_stays_fp32_has_no_qconfig_and_the_others_have_one(network
 
 
 @pytest.mark.parametrize("kind", [nn.Sigmoid, nn.Tanh, nn.Softmax, nn.Hardsigmoid])
-def test_what_gives_a_fixed_range_keeps_torchs_observer_and_what_it_reads_does_not(kind: type[nn.Module]) -> None:
+def test_what_has_a_fixed_range_keeps_torchs_observer_and_what_it_reads_does_not(kind: type[nn.Module]) -> None:
     """Here it reads what has no INT8 kernel; torch would clip that to the fixed range."""
     model = Network(lambda layer, x: layer(F.gelu(x)), kind()).eval()
     prepared = prepare(model, miniature.SIZE, EVERYTHING)
@@ -166,7 +166,7 @@ def test_what_gives_a_fixed_range_keeps_torchs_observer_and_what_it_reads_does_n
     assert observers["layer"].calculate_qparams() == expected.calculate_qparams()
 
 
-def test_what_gives_a_fixed_range_but_stays_fp32_gets_a_range_from_statistics() -> None:
+def test_what_has_a_fixed_range_but_stays_fp32_gets_a_range_from_statistics() -> None:
     model = Branched(6).eval()
     prepared = prepare(model, miniature.SIZE, scheme(fp32=("gate.1",)))
     observers = {name: prepared.get_submodule(target) for target, name in name_observed(model, prepared).items()}
@@ -175,7 +175,7 @@ def test_what_gives_a_fixed_range_but_stays_fp32_gets_a_range_from_statistics() 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_sigmoid_reads_is_not_clipped_to_what_sigmoid_gives(engine: Engine, inputs: list[Tensor]) -> None:
+def test_what_sigmoid_reads_is_not_clipped_to_what_sigmoid_returns(engine: Engine, inputs: list[Tensor]) -> None:
     torch.manual_seed(0)
     gate = nn.Sequential(nn.GroupNorm(2, 8), nn.Sigmoid())
     model = Network(lambda layer, x: x * layer(x), gate).eval()
@@ -244,7 +244,7 @@ def test_a_forward_that_depends_on_its_values_is_refused_in_one_line(kind: type[
 
 
 class Twice(nn.Module):
-    """Runs a layer twice, with an activation behind it the first time."""
+    """Runs a layer twice, with an activation after it the first time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ class Twice(nn.Module):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Twice(), "conv runs more than once and torch would fuse .* give each run a layer of its own"),
+        (Twice(), "conv runs more than once and torch would fuse .* use a layer of its own for each run"),
         (Network(lambda layer, x: torch.add(x, F.relu(x), alpha=2)), "add: torch's INT8 addition ignores alpha; write"),
     ],
 )

@@ -35,7 +35,7 @@ def test_engine_reruns_convert_and_what_follows_alone(repository: Repository) ->
 
 
 @pytest.mark.slow
-def test_a_budget_that_is_met_at_once_gives_the_same_network_and_leaves_its_trail(repository: Repository) -> None:
+def test_a_budget_that_is_met_at_once_leads_to_the_same_network_and_leaves_its_trail(repository: Repository) -> None:
     result = repository.run("dvc", "exp", "run", "-S", "convert.max_drop=100")
     assert set(result.ran) == FROM_CONVERT - {"evaluate"}
     budget = json.loads(repository.read("metrics/convert.json"))["budget"]
@@ -72,7 +72,7 @@ def test_same_bytes_of_a_retrained_network_skip_what_follows(repository: Reposit
 
 
 @pytest.mark.slow
-def test_forced_repro_gives_the_same_lock_byte_for_byte(repository: Repository) -> None:
+def test_forced_repro_writes_the_same_lock_byte_for_byte(repository: Repository) -> None:
     first = repository.read("dvc.lock")
     assert set(repository.run("dvc", "repro", "-f").ran) == ALL
     assert repository.read("dvc.lock") == first
@@ -83,12 +83,12 @@ def test_metrics_diff_shows_old_and_new_values_after_a_commit(repository: Reposi
     repository.run("dvc", "exp", "run", "-S", "calib.batches=3")
     repository.commit("three batches")
     output = repository.run("dvc", "metrics", "diff", "HEAD~1", "--json").output
-    rows = json.loads(output.splitlines()[-1])  # behind a warning of metrics that only the benchmark writes
+    rows = json.loads(output.splitlines()[-1])  # after a warning of metrics that only the benchmark writes
     assert rows["metrics/calib.json"]["images"] == {"old": 16, "new": 24, "diff": 8}
 
 
 @pytest.mark.slow
-def test_queued_grid_gives_one_experiment_a_value(repository: Repository) -> None:
+def test_queued_grid_makes_one_experiment_a_value(repository: Repository) -> None:
     repository.run("dvc", "exp", "run", "--queue", "-S", "calib.batches=2,4")
     repository.run("dvc", "queue", "start")
     logs = repository.run("dvc", "queue", "status").output

@@ -316,7 +316,7 @@ def test_a_folder_without_git_or_dvc_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="giving files to another user needs root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="a change of owner needs root")
 def test_a_repository_of_another_user_is_refused_with_the_command_that_trusts_it(project: Project) -> None:
     for path in (project.path, *project.path.rglob("*")):
         os.chown(path, 12345, 12345, follow_symlinks=False)

@@ -62,7 +62,7 @@ def test_deps_are_the_script_and_the_packages_that_it_imports(file: str, stage: 
     listed = [dep for dep in stages_of(file)[stage]["deps"] if dep.startswith(("stages/", "src/"))]
     script = f"stages/{stage}.py"
     packages = closure(imported_packages(ROOT / script))
-    if stage == "benchmark":  # what builds and loads the models is told by their files: no edit of it times them again
+    if stage == "benchmark":  # the models' files stand for the code that made them
         packages = {"benchmark", "runtime"}
     assert listed == [script, *sorted(f"src/ptqflow/{package}" for package in packages)]
 
@@ -70,7 +70,7 @@ def test_deps_are_the_script_and_the_packages_that_it_imports(file: str, stage: 
 def test_packages_run_no_code_when_they_are_imported_that_deps_would_miss() -> None:
     # The root package defines `load` for users, which changes nothing where it is not called.
     for package in (ROOT / "src").rglob("__init__.py"):
-        statements = ast.parse(package.read_text()).body[1:]  # behind the docstring
+        statements = ast.parse(package.read_text()).body[1:]  # after the docstring
         defined = [ast.unparse(statement).partition("\n")[0] for statement in statements]
         is_root = package.parent.name == PACKAGE
         assert [line.partition("(")[0] for line in defined] == (
@@ -88,7 +88,7 @@ def test_no_stage_and_no_package_imports_a_module_at_the_root() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_of_what_other_stages_write_a_stage_lists_exactly_what_it_opens(repository: Repository, stage: str) -> None:
-    _give_every_input(repository)
+    _set_every_input(repository)
     opened = _files_opened_by(repository, stage)
 
     written = {output for writer in STAGES if writer != stage for output in outputs_of(writer)}
@@ -136,7 +136,7 @@ def test_an_edit_in_a_package_marks_the_stages_that_import_it_and_no_other(
     assert set(json.loads(repository.run("dvc", "status", "--json", "dvc.yaml").output)) == marked, file
 
 
-def _give_every_input(repository: Repository) -> None:
+def _set_every_input(repository: Repository) -> None:
     """Set what the params leave null to files of the user's, so that each stage reads all that it ever does."""
     outside = repository.path.parent
     write_folder(outside / "photos", image_files(20, 4))
@@ -152,7 +152,7 @@ def _give_every_input(repository: Repository) -> None:
 
 
 def _files_opened_by(repository: Repository, stage: str) -> set[str]:
-    """Run a stage without dvc; return the files below the repository that it opens, as Python's audit events tell."""
+    """Run a stage without dvc; return the files below the repository that it opens, as Python's audit events report."""
     hook = repository.path.parent / "hook"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(RECORD_OPENED_FILES)

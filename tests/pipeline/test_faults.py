@@ -56,7 +56,7 @@ def test_a_bad_param_is_one_line_that_names_it_and_corrected_all_comes_back_with
     assert repository.contents("data", "models", "metrics") == before
 
 
-def test_a_named_pipe_behind_data_path_is_told_before_dvc_waits_for_it(repository: Repository) -> None:
+def test_a_named_pipe_at_data_path_is_reported_before_dvc_waits_for_it(repository: Repository) -> None:
     folder = repository.path.parent / "photos/cat"
     folder.mkdir(parents=True)
     os.mkfifo(folder / "pipe")
@@ -126,7 +126,7 @@ def test_a_dvc_killed_while_the_stage_starts_leaves_no_orphan(repository: Reposi
             wait_until_none_is_left(dvc.pid)
 
 
-def test_ctrl_c_ends_dvc_and_a_stage_that_would_go_on_for_long(repository: Repository) -> None:
+def test_ctrl_c_ends_dvc_and_a_stage_that_would_run_for_long(repository: Repository) -> None:
     repository.set_params(ENDLESS)
     with Path("output").open("w+") as output, repository.running("dvc", "repro", "train", output=output) as dvc:
         wait_until_mapped(wait_for_stage(dvc.pid, "train"), "libtorch_cpu")
@@ -137,7 +137,7 @@ def test_ctrl_c_ends_dvc_and_a_stage_that_would_go_on_for_long(repository: Repos
     repository.run("dvc", "repro")
 
 
-def test_a_second_repro_beside_the_first_is_told_who_is_busy(repository: Repository) -> None:
+def test_a_second_repro_beside_the_first_learns_who_is_busy(repository: Repository) -> None:
     repository.set_params(ENDLESS)
     with repository.running("dvc", "repro", "train") as first:
         stage = wait_for_stage(first.pid, "train")

@@ -18,7 +18,7 @@ from ptqflow.core.paths import METRICS
 
 
 class Card(BaseModel):
-    """Base of the JSON cards that lie beside arrays and weights and tell a later stage all it needs."""
+    """Base of the JSON cards that lie beside arrays and weights and hold all that a later stage needs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -28,7 +28,7 @@ C = TypeVar("C", bound=Card)
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError without a file's name this one: a read or a write that fails names none, as an open does."""
+    """Name this file in an OSError that names none: a read or a write that fails, unlike an open, does not."""
     try:
         yield
     except OSError as error:
@@ -110,7 +110,7 @@ def read_card(path: Path, card: type[C]) -> C:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ArtifactError(f"{path}: {where}: {first['msg']}; run `dvc repro` to make it anew") from None
+        raise ArtifactError(f"{path}: {where}: {first['msg']}; run `dvc repro` to write it again") from None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ _X86 = ("x86_64", "AMD64")
 
 
 def lacks_vnni(engine: Engine) -> bool:
-    """Tell whether this CPU lacks the instructions that the engine's kernels need for 8-bit activations.
+    """Return whether this CPU lacks the instructions that the engine's kernels need for 8-bit activations.
 
     Without VNNI, x86 adds pairs of 8-bit products in 16 bits, which can overflow. QNNPACK does not do it so.
     """
