@@ -50,7 +50,7 @@ class Reusing(nn.Module):
         return self.head(z * self.sigmoid(z))
 
 
-REUSING: dict[
+REUSING: dict[str, tuple[str, int]] = {  # the module and its call; without: a function's output
     str, tuple[str, int]
 ] = {  # the module and its call whose output the tensor is; without: a function's output
     "conv": ("relu", 0),
