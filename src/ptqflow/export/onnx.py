@@ -16,7 +16,7 @@ from torch.onnx import register_custom_op_symbolic, symbolic_helper  # type: ign
 from torch.onnx.errors import OnnxExporterError
 
 from ptqflow.core.errors import ModelError
-from ptqflow.export.onnx_fold import clean
+from ptqflow.export.onnx_fold import fold
 from ptqflow.export.qdq import DOMAIN
 from ptqflow.fx.prepare import without_torch_warnings
 from ptqflow.runtime.manifest import INPUT, OUTPUT
@@ -36,7 +36,7 @@ def to_onnx(model: nn.Module, image_size: int, metadata: Mapping[str, str]) -> b
     onnx_model = helper.make_model(
         exported.graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
     )
-    clean(onnx_model)
+    onnx_model = fold(onnx_model)
     _separate_weights(onnx_model.graph)
     onnx_model.graph.name = "classifier"
     onnx_model.producer_name = "ptqflow"
