@@ -28,9 +28,11 @@ def fold(model: ModelProto) -> ModelProto:
     steps = -1
     while steps != len(folded.graph):  # what is folded makes more shapes known
         steps = len(folded.graph)
-        common.ShapeInferencePass()(folded)
+        common.ShapeInferencePass(check_type=False, strict_mode=False)(folded)
         _fold_sizes(folded.graph)
-        fold_constants_ir(folded, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE)
+        fold_constants_ir(
+            folded, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE, should_fold=_folds_in_any_case
+        )
         RewritePass([materialize_reshape_shape_rule])(folded)
         common.RemoveUnusedNodesPass()(folded)
     for finish in (
@@ -45,6 +47,11 @@ def fold(model: ModelProto) -> ModelProto:
     proto: ModelProto = ir.to_proto(folded)
     del proto.graph.value_info[:]
     return proto
+
+
+def _folds_in_any_case(node: ir.Node) -> bool | None:
+    """Return True for ConstantOfShape, which the optimizer leaves, and with it what is computed from it; else None."""
+    return True if node.op_type == "ConstantOfShape" else None
 
 
 def _fold_sizes(graph: ir.Graph) -> None:
