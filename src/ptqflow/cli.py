@@ -1,7 +1,7 @@
 """The console command `ptqflow`.
 
-A command is a function `_add_<command>`, which adds its arguments, and a function `_<command>`, which runs it and imports
-what it needs when it is called. Results are printed on stdout, errors on stderr, one line each.
+A command is a function `_add_<command>`, which adds its arguments, and a function `_<command>`, which runs it and
+imports what it needs when it is called. Results are printed on stdout, errors on stderr, one line each.
 """
 
 import argparse
@@ -187,9 +187,9 @@ Checks the hashes of all files, then runs generated images through every runtime
 logits with those that torch computed at export. A runtime passes if its logits are nearer to them than INT8 is to FP32,
 or within 1 % (40 dB); SQNR is the power of the logits over that of the difference.
 
-With --data, the test images are used, and the predicted classes are compared with those of torch at export, by the gate
-of the stage `export`: the same class for `export.min_agreement` of the images, in OpenVINO for 98 % at most, and no more
-than that share of images lost.
+With --data, the test images are used, and the predicted classes are compared with those of torch at export, by the
+gate of the stage `export`: they are the same for `export.min_agreement` of the images, in OpenVINO for 98 % at most,
+and the net loss of correct ones is within the margin of that share.
 
 TorchScript is one of the runtimes: its file is a program, so verify only a model whose author you trust.
 

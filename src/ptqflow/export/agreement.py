@@ -51,10 +51,10 @@ def find_fault(agreement: Agreement, runtime: Runtime, min_agreement: float) -> 
     - Agreement: the predicted class is the same for `min_agreement` of the images, for OpenVINO for 98 % at most. A
       single image may always differ: of 100, it alone would be 1 %.
     - Non-inferiority: the net loss, images lost minus images gained, is at most `1 - min_agreement` of the images. So
-      top-1 falls by 0.5 points at most at the default of 0.995, in OpenVINO too. In small test sets chance alone exceeds
-      that: where rounding changes the correctness of `n` images in an equivalent network, each is lost or gained with
-      probability 1/2, and the net loss has a standard deviation of sqrt(n). A net loss up to 3.09 of them is therefore
-      accepted, so that an equivalent network fails with a probability of 0.1 % at most.
+      top-1 falls by 0.5 points at most at the default of 0.995, in OpenVINO too. In small test sets chance alone may
+      exceed that: if rounding changes the correctness of `n` images in an equivalent network, each is lost or gained
+      with probability 1/2, and the net loss has a standard deviation of sqrt(n). A net loss of up to 3.09 of them is
+      therefore accepted, so that an equivalent network fails with a probability of about 0.1 % at most.
 
     Args:
         agreement: of the runtime with torch's INT8 network.
@@ -67,9 +67,12 @@ def find_fault(agreement: Agreement, runtime: Runtime, min_agreement: float) -> 
     found = f"{agreement.lost} images are lost and {agreement.gained} gained"
     if agreement.different > max(1, (1 - required) * agreement.images):
         return (
-            f"predicts what torch predicts for {agreement.share:.2%} of {agreement.images} test images, and {required:.2%} "
-            f"are required; {found}"
+            f"predicts what torch predicts for {agreement.share:.2%} of {agreement.images} test images, and "
+            f"{required:.2%} are required; {found}"
         )
     if net_loss > accepted:
-        return f"is less accurate than torch: of {agreement.images} test images {found}, a net loss of {accepted:.0f} at most is accepted"
+        return (
+            f"is less accurate than torch: of {agreement.images} test images {found}, and a net loss of "
+            f"{math.floor(accepted)} at most is accepted"
+        )
     return None

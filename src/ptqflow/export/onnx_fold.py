@@ -1,7 +1,7 @@
 """Constant folding of an ONNX graph with onnxscript's optimizer and the passes of onnx_ir.
 
-torch's exporter computes shapes in the graph, also those that do not depend on the number of images. The optimizer folds
-a size once shape inference finds it, but not where the exporter takes it from a shape by a number or a range.
+torch's exporter computes shapes in the graph, also those that do not depend on the number of images. The optimizer
+folds a size once shape inference finds it, but not if a number or a range takes it from a shape.
 """
 
 from typing import Any
@@ -57,15 +57,22 @@ def _folds_in_any_case(node: ir.Node) -> bool | None:
 def _fold_sizes(graph: ir.Graph) -> None:
     """Replace the sizes that Gather and Slice take from a shape by constants where all of them are known."""
     for node in graph:
-        shape = node.inputs[0].producer() if node.op_type in ("Gather", "Slice") and node.inputs[0] else None
-        arguments = [ir.convenience.get_const_tensor(value) for value in node.inputs[1:] if value is not None]
-        if shape is None or shape.op_type != "Shape" or None in arguments:
+        if node.op_type not in ("Gather", "Slice") or node.inputs[0] is None:
             continue
-        taken = _take(node.op_type, shape.inputs[0].shape, [argument.numpy() for argument in arguments])
+        shape, arguments = node.inputs[0].producer(), [value for value in node.inputs[1:] if value is not None]
+        tensors = [ir.convenience.get_const_tensor(value) for value in arguments]
+        constants = [tensor.numpy() for tensor in tensors if tensor is not None]
+        if shape is None or shape.op_type != "Shape" or len(constants) < len(arguments):
+            continue
+        taken = _take(node.op_type, _shape(shape), constants)
         if taken is not None and (taken >= 0).all():
             value = ir.Value(name=f"{node.outputs[0].name}_known", const_value=ir.tensor(taken))
             graph.register_initializer(value)
             node.outputs[0].replace_all_uses_with(value)
+
+
+def _shape(node: ir.Node) -> ir.Shape | None:
+    return node.inputs[0].shape if node.inputs[0] is not None else None
 
 
 def _take(operation: str, shape: ir.Shape | None, arguments: list[NDArray[Any]]) -> NDArray[np.int64] | None:

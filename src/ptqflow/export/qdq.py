@@ -1,7 +1,7 @@
 """The QDQ graph of an INT8 network: float arithmetic with a quantization to uint8 after each step.
 
 QDQ is ONNX's name of the form: QuantizeLinear, then DequantizeLinear. Weights are int8 in it and biases int32.
-Quantization saturates at 0 and 255 as that of the kernels does, also if `reduce_range` chose ranges for quant_max = 127.
+Quantization saturates at 0 and 255, as in the kernels, also if `reduce_range` chose ranges for quant_max = 127.
 """
 
 import re
@@ -258,7 +258,7 @@ def step_roundings(converted: GraphModule, image_size: int) -> dict[str, Roundin
 
 
 def step_outputs(converted: GraphModule, images: Tensor) -> dict[str, StepOutput]:
-    """Run an INT8 network on float32 images (N, 3, H, W) and return the quantized outputs of its steps, in their order."""
+    """Return the quantized outputs of an INT8 network's steps for float32 images (N, 3, H, W), in their order."""
     seen, names = _Outputs(converted), step_names(converted)
     with without_torch_warnings(), torch.inference_mode():
         seen.run(images)
@@ -344,8 +344,8 @@ class _Builder:
             return self.graph.call_module(name, (self.copies[node.all_input_nodes[0]],))
         if kind not in _FUNCTIONS:
             raise ModelError(
-                f"{name}: the ONNX export does not support torch's INT8 kernel {kind}; list the module that calls it in "
-                "convert.keep_fp32, or set export.onnx=false"
+                f"{name}: the ONNX export does not support torch's INT8 kernel {kind}; list the module that calls it "
+                "in convert.keep_fp32, or set export.onnx=false"
             )
         arguments = tuple(argument for argument in node.args if not _is_qparam(argument))
         options = {key: value for key, value in node.kwargs.items() if not key.startswith("output_")}

@@ -1,8 +1,8 @@
 """Whether the runtimes of this machine compute what torch computed when the model was exported.
 
-The export holds a reference: the logits of torch's INT8 and FP32 networks for generated images, and the classes that the
-INT8 network predicted for the test images. The logits of a runtime may differ from those of torch by its rounding, so by
-less than quantization changed the network. A sum that overflows, on a CPU without the instructions that kernels require,
+The export holds a reference: the logits of torch's INT8 and FP32 networks for generated images, and the classes that
+the INT8 network predicted for the test images. The logits of a runtime may differ from those of torch by its rounding,
+which changes less than quantization did. A sum that overflows, on a CPU without the instructions that kernels require,
 changes more.
 """
 

@@ -21,7 +21,7 @@ RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 """In the order of the CPU seconds of `ptqflow predict` on many images: docs/use.md has the measurements."""
 BY_DEFAULT: tuple[Runtime, ...] = ("openvino", "onnxruntime")
 """That `open_first` tries. A TorchScript file is a program, to be run only by those who trust its author."""
-PACKAGES: Mapping[Runtime, str] = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torchscript": "torch"}
+PACKAGES: Mapping[str, str] = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torchscript": "torch"}
 
 _ANYWHERE = "`pip install --upgrade onnxruntime` installs a runtime for any CPU"
 
@@ -98,7 +98,7 @@ def open_file(path: Path, runtime: Runtime, engine: str) -> "Network":
 
 
 def onnxruntime_session(model: Path | bytes, **options: Any) -> Any:
-    """Return an `InferenceSession` of an ONNX model on the CPU, with attributes of `SessionOptions` set to `options`."""
+    """Return an `InferenceSession` of an ONNX model on the CPU; `options` are attributes of `SessionOptions`."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
