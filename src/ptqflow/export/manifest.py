@@ -17,7 +17,7 @@ from ptqflow.fx.layers import list_layers
 from ptqflow.models.torchvision_weights import is_published
 from ptqflow.runtime.manifest import VERSION, CalibrationCard, FileCard, InputCard, LayerCard, Manifest, Needs
 
-PACKAGES = ("core", "data", "evaluate", "export", "fx", "models", "runtime")
+PACKAGES = ("core", "data", "export", "fx", "models", "runtime")
 """That the stage `export` depends on: a hash of others would change model.json though dvc has no reason to rerun it."""
 _SECTIONS = ("data", "model", "train", "calib", "convert")
 
