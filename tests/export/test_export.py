@@ -77,7 +77,7 @@ def test_openvino_is_checked_on_request_and_predict_runs_what_the_gate_ran(expor
 def test_openvino_on_request_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ptqflow.export.export.find_spec", lambda _: None)
     require_runtimes(PARAMS)
-    with pytest.raises(ModelError, match=r"^export\.openvino needs the package openvino"):
+    with pytest.raises(ModelError, match=r"^export\.openvino is true, and openvino is not installed"):
         require_runtimes(PARAMS.model_copy(update={"openvino": True}))
 
 

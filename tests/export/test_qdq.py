@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 from exporting import Exported, make_networks
-from fresh_process import SCHEMES
+from fresh_process import FUSING, SCHEMES
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptqflow.core.errors import ModelError
 from ptqflow.export.onnx import to_onnx
-from ptqflow.export.qdq import build_qdq, step_outputs, step_roundings
+from ptqflow.export.qdq import _FUNCTIONS, build_qdq, step_outputs, step_roundings
 from ptqflow.runtime.runtimes import onnxruntime_session
 
 
@@ -39,6 +39,16 @@ def test_the_graph_computes_what_the_kernels_of_every_engine_do(
     step = float(module.fc.scale)
     assert ((found - expected).abs() > 1.5 * step).float().mean() < 0.02
     assert (found.argmax(1) == expected.argmax(1)).float().mean() >= 0.95
+
+
+def test_onnx_runtime_also_runs_convolutions_that_it_does_not_fuse(inputs: list[Tensor]) -> None:
+    """Those to which a residual is added before the rounding, on a CPU without VNNI too."""
+    torch.manual_seed(0)
+    networks = make_networks(miniature.residual(6).eval(), miniature.card(), inputs, engine=FUSING, fuse_additions=True)
+    file = to_onnx(build_qdq(networks.int8.module, miniature.SIZE), miniature.SIZE, {})
+    with torch.inference_mode():
+        expected = networks.int8.module(inputs[0])
+    torch.testing.assert_close(run_onnx(file, inputs[0]), expected, atol=0.02, rtol=0)
 
 
 def test_what_torch_has_no_kernel_for_is_exported_between_int8_layers(inputs: list[Tensor]) -> None:
@@ -85,9 +95,7 @@ def test_the_graph_rounds_where_torch_does_and_to_the_same_levels(exported: Expo
         assert levels.max() < 255 + 1e-3
 
 
-def test_a_kernel_without_a_float_operation_is_named(exported: Exported) -> None:
-    module = exported.networks.int8.module
-    step = next(node for node in module.graph.nodes if str(node.target).startswith("quantized."))
-    step.target = torch.ops.quantized.batch_norm2d
-    with pytest.raises(ModelError, match=r"support torch's INT8 kernel batch_norm2d; list .* in convert.keep_fp32"):
-        build_qdq(module, miniature.SIZE)
+def test_a_kernel_without_a_float_operation_is_named(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(_FUNCTIONS, "add_relu")
+    with pytest.raises(ModelError, match=r"support torch's INT8 kernel add_relu; list .* in convert.keep_fp32"):
+        build_qdq(exported.networks.int8.module, miniature.SIZE)

@@ -18,7 +18,7 @@ def findings(export: Path, dataset: Path | None = None) -> dict[str, Finding]:
 
 @pytest.fixture
 def dataset(export: Path, tmp_path: Path) -> Path:
-    """The test images with which the model was exported, as its manifest says; INT8 in torch classifies all correctly."""
+    """The test images with which the model was exported, all of which INT8 in torch classifies correctly."""
     directory = tmp_path / "dataset"
     directory.mkdir()
     test = pool(TEST, read_reference(export, read_manifest(export)).predicted)

@@ -135,10 +135,10 @@ def _write_roundings(graph: GraphProto) -> None:
 
 
 def _separate_weights(graph: GraphProto) -> None:
-    """Write a weight again for each further step that reads it, and the zero points of linear layers' weights, all 0.
+    """Write a weight again for each further step that reads it, and the zero points of all weights, which are 0.
 
-    ONNX Runtime runs Gemm in INT8 only where its weight has a zero point. Without VNNI it makes weights uint8, and
-    fails where two steps share one, or where that of a linear layer has no zero point of its own.
+    ONNX Runtime runs Gemm in INT8 only if its weight has zero points. Without VNNI it converts weights to uint8, and
+    fails if two steps share one, or if a layer that it does not run in INT8 has a weight without zero points.
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     taken: set[str] = set()
@@ -150,10 +150,9 @@ def _separate_weights(graph: GraphProto) -> None:
             node.input[0] = f"{weight.name}.{len(taken)}"
             graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(weight), node.input[0]))
         taken.add(node.input[0])
-        if len(weight.dims) == 2:
-            node.input.append(f"{node.input[0]}.zero_point")
-            zeros = np.zeros(tensors[node.input[1]].dims, np.int8)
-            graph.initializer.append(numpy_helper.from_array(zeros, node.input[2]))
+        node.input.append(f"{node.input[0]}.zero_point")
+        zeros = np.zeros(tensors[node.input[1]].dims, np.int8)
+        graph.initializer.append(numpy_helper.from_array(zeros, node.input[2]))
 
 
 def _round(graph: GraphProto, node: NodeProto) -> list[NodeProto]:

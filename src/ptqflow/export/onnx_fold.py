@@ -20,7 +20,7 @@ _ANY_SIZE = 2**31
 
 
 def fold(model: ModelProto) -> ModelProto:
-    """Return a model in which everything that is constant is an initializer, without unused and duplicate tensors.
+    """Return a model in which everything that is constant is an initializer, without what is unused.
 
     DequantizeLinear of weights is left, so that they are int8 in the file.
     """
@@ -38,7 +38,6 @@ def fold(model: ModelProto) -> ModelProto:
     for finish in (
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.IdentityEliminationPass(),
-        common.DeduplicateHashedInitializersPass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedOpsetsPass(),
         common.ClearMetadataAndDocStringPass(),

@@ -24,6 +24,7 @@ BY_DEFAULT: tuple[Runtime, ...] = ("openvino", "onnxruntime")
 PACKAGES: Mapping[str, str] = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torchscript": "torch"}
 
 _ANYWHERE = "`pip install --upgrade onnxruntime` installs a runtime for any CPU"
+_ON_REQUEST = "torchscript runs only on request, since its file is a program: use it if you trust its author"
 
 
 def open_first(directory: Path, manifest: "Manifest", note: Callable[[str], None]) -> "tuple[Runtime, Network]":
@@ -48,12 +49,7 @@ def open_first(directory: Path, manifest: "Manifest", note: Callable[[str], None
                 reason = str(error)
                 note(f"skipped {runtime}: {reason}")
         reasons.append(f"{runtime}: {reason}")
-    advice = _ANYWHERE
-    if _file("torchscript") in manifest.files:
-        advice += (
-            "; the runtime torchscript is used only on request, since its file is a program: trust its author first"
-        )
-    raise EngineError(f"no runtime can run the model here ({'; '.join(reasons)}); {advice}")
+    raise EngineError(f"no runtime can run the model here ({'; '.join(reasons)}); {_ANYWHERE}; {_ON_REQUEST}")
 
 
 def find_obstacle(runtime: Runtime, manifest: "Manifest") -> str | None:
