@@ -1,4 +1,4 @@
-"""Write the INT8 model for other runtimes and prove that each file predicts what the model predicts."""
+"""Write the INT8 model for other runtimes and check that each file predicts what the model predicts."""
 
 from ptqflow.core.paths import DATASET, EXPORT, FP32, INT8
 from ptqflow.core.stage import run
@@ -10,7 +10,7 @@ def main() -> None:
     from ptqflow.core.params import read_params
     from ptqflow.core.run_params import RunParams
     from ptqflow.data.dataset import open_dataset
-    from ptqflow.export.export import Networks, check_files, write_files
+    from ptqflow.export.export import Networks, check_files, int8_logits, require_runtimes, write_files
     from ptqflow.export.gate import Gate
     from ptqflow.export.manifest import describe
     from ptqflow.export.params import ExportParams
@@ -19,15 +19,15 @@ def main() -> None:
     from ptqflow.runtime.manifest import write_manifest
 
     params, run_params = read_params("export", ExportParams), read_params("run", RunParams)
-    dataset = open_dataset(DATASET)
-    fp32 = load_fp32(FP32)
+    require_runtimes(params)
+    dataset, fp32 = open_dataset(DATASET), load_fp32(FP32)
     networks = Networks(fp32.module, load_int8(INT8))
+    logits = int8_logits(networks, dataset.test, run_params.batch_size)
     with new_directory(EXPORT) as partial:
-        write_files(partial, networks, params)
-        manifest = describe(partial, networks, dataset.card, read_metrics("evaluate"))
-        write_manifest(partial, manifest)
+        write_files(partial, networks, logits, params)
+        write_manifest(partial, describe(partial, networks, dataset.card, params, read_metrics("evaluate")))
         gate = Gate(partial, DATASET, dataset.test.labels, run_params.batch_size)
-        figures = check_files(gate, networks, dataset.test, params)
+        figures = check_files(gate, networks, logits, dataset.test, params)
     write_metrics("export", figures)
 
 

@@ -1,7 +1,6 @@
 """A miniature INT8 network in the files of an exported model."""
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import miniature
 import numpy as np
 import torch
 from fresh_process import collect, convert_params
-from pydantic import ValidationError
 
 from ptqflow.convert.quantize import quantize
 from ptqflow.core.artifacts import sha256_file, write_bytes
@@ -25,6 +23,7 @@ from ptqflow.runtime.manifest import (
     INT8_ONNX,
     INT8_TORCHSCRIPT,
     MANIFEST_FILE,
+    REFERENCE,
     CalibrationCard,
     FileCard,
     InputCard,
@@ -34,7 +33,10 @@ from ptqflow.runtime.manifest import (
     write_manifest,
 )
 
+FILES = [INT8_TORCHSCRIPT, INT8_ONNX, FP32_ONNX, REFERENCE]
 ENGINE: Engine = "onednn"
+TEST = miniature.images(50, seed=9)
+"""The test images with which the network is exported."""
 METRICS = {"fp32": {"top1": 0.9}, "int8": {"top1": 0.85}, "agreement": 0.95}
 
 
@@ -46,8 +48,11 @@ def write_export(directory: Path) -> Path:
     inputs = to_input(torch.from_numpy(train.images), card.normalization)
     quantized = quantize(model, card, convert_params(engine=ENGINE), collect(model, list(inputs.split(8))), train)
     int8 = Int8Model(quantized.converted, quantized.card)
-    write_files(directory, Networks(model, int8), ExportParams(onnx=True, min_agreement=0.9))
-    write_manifest(directory, manifest(directory, [INT8_TORCHSCRIPT, INT8_ONNX, FP32_ONNX]))
+    networks = Networks(model, int8)
+    with torch.inference_mode():
+        logits = int8.module(to_input(torch.from_numpy(TEST), card.normalization)).double()
+    write_files(directory, networks, logits, ExportParams(onnx=True, openvino=False, min_agreement=0.9))
+    write_manifest(directory, manifest(directory, FILES))
     return directory
 
 
@@ -67,6 +72,7 @@ def manifest(directory: Path, files: list[str]) -> Manifest:
         params={},
         dataset_sha256={},
         code_sha256="0" * 64,
+        model_code_sha256=None,
         weights_sha256="0" * 64,
         calibration=CalibrationCard(images=40, indices_sha256="0" * 64),
         layers=(
@@ -77,24 +83,23 @@ def manifest(directory: Path, files: list[str]) -> Manifest:
             name: FileCard(sha256=sha256_file(directory / name), bytes=(directory / name).stat().st_size)
             for name in files
         },
+        min_agreement=0.9,
         metrics=METRICS,
     )
 
 
 def change_manifest(directory: Path, **changes: Any) -> None:
-    """Write another manifest of an exported model, with its own hash where what it says is valid."""
+    """Change keys of the manifest of an exported model, also to what is not valid."""
     path = directory / MANIFEST_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with suppress(ValidationError):
-        write_manifest(directory, Manifest.model_validate_json(path.read_text()))
 
 
 def replace_torchscript(directory: Path) -> None:
-    """Put another network into the TorchScript file, as kernels that compute something else would."""
+    """Write another network as the TorchScript file, in place of kernels that compute something else."""
     torch.manual_seed(1)
     write_bytes(directory / INT8_TORCHSCRIPT, to_torchscript(miniature.residual(6), miniature.SIZE))
-    files = [file.name for file in directory.iterdir() if file.name != MANIFEST_FILE]
-    write_manifest(directory, manifest(directory, files))
+    files = manifest(directory, [file.name for file in directory.iterdir() if file.name != MANIFEST_FILE])
+    change_manifest(directory, files=files.model_dump(mode="json")["files"])
 
 
 def reference_probabilities(pixels: np.ndarray, directory: Path) -> np.ndarray:

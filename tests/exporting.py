@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import miniature
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ptqflow.convert.quantize import quantize
 from ptqflow.data.dataset import Dataset
-from ptqflow.export.export import Networks
+from ptqflow.export.export import Networks, check_files, int8_logits
 from ptqflow.export.gate import Gate
 from ptqflow.export.manifest import describe
 from ptqflow.export.params import ExportParams
@@ -18,7 +19,7 @@ from ptqflow.fx.artifact import Int8Model
 from ptqflow.models.fp32 import ModelCard
 from ptqflow.runtime.manifest import write_manifest
 
-PARAMS = ExportParams(onnx=True, min_agreement=0.995)
+PARAMS = ExportParams(onnx=True, openvino=False, min_agreement=0.995)
 ROOT = Path(__file__).parents[1]
 WEIGHTS_SHA256 = "3" * 64
 
@@ -40,7 +41,17 @@ class Exported:
     def gate(self) -> Gate:
         return Gate(self.directory, self.dataset_directory, self.dataset.test.labels, 16)
 
+    @property
+    def logits(self) -> Tensor:
+        """Of the INT8 network for the test images."""
+        return int8_logits(self.networks, self.dataset.test, 16)
+
+    def check(self, params: ExportParams = PARAMS) -> dict[str, Any]:
+        """Compare the files with the networks, as the stage does."""
+        return check_files(self.gate, self.networks, self.logits, self.dataset.test, params)
+
     def describe(self) -> None:
+        """Write the manifest."""
         metrics = {"int8": {"top1": 0.5}, "classes": {"ant": {"images": 7}}}
-        manifest = describe(self.directory, self.networks, self.dataset.card, metrics)
+        manifest = describe(self.directory, self.networks, self.dataset.card, PARAMS, metrics)
         write_manifest(self.directory, manifest)

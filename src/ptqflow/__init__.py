@@ -14,18 +14,19 @@ def load(directory: "str | PathLike[str]", runtime: "Runtime | None" = None) -> 
 
     `classifier(images)` takes uint8 RGB arrays of shape (N, H, W, 3) or (H, W, 3), a PIL image, or a list of PIL images
     and (H, W, 3) arrays of any sizes. It returns float32 probabilities of shape (N, classes), whose columns are
-    `classifier.classes`; one image is N = 1. Images of another size than the model's are cropped in the middle to a
-    square and scaled, as in training. `classifier.runtime` names what runs the model.
+    `classifier.classes`; for one image, N is 1. Images of another size than the model's are cropped in the middle to a
+    square and scaled, as in training. `classifier.runtime` is the name of the runtime.
 
     Args:
-        directory: what the stage `export` wrote; the hash of the file that is loaded is checked first.
-        runtime: `openvino`, `onnxruntime` or `torchscript`; None takes the first of them that can run the model here,
-            and warns of one that is installed and fails to load.
+        directory: written by the stage `export`; the hash of the file that is loaded is checked first.
+        runtime: `openvino`, `onnxruntime` or `torchscript`; None selects the first of `openvino` and `onnxruntime` that
+            can run the model here, and warns of one that is installed and fails to load. A TorchScript file is a
+            program: select `torchscript` only if you trust its author.
 
     Raises:
         ptqflow.core.errors.ArtifactError: a file is missing or changed, or of a newer format than this version reads.
-        ptqflow.core.errors.EngineError: no runtime, or not the one asked for, can run the model here.
-        ptqflow.core.errors.DataError: raised by `classifier(images)` for what is none of the above, or for 0 images.
+        ptqflow.core.errors.EngineError: no runtime, or not the selected one, can run the model here.
+        ptqflow.core.errors.DataError: raised by `classifier(images)` for images of another kind, or for none.
     """
     from ptqflow.inference.classifier import load_classifier
 

@@ -1,7 +1,7 @@
 """The console command `ptqflow`.
 
-A command is a function `_add_<command>` that says what it takes and a function `_<command>` that does it and imports
-what it needs when it is called. Results go to stdout, one line about each mistake to stderr.
+A command is a function `_add_<command>`, which adds its arguments, and a function `_<command>`, which runs it and
+imports what it needs when it is called. Results are printed on stdout, errors on stderr, one line each.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ptqflow.core.errors import PtqflowError, describe_os_error
-from ptqflow.runtime.runtimes import RUNTIMES
+from ptqflow.runtime.runtimes import BY_DEFAULT, RUNTIMES
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command that the command line names; exit with 0, 1 after an error, 2 for wrong usage."""
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of torch's own, of what it means to remove
-    # As of any command: Ctrl-C ends it at once, and so does the end of what it writes to, such as `head`.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no warnings of torch about its own deprecated parts
+    # As usual for a command: Ctrl-C ends it at once, and so does a closed pipe, such as that to `head`.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -44,7 +44,9 @@ def run(arguments: Sequence[str]) -> int:
         complain(describe_os_error(error))
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
-        complain(f"the package {package} is not installed: `pip install '.[pipeline]'` in a clone of ptqflow brings it")
+        complain(
+            f"the package {package} is not installed: `pip install '.[pipeline]'` in a clone of ptqflow installs it"
+        )
     return 1
 
 
@@ -56,8 +58,8 @@ def complain(message: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ptqflow",
-        description="Use and compare INT8 models that the pipeline of ptqflow has exported.",
-        epilog="`ptqflow COMMAND --help` tells more. Exit status: 0, 1 after an error, 2 for wrong usage.",
+        description="Use and compare INT8 models that the pipeline of ptqflow exported.",
+        epilog="Run `ptqflow COMMAND --help` for details. Exit status: 0, 1 after an error, 2 for wrong usage.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -71,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_command(
     commands: "Commands", command: Callable[[argparse.Namespace], int], summary: str, details: str
 ) -> argparse.ArgumentParser:
-    """Add the command that is named as its function is."""
+    """Add a command with the name of its function."""
     parser = commands.add_parser(
         command.__name__.removeprefix("_"),
         help=summary,
@@ -99,18 +101,24 @@ examples:
   ptqflow predict models/export photos/ --json > predictions.jsonl
   ptqflow predict models/export cat.jpg --runtime torchscript
 
-An image may be of any format, mode and size that Pillow reads. In folders, and folders in them, every file with the
-suffix of an image format is taken; hidden ones are left out, and others with a note on stderr. What cannot be read is
-one line on stderr, the others are answered, and the exit status is 1.
+An image may have any format, mode and size that Pillow reads. In folders and their subfolders, every file with the
+suffix of an image format is classified; hidden files are skipped, and others with a note on stderr. For a file that
+cannot be read, one line is printed on stderr; the others are classified, and the exit status is 1.
+
+A TorchScript file is a program: run it with --runtime torchscript only if you trust its author.
 
 --json prints one object a line: {"image": ..., "top": [{"class": ..., "probability": ...}, ...]}""",
     )
     _add_model(parser)
     parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="an image, or a folder with images")
-    parser.add_argument("-k", type=_positive, default=5, help="how many classes to print, the most probable first (5)")
+    parser.add_argument(
+        "-k", type=_positive, default=5, help="how many classes to print, the most probable first (default: 5)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
     parser.add_argument(
-        "--runtime", choices=RUNTIMES, help="what runs the model; else the first of these that is installed and can"
+        "--runtime",
+        choices=RUNTIMES,
+        help=f"what runs the model (default: the first of {', '.join(BY_DEFAULT)} that is installed and can run it)",
     )
 
 
@@ -134,16 +142,16 @@ def _add_inspect(commands: "Commands") -> None:
     parser = _add_command(
         commands,
         _inspect,
-        "tell what a model is and check the hashes of its files",
+        "describe a model and check the hashes of its files",
         """\
 examples:
   ptqflow inspect models/export
   ptqflow inspect models/export --json
 
 Prints classes, input, figures on the test images, files, and each layer with the precision, scale and zero point of its
-output. A file that is missing or changed is one line on stderr, and the exit status is 1.
+output. For a file that is missing or changed, one line is printed on stderr, and the exit status is 1.
 
---json prints the manifest as it is.""",
+--json prints the manifest.""",
     )
     _add_model(parser)
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
@@ -169,30 +177,26 @@ def _add_verify(commands: "Commands") -> None:
     parser = _add_command(
         commands,
         _verify,
-        "check that a model computes on this machine what it was exported to compute",
+        "check that a model computes on this machine what torch computed at export",
         """\
 examples:
   ptqflow verify models/export
   ptqflow verify models/export --data data/dataset
 
-Checks the hashes of all files, then runs generated images through every runtime that is installed and through the INT8
-graph in float arithmetic, which needs ONNX Runtime and nothing of the CPU. A runtime passes if its logits are nearer to
-those than INT8 is to FP32, or within 1 % (40 dB); SQNR is the power of the logits over that of the difference.
+Checks the hashes of all files, then runs generated images through every runtime that is installed, and compares the
+logits with those that torch computed at export. A runtime passes if its logits are nearer to them than INT8 is to FP32,
+or within 1 % (40 dB); SQNR is the power of the logits over that of the difference.
 
-With --data, the gate of the stage `export` is run again on the test images: ONNX Runtime must predict what torch does,
-OpenVINO for 98 % of them, and neither may be right for a significantly other share of them.
+With --data, the test images are used, and the predicted classes are compared with those of torch at export, by the
+gate of the stage `export`: they are the same for `export.min_agreement` of the images, in OpenVINO for 98 % at most,
+and the net loss of correct ones is within the margin of that share.
 
-A runtime that fails is one line on stderr, and the exit status is 1.""",
+TorchScript is one of the runtimes: its file is a program, so verify only a model whose author you trust.
+
+For a runtime that fails, one line is printed on stderr, and the exit status is 1.""",
     )
     _add_model(parser)
-    parser.add_argument("--data", metavar="DATASET", type=Path, help="what `fetch` wrote, such as data/dataset")
-    parser.add_argument(
-        "--min-agreement",
-        metavar="SHARE",
-        type=_share,
-        default=0.995,
-        help="with --data: share of the test images for which ONNX Runtime must predict what torch does (0.995)",
-    )
+    parser.add_argument("--data", metavar="DATASET", type=Path, help="written by `fetch`, such as data/dataset")
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -200,7 +204,7 @@ def _verify(options: argparse.Namespace) -> int:
     from ptqflow.runtime.manifest import read_manifest
 
     failed = False
-    for finding in verify(options.model, read_manifest(options.model), options.data, options.min_agreement):
+    for finding in verify(options.model, read_manifest(options.model), options.data):
         if finding.passed is False:
             failed = True
             complain(str(finding))
@@ -237,7 +241,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 class _Version(argparse.Action):
-    """Looks the version up only where it is asked for."""
+    """Looks the version up only when it is to be printed."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
@@ -250,16 +254,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0, up to 1")
-    return share
 
 
 def _write_any_name(*streams: TextIO) -> None:

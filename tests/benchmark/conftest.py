@@ -78,6 +78,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         params={},
         dataset_sha256={},
         code_sha256="",
+        model_code_sha256=None,
         weights_sha256="",
         calibration=CalibrationCard(images=16, indices_sha256=""),
         layers=tuple(
@@ -87,6 +88,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for layer in layers
         ),
         files={name: file_card(export / name) for name in (FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT)},
+        min_agreement=0.995,
         metrics={},
     )
     write_manifest(export, manifest)

@@ -1,30 +1,16 @@
 """Turns and figures, against figures computed by hand and by numpy."""
 
-import time
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from ptqflow.benchmark.timed_runtimes import Loaded, Run
 from ptqflow.benchmark.timing import Timing, speedup, time_in_turns
-from ptqflow.benchmark.worker import fastest_form, time_round, warm_up
 from ptqflow.benchmark.worker_process import Cell
 
 
 def timing(*rounds: tuple[float, ...]) -> Timing:
     return Timing(load_s=0.5, first_ms=9.0, memory_mb=100.0, form="plain", rounds=rounds)
-
-
-class Counter:
-    """A run that takes no time and counts itself."""
-
-    def __init__(self) -> None:
-        self.runs = 0
-
-    def __call__(self) -> object:
-        self.runs += 1
-        return None
 
 
 class Recording:
@@ -81,40 +67,3 @@ def test_figures_are_over_all_runs() -> None:
         "memory_mb": 100.0,
         "form": "plain",
     }
-
-
-@pytest.mark.parametrize(("estimate", "counted", "uncounted"), [(2.0, 20, 1), (30.0, 1, 0), (100.0, 1, 0)])
-def test_a_round_is_what_fits_in_it_and_one_run_at_least(estimate: float, counted: int, uncounted: int) -> None:
-    run = Counter()
-    assert len(time_round(run, 40.0, estimate)) == counted
-    assert run.runs == counted + uncounted
-
-
-def test_a_short_run_is_warmed_up_for_a_while_and_a_long_one_thrice() -> None:
-    short = Counter()
-    warm_up(short)
-    assert short.runs > 3
-    durations = []
-
-    def long() -> None:
-        started = time.perf_counter()
-        time.sleep(0.05)
-        durations.append(1000 * (time.perf_counter() - started))
-
-    assert warm_up(long) >= 50
-    assert len(durations) == 3
-
-
-def test_of_several_forms_the_fastest_is_timed() -> None:
-    def form(name: str, seconds: float) -> Run:
-        def run() -> str:
-            time.sleep(seconds)
-            return name
-
-        return run
-
-    slow, fast = form("slow", 0.05), form("fast", 0.0)
-    loaded = Loaded(form("plain", 0.03), dict, {"slow": lambda: slow, "fast": lambda: fast})
-    name, run, _ = fastest_form(loaded, 30.0)
-    assert (name, run()) == ("fast", "fast")
-    assert fastest_form(Loaded(fast, dict, {"slow": lambda: slow}), 0.0)[0] == "plain"

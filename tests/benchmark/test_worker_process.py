@@ -31,7 +31,7 @@ def task(path: str, batch: int = 1, runtime: Runtime = "onnxruntime") -> Task:
     return Task(runtime, path, batch, miniature.SIZE, 1)
 
 
-def test_a_process_of_onnx_runtime_holds_no_torch_and_tells_its_own_memory() -> None:
+def test_a_process_of_onnx_runtime_holds_no_torch_and_reports_its_own_memory() -> None:
     write_onnx(Path("network.onnx"))
     with Cell("a", task("network.onnx")) as cell:
         cell.wait_until_imported()
@@ -79,7 +79,7 @@ def test_a_file_that_cannot_be_loaded_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_killed_process_is_told() -> None:
+def test_a_killed_process_is_reported() -> None:
     write_onnx(Path("network.onnx"))
     with Cell("a", task("network.onnx")) as cell:
         cell.wait_until_imported()

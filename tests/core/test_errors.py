@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ptqflow.core import errors
-from ptqflow.core.errors import PtqflowError, describe_exit, describe_os_error
+from ptqflow.core.errors import PtqflowError, describe_exit, describe_failure, describe_os_error
 
 
 def test_every_error_of_the_package_can_be_caught_as_one() -> None:
@@ -40,3 +40,18 @@ def test_an_os_error_names_its_file() -> None:
 def test_the_end_of_a_process_is_its_status_or_its_signal(body: str, words: str) -> None:
     ended = subprocess.run([sys.executable, "-c", f"import os, signal, sys\n{body}"], check=False)
     assert describe_exit(ended.returncode) == words
+
+
+@pytest.mark.parametrize(
+    ("status", "stderr", "words"),
+    [
+        (1, "a warning\nexport: the file\n", "export: the file"),
+        (1, "Traceback:\n  File x\n    raise\nValueError: a\nb\n", "ValueError: a b"),
+        (2, "", "its process ended with status 2"),
+        (0, "a warning", "its process ended with status 0 (a warning)"),
+        (-9, "", "its process was ended by SIGKILL"),
+        (-6, "terminate called\n", "its process was ended by SIGABRT (terminate called)"),
+    ],
+)
+def test_a_failure_is_the_last_message_or_the_signal(status: int, stderr: str, words: str) -> None:
+    assert describe_failure(status, stderr) == words

@@ -34,6 +34,6 @@ def exported(tmp_path: Path, inputs: list[Tensor], monkeypatch: pytest.MonkeyPat
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     result = Exported(tmp_path / "export", dataset, open_dataset(dataset), networks)
     result.directory.mkdir()
-    write_files(result.directory, networks, PARAMS)
+    write_files(result.directory, networks, result.logits, PARAMS)
     result.describe()
     return result

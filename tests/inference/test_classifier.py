@@ -86,7 +86,7 @@ def test_a_rotated_photo_is_turned_as_one_in_a_file_is(pristine: Path, tmp_path:
         pytest.param([Image.new("F", (8, 8))], "image 0: its values are floats", id="PIL image of floats"),
     ],
 )
-def test_what_is_no_image_is_one_line_that_says_which_and_what_to_give(pristine: Path, images, words: str) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_no_image_is_one_line_that_says_which_and_what_to_pass(pristine: Path, images, words: str) -> None:  # type: ignore[no-untyped-def]
     classifier = ptqflow.load(pristine, "onnxruntime")
     with pytest.raises(DataError, match=words) as caught:
         classifier(images)

@@ -25,7 +25,7 @@ def test_images_are_found_in_folders_in_folders_by_their_suffix_sorted_without_h
 
     notes: list[str] = []
     found = find_images(folder, pytest.fail, notes.append)
-    assert notes == [f"{folder}: left out 2 without the suffix of an image format, the first is {folder}/no_suffix"]
+    assert notes == [f"{folder}: skipped 2 without the suffix of an image format, the first is {folder}/no_suffix"]
     assert [str(file.relative_to(folder)) for file in found] == ["a/b/c.webp", "a/z.jpeg", "b.PNG"]
 
 
@@ -35,7 +35,7 @@ def test_a_folder_without_images_is_an_error(tmp_path: Path, files: dict[str, by
         find_images(write_folder(tmp_path / "photos", files), pytest.fail, pytest.fail)
 
 
-def test_every_kind_of_image_is_answered_in_order_and_every_other_file_told(
+def test_every_kind_of_image_is_answered_in_order_and_every_other_file_reported(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     images = {
@@ -53,11 +53,11 @@ def test_every_kind_of_image_is_answered_in_order_and_every_other_file_told(
     }
     folder = write_folder(tmp_path / "photos", images | others)
     os.mkfifo(folder / "pipe.png")
-    told: list[str] = []
+    reported: list[str] = []
 
     paths = [folder, tmp_path / "absent.png", folder / "grey.png", folder / "empty"]
     (folder / "empty").mkdir()
-    predictions = list(predict(classifier, paths, 2, told.append, pytest.fail))
+    predictions = list(predict(classifier, paths, 2, reported.append, pytest.fail))
 
     answered = [*sorted(images), "grey.png"]
     assert [prediction.image.name for prediction in predictions] == answered
@@ -66,12 +66,12 @@ def test_every_kind_of_image_is_answered_in_order_and_every_other_file_told(
         best = np.argsort(row)[::-1][:2]
         assert prediction.classes == tuple(classifier.classes[i] for i in best)
         assert prediction.probabilities == tuple(row[best])
-    assert [line.split(": ")[0].removeprefix(f"{folder}/") for line in told] == [
+    assert [line.split(": ")[0].removeprefix(f"{folder}/") for line in reported] == [
         *sorted([*others, "pipe.png"]),
         "No such file or directory",
-        f"{folder}/empty holds no images; name a file itself where its suffix is another".removeprefix(f"{folder}/"),
+        f"{folder}/empty holds no images; name a file itself if it has another suffix".removeprefix(f"{folder}/"),
     ]
-    assert "exceeds limit" in next(line for line in told if "bomb" in line)
+    assert "exceeds limit" in next(line for line in reported if "bomb" in line)
 
 
 def test_more_images_than_a_batch_holds_are_answered(classifier: Classifier, tmp_path: Path) -> None:
@@ -82,14 +82,14 @@ def test_more_images_than_a_batch_holds_are_answered(classifier: Classifier, tmp
     assert [row[0] for row in rows] == expected.tolist()
 
 
-def test_an_output_that_is_not_finite_is_told_and_the_others_are_answered(
+def test_an_output_that_is_not_finite_is_reported_and_the_others_are_answered(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     folder = write_folder(tmp_path / "photos", {"a.png": png(0), "b.png": png(1)})
     broken = Classifier(classifier.manifest, "onnxruntime", lambda x: classifier.network(x) / np.array([[0], [1]]))
-    told: list[str] = []
+    reported: list[str] = []
 
     with np.errstate(divide="ignore"):
-        predictions = list(predict(broken, [folder], 1, told.append, pytest.fail))
+        predictions = list(predict(broken, [folder], 1, reported.append, pytest.fail))
     assert [prediction.image.name for prediction in predictions] == ["b.png"]
-    assert told == [f"{folder}/a.png: the model's output is not finite"]
+    assert reported == [f"{folder}/a.png: the model's output is not finite"]

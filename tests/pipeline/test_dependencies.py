@@ -35,7 +35,7 @@ MAY_IMPORT = """
     data: core                 models: core data               fx: core models             runtime: core
     inputs: core models fetch  fetch: core data                train: core data models     calib: core data models fx
     convert: core data models fx calib                         evaluate: core models       core:
-    export: core data models fx evaluate runtime               report: core data evaluate runtime
+    export: core data models fx runtime                        report: core data evaluate runtime
     benchmark: core models fx runtime                          spread: core data models calib
     inference: core data fetch runtime export
 """

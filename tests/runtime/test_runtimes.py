@@ -2,34 +2,45 @@ from pathlib import Path
 
 import pytest
 from exported import change_manifest, manifest
-from torch import cpu
+from torch import backends, cpu
 
 import ptqflow
 from ptqflow.core.errors import EngineError
 from ptqflow.runtime.manifest import read_manifest
-from ptqflow.runtime.runtimes import RUNTIMES, find_obstacle
+from ptqflow.runtime.runtimes import (
+    BY_DEFAULT,
+    RUNTIMES,
+    find_obstacle,
+    onnxruntime_session,
+    openvino_model,
+    torchscript_module,
+)
 
 
-def test_the_first_runtime_without_an_obstacle_is_chosen(pristine: Path) -> None:
+def test_the_first_runtime_of_those_by_default_without_an_obstacle_is_chosen(pristine: Path) -> None:
     card = read_manifest(pristine)
     usable = [runtime for runtime in RUNTIMES if find_obstacle(runtime, card) is None]
 
     assert {"onnxruntime", "torchscript"} <= set(usable)
-    assert ptqflow.load(pristine).runtime == usable[0]
+    assert ptqflow.load(pristine).runtime == next(runtime for runtime in BY_DEFAULT if runtime in usable)
 
 
-def test_a_runtime_that_fails_to_load_is_left_out_with_a_warning(pristine: Path, broken_openvino: str) -> None:
-    with pytest.warns(UserWarning, match=f"^left out openvino: openvino cannot load .*int8.onnx: {broken_openvino}"):
+def test_a_runtime_that_fails_to_load_is_skipped_with_a_warning(pristine: Path, broken_openvino: str) -> None:
+    with pytest.warns(UserWarning, match=f"^skipped openvino: openvino cannot load .*int8.onnx: {broken_openvino}"):
         classifier = ptqflow.load(pristine)
     assert classifier.runtime == "onnxruntime"
     with pytest.raises(EngineError, match=f"^openvino cannot load .*: {broken_openvino}"):
         ptqflow.load(pristine, "openvino")
 
 
-def test_a_model_without_onnx_files_runs_in_torch(export: Path) -> None:
+def test_a_torchscript_file_is_run_only_on_request(export: Path) -> None:
     change_manifest(export, files=manifest(export, ["int8.torchscript.pt"]).model_dump()["files"])
 
-    assert ptqflow.load(export).runtime == "torchscript"
+    with pytest.raises(
+        EngineError, match=r"no runtime can .*; torchscript runs only on request, since .* trust its author"
+    ):
+        ptqflow.load(export)
+    assert ptqflow.load(export, "torchscript").runtime == "torchscript"
     with pytest.raises(EngineError, match=r"onnxruntime cannot run the model here: int8\.onnx was not exported"):
         ptqflow.load(export, "onnxruntime")
 
@@ -42,7 +53,7 @@ def test_an_engine_that_torch_lacks_here_is_named_with_those_it_has(export: Path
     assert ptqflow.load(export).runtime != "torchscript"
 
 
-def test_a_cpu_without_vnni_is_told_where_the_kernels_need_it(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_without_vnni_is_reported_if_the_kernels_need_it(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_is_vnni_supported", lambda: False)
     change_manifest(export, needs={"vnni": True})
 
@@ -52,18 +63,45 @@ def test_a_cpu_without_vnni_is_told_where_the_kernels_need_it(export: Path, monk
     assert ptqflow.load(export, "torchscript").runtime == "torchscript"
 
 
-def test_where_no_runtime_can_run_a_model_each_says_why(export: Path) -> None:
+def test_if_no_runtime_can_run_a_model_the_reason_of_each_is_reported(export: Path) -> None:
     change_manifest(export, files={})
 
-    with pytest.raises(EngineError, match=r"no runtime can .*onnxruntime: int8\.onnx was not exported; torchscript: "):
+    with pytest.raises(
+        EngineError, match=r"no runtime can .*openvino: .*; onnxruntime: int8\.onnx was not exported\); "
+    ):
         ptqflow.load(export)
 
 
 @pytest.mark.parametrize(("runtime", "name"), [("onnxruntime", "int8.onnx"), ("torchscript", "int8.torchscript.pt")])
-def test_what_a_runtime_says_of_a_file_that_it_cannot_load_is_one_line(export: Path, runtime: str, name: str) -> None:
+def test_the_message_of_a_runtime_that_cannot_load_a_file_is_one_line(export: Path, runtime: str, name: str) -> None:
     (export / name).write_bytes(b"neither")
     change_manifest(export, files=manifest(export, [name]).model_dump()["files"])
 
     with pytest.raises(EngineError, match=f"{runtime} cannot load .*{name}: ") as caught:
         ptqflow.load(export, runtime)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+def test_options_of_a_session_are_set(pristine: Path, tmp_path: Path) -> None:
+    session = onnxruntime_session(pristine / "int8.onnx", intra_op_num_threads=1, enable_profiling=True)
+    assert session.get_session_options().intra_op_num_threads == 1
+    assert Path(session.end_profiling()).is_file()
+
+
+def test_openvino_computes_fp32_and_takes_one_shape_on_request(pristine: Path) -> None:
+    pytest.importorskip("openvino")
+    compiled = openvino_model(pristine / "int8.onnx", shape=(2, 3, 8, 8), INFERENCE_NUM_THREADS="1")
+    assert list(compiled.input(0).shape) == [2, 3, 8, 8]
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert openvino_model(pristine / "int8.onnx").input(0).partial_shape[0].is_dynamic
+
+
+def test_torchscript_selects_the_engine_of_an_int8_network_alone(
+    pristine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends.quantized, "engine", "fbgemm")
+    torchscript_module(pristine / "int8.torchscript.pt", None)
+    assert backends.quantized.engine == "fbgemm"
+    torchscript_module(pristine / "int8.torchscript.pt", "onednn")
+    assert backends.quantized.engine == "onednn"

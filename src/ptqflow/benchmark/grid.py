@@ -1,4 +1,4 @@
-"""FP32 and INT8 in every runtime at every batch size."""
+"""Time FP32 and INT8 in every runtime at every batch size."""
 
 import subprocess
 import sys
@@ -8,13 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ptqflow.benchmark import fp32_script as script
+from ptqflow.benchmark import fp32_script
 from ptqflow.benchmark.params import BenchmarkParams
 from ptqflow.benchmark.slowdown import explain_loss
 from ptqflow.benchmark.timed_runtimes import LIBRARIES, RUNTIMES, Runtime, Task, is_installed
 from ptqflow.benchmark.timing import speedup, time_in_turns
 from ptqflow.benchmark.worker_process import Cell
-from ptqflow.core.errors import ArtifactError, BenchmarkError
+from ptqflow.core.errors import ArtifactError, BenchmarkError, describe_failure
 from ptqflow.core.machine import describe_machine, usable_cores
 from ptqflow.core.text_table import format_text_table
 from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, check_file
@@ -22,7 +22,7 @@ from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Man
 
 @dataclass(frozen=True)
 class Files:
-    """The two networks as one runtime reads them."""
+    """The files of the two networks for one runtime."""
 
     fp32: Path
     int8: Path
@@ -35,7 +35,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was timed, as metrics/benchmark.json has it, and by runtime why it was not."""
+    """Figures as in metrics/benchmark.json, and the reason for each runtime that was left out."""
 
     metrics: dict[str, Any]
     left_out: dict[Runtime, str]
@@ -45,9 +45,9 @@ def benchmark(params: BenchmarkParams, eager: Files, export_dir: Path, manifest:
     """Time FP32 and INT8 in every runtime that is installed.
 
     Args:
-        params: what is timed.
-        eager: the weights in the folders of `train` and `convert`.
-        export_dir: what `export` wrote.
+        params: the section `benchmark`.
+        eager: the weights in the directories of `train` and `convert`.
+        export_dir: the exported model.
         manifest: of `export_dir`.
 
     Raises:
@@ -114,10 +114,10 @@ def _files(runtime: Runtime, eager: Files, export_dir: Path, manifest: Manifest,
 
 
 def _write_script(fp32_dir: Path, file: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", script.__name__, str(fp32_dir), str(file)]
+    command = [sys.executable, "-W", "ignore", "-m", fp32_script.__name__, str(fp32_dir), str(file)]
     ended = subprocess.run(command, text=True, capture_output=True, check=False)
     if ended.returncode:
-        raise BenchmarkError((ended.stderr.strip().splitlines() or [f"{script.__name__} has failed"])[-1])
+        raise BenchmarkError(describe_failure(ended.returncode, ended.stderr))
 
 
 def _time_pair(
@@ -143,10 +143,10 @@ def _time_pair(
 
 
 def pinned_threads(threads: int | None) -> int:
-    """Return the number of threads that every runtime is given; None stands for all cores.
+    """Return the number of threads of every runtime; None stands for all cores.
 
     Raises:
-        BenchmarkError: there are more threads than cores, which would wait for each other.
+        BenchmarkError: there are more threads than cores, so that they would wait for each other.
     """
     cores = usable_cores()
     if threads is not None and threads > cores:

@@ -1,4 +1,4 @@
-"""The runtimes that a network is timed in, each with its threads pinned and nothing else changed.
+"""The runtimes in which a network is timed, each with its number of threads set and the other defaults unchanged.
 
 A function of a runtime imports it and returns what loads the network, so that imports are not part of the time that
 loading takes. None imports another's library: a process that runs ONNX Runtime has no torch in its memory.
@@ -15,14 +15,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ptqflow.runtime.runtimes import PACKAGES, onnxruntime_session, openvino_model, torchscript_module
+
 Runtime = Literal["torch_eager", "torchscript", "onnxruntime", "openvino"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
-LIBRARIES: Mapping[Runtime, str] = {
-    "torch_eager": "torch",
-    "torchscript": "torch",
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-}
+LIBRARIES: Mapping[str, str] = {"torch_eager": "torch", **PACKAGES}
 
 Run = Callable[[], object]
 
@@ -33,12 +30,12 @@ class Task:
 
     runtime: Runtime
     path: str
-    """The file of the network; for torch_eager the weights in a folder that `train` or `convert` wrote."""
+    """Of the network's file; for torch_eager of the weights in a directory that `train` or `convert` wrote."""
     batch: int
     image_size: int
     threads: int
     engine: str | None = None
-    """Of torch, that an INT8 network was packed for; None for FP32."""
+    """Of torch, for which an INT8 network was converted; None for FP32."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -53,16 +50,16 @@ class Loaded:
     run: Run
     """Run the same batch once more."""
     profile: Callable[[], dict[str, float]]
-    """Run some more and tell the seconds of each kind of operation."""
+    """Return the seconds of each kind of operation in some more runs."""
     forms: Mapping[str, Callable[[], Run]] = field(default_factory=dict)
-    """Other ways to run the same network, by name; which is faster depends on the batch and the CPU."""
+    """Other ways to run the same network, by name; the fastest depends on the batch and the CPU."""
 
 
 Load = Callable[[], Loaded]
 
 
 def is_installed(runtime: Runtime) -> bool:
-    """Tell whether the library of a runtime can be imported here."""
+    """Return whether the library of a runtime is installed."""
     return importlib.util.find_spec(LIBRARIES[runtime]) is not None
 
 
@@ -110,12 +107,10 @@ def _torchscript(task: Task) -> tuple[Load, dict[str, str]]:
     import torch
 
     torch.set_num_threads(task.threads)
-    if task.engine is not None:
-        torch.backends.quantized.engine = task.engine
 
     def load() -> Loaded:
         images = torch.from_numpy(example(task))
-        model = torch.jit.load(task.path)
+        model = torchscript_module(Path(task.path), task.engine)
         if task.engine is not None:
             return _of_torch(model, images)
 
@@ -153,14 +148,10 @@ def _onnxruntime(task: Task) -> tuple[Load, dict[str, str]]:
     import onnxruntime
 
     def session(profile_prefix: str | None = None) -> Run:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = task.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options: dict[str, Any] = {"intra_op_num_threads": task.threads, "inter_op_num_threads": 1}
         if profile_prefix is not None:
-            options.enable_profiling = True
-            options.profile_file_prefix = profile_prefix
-        session = onnxruntime.InferenceSession(task.path, options, providers=["CPUExecutionProvider"])
+            options |= {"enable_profiling": True, "profile_file_prefix": profile_prefix}
+        session = onnxruntime_session(Path(task.path), **options)
         inputs = {session.get_inputs()[0].name: example(task)}
         if profile_prefix is None:
             return lambda: session.run(None, inputs)
@@ -185,29 +176,20 @@ def _onnxruntime(task: Task) -> tuple[Load, dict[str, str]]:
 def _openvino(task: Task) -> tuple[Load, dict[str, str]]:
     import openvino
 
-    def compiled(**more: str) -> Any:
-        core = openvino.Core()
-        model = core.read_model(task.path)
-        model.reshape(task.shape)
-        # Without the hint, OpenVINO computes what is called FP32 in bfloat16 where the CPU can.
-        settings = {
-            "INFERENCE_NUM_THREADS": str(task.threads),
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-        return core.compile_model(model, "CPU", settings | more).create_infer_request()
+    def request(**more: str) -> Any:
+        threads = {"INFERENCE_NUM_THREADS": str(task.threads), "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
+        return openvino_model(Path(task.path), task.shape, **threads, **more).create_infer_request()
 
     def load() -> Loaded:
-        request, images = compiled(), example(task)
-        return Loaded(lambda: request.infer([images], share_inputs=True, share_outputs=True), profile)
+        loaded, images = request(), example(task)
+        return Loaded(lambda: loaded.infer([images], share_inputs=True, share_outputs=True), profile)
 
     def profile() -> dict[str, float]:
-        request = compiled(PERF_COUNT="YES")
-        request.infer([example(task)])
-        request.infer([example(task)])
+        profiled = request(PERF_COUNT="YES")
+        for _ in range(2):
+            profiled.infer([example(task)])
         seconds: dict[str, float] = {}
-        for entry in request.profiling_info:
+        for entry in profiled.profiling_info:
             seconds[entry.node_type] = seconds.get(entry.node_type, 0.0) + entry.real_time.total_seconds()
         return seconds
 

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
-from ptqflow.benchmark import worker as cell
+from ptqflow.benchmark import worker
 from ptqflow.benchmark.timed_runtimes import Task
-from ptqflow.core.errors import BenchmarkError, describe_exit
+from ptqflow.core.errors import BenchmarkError, describe_failure
 
 
 class Cell:
@@ -22,7 +22,7 @@ class Cell:
         self.versions: dict[str, str] = {}
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__)
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", cell.__name__, json.dumps(asdict(task))],
+            [sys.executable, "-W", "ignore", "-m", worker.__name__, json.dumps(asdict(task))],
             env=os.environ | {"OMP_NUM_THREADS": str(task.threads)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -84,16 +84,6 @@ class Cell:
         return answer
 
     def _end(self) -> str:
-        end = f"its process {describe_exit(self._process.wait())}"
+        status = self._process.wait()
         self._errors.seek(0)
-        message = _last_message(self._errors.read())
-        if self._process.returncode > 0 and message:
-            return f"{self.name}: {message}"
-        return f"{self.name}: {end}" + (f" ({message})" if message else "")
-
-
-def _last_message(errors: str) -> str:
-    """Return the message at the end in one line: what follows a traceback's indented lines, else the last line."""
-    lines = errors.strip().splitlines()
-    indented = [number for number, line in enumerate(lines) if line.startswith("  ")]
-    return " ".join(" ".join(lines[indented[-1] + 1 :] if indented else lines[-1:]).split())
+        return f"{self.name}: {describe_failure(status, self._errors.read())}"

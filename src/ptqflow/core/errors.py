@@ -53,3 +53,17 @@ def describe_exit(status: int) -> str:
         return f"was ended by {signal.Signals(-status).name}"
     except ValueError:  # real-time signals have no names
         return f"was ended by signal {-status}"
+
+
+def describe_failure(status: int, stderr: str) -> str:
+    """Return in one line why a process failed: its last message on stderr, and how it ended if a signal ended it.
+
+    A traceback is reduced to the lines after the indented ones.
+    """
+    lines = stderr.strip().splitlines()
+    indented = [number for number, line in enumerate(lines) if line.startswith("  ")]
+    message = " ".join(" ".join(lines[indented[-1] + 1 :] if indented else lines[-1:]).split())
+    if message and status > 0:
+        return message
+    end = f"its process {describe_exit(status)}"
+    return f"{end} ({message})" if message else end

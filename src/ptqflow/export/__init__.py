@@ -1,1 +1,1 @@
-"""Files of an INT8 model for other runtimes, and the proof that they compute what torch computes."""
+"""Export of an INT8 model for other runtimes, and the check that each file computes what torch computes."""

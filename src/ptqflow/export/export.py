@@ -1,4 +1,4 @@
-"""Write the exported files and hold them against the networks that they were made from."""
+"""Write the exported files and compare them with the networks in torch."""
 
 import json
 from dataclasses import dataclass
@@ -8,74 +8,122 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from ptqflow.core.artifacts import write_bytes
 from ptqflow.core.errors import ModelError
+from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.export.gate import EXAMPLES, Gate, first_divergence
 from ptqflow.export.onnx import to_onnx
 from ptqflow.export.params import ExportParams
-from ptqflow.export.qdq import build_twin, step_outputs
+from ptqflow.export.qdq import build_qdq, step_outputs
 from ptqflow.export.torchscript import to_torchscript
 from ptqflow.fx.artifact import Int8Model
-from ptqflow.models.accuracy import compute_logits
+from ptqflow.models.accuracy import compute_logits, predictions
 from ptqflow.models.fp32 import ModelCard
 from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, InputCard
+from ptqflow.runtime.reference import IMAGES, Reference, generate_images, write_reference
+from ptqflow.runtime.runtimes import PACKAGES, Runtime
+
+_PIXELS = 4_000_000
+"""Of the generated images that run at a time."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """What is exported."""
+    """The networks that are exported."""
 
     fp32: nn.Module
     int8: Int8Model
 
     @property
     def card(self) -> ModelCard:
-        """What both are."""
+        """Architecture, classes and input of both."""
         return self.int8.card.model
 
 
-def write_files(directory: Path, networks: Networks, params: ExportParams) -> None:
-    """Write the INT8 network as TorchScript and ONNX and the FP32 one as ONNX.
+def int8_logits(networks: Networks, test: Split, batch_size: int) -> Tensor:
+    """Return the logits of the INT8 network for the test images, float64 (N, classes)."""
+    return compute_logits(networks.int8.module, test, networks.card.normalization, batch_size, "int8")
+
+
+def write_files(directory: Path, networks: Networks, logits: Tensor, params: ExportParams) -> None:
+    """Write the INT8 network as TorchScript and ONNX, the FP32 one as ONNX, and the reference for `ptqflow verify`.
+
+    Args:
+        directory: where they are written.
+        networks: which.
+        logits: of the INT8 network for the test images, float64 (N, classes).
+        params: the section `export`.
 
     Raises:
-        ModelError: ONNX does not know an operation; the error names it and its layer.
+        ModelError: ONNX has no operator for an operation; the error names it and its layer.
     """
     card, module = networks.card, networks.int8.module
     write_bytes(directory / INT8_TORCHSCRIPT, to_torchscript(module, card.image_size))
     if params.onnx:
-        twin = build_twin(module, card.image_size)
-        write_bytes(directory / INT8_ONNX, to_onnx(twin, card.image_size, _metadata(card, "int8")))
+        qdq = build_qdq(module, card.image_size)
+        write_bytes(directory / INT8_ONNX, to_onnx(qdq, card.image_size, _metadata(card, "int8")))
         write_bytes(directory / FP32_ONNX, to_onnx(networks.fp32, card.image_size, _metadata(card, "fp32")))
+    int8, fp32 = (_run_on_generated_images(network, card) for network in (module, networks.fp32))
+    write_reference(directory, Reference(int8, fp32, predictions(logits)))
 
 
-def check_files(gate: Gate, networks: Networks, test: Split, params: ExportParams) -> dict[str, Any]:
+def _run_on_generated_images(network: nn.Module, card: ModelCard) -> NDArray[np.float32]:
+    images = torch.from_numpy(generate_images(IMAGES, card.image_size))
+    with torch.inference_mode():
+        batches = images.split(images_together(card.image_size, _PIXELS))
+        logits: NDArray[np.float32] = torch.cat([network(to_input(b, card.normalization)) for b in batches]).numpy()
+    return logits
+
+
+def check_files(gate: Gate, networks: Networks, logits: Tensor, test: Split, params: ExportParams) -> dict[str, Any]:
     """Run each file in a fresh process and compare it with its network.
 
+    Args:
+        gate: which compares.
+        networks: of the files.
+        logits: of the INT8 network for the test images, float64 (N, classes).
+        test: the images.
+        params: the section `export`.
+
     Returns:
-        What metrics/export.json holds: figures by file.
+        Figures by file, as in metrics/export.json.
 
     Raises:
-        ModelError: a file does not run or predicts something else; the error names the layer that differs first.
+        ModelError: a file does not run or its predictions are not equivalent; the error names the first layer that
+            differs.
     """
-    card = networks.card
-    int8 = compute_logits(networks.int8.module, test, card.normalization, gate.batch_size, "int8")
-    figures = {INT8_TORCHSCRIPT: gate.require_equal("torchscript", INT8_TORCHSCRIPT, int8)}
+    share = params.min_agreement
+    figures = {INT8_TORCHSCRIPT: gate.require_equal("torchscript", INT8_TORCHSCRIPT, logits)}
     if params.onnx:
-        fp32 = compute_logits(networks.fp32, test, card.normalization, gate.batch_size, "fp32")
         try:
-            figures[INT8_ONNX] = gate.require_agreement("onnxruntime", INT8_ONNX, int8, params.min_agreement)
+            figures[INT8_ONNX] = gate.require_agreement("onnxruntime", INT8_ONNX, logits, share)
         except ModelError as error:
             raise ModelError(f"{error}; {_where(gate, networks, test)}") from None
-        figures[FP32_ONNX] = gate.require_agreement("onnxruntime", FP32_ONNX, fp32, params.min_agreement)
-        if find_spec("openvino"):
-            figures[INT8_ONNX]["openvino"] = gate.require_agreement("openvino", INT8_ONNX, int8, params.min_agreement)
+        fp32 = compute_logits(networks.fp32, test, networks.card.normalization, gate.batch_size, "fp32")
+        figures[FP32_ONNX] = gate.require_agreement("onnxruntime", FP32_ONNX, fp32, share)
+        if params.openvino:
+            figures[INT8_ONNX]["openvino"] = gate.require_agreement("openvino", INT8_ONNX, logits, share)
     for name, found in figures.items():
         found["size_mb"] = round((gate.directory / name).stat().st_size / 1e6, 3)
     return figures
+
+
+def require_runtimes(params: ExportParams) -> None:
+    """Check that the runtimes in which files are compared are installed.
+
+    Raises:
+        ModelError: OpenVINO is not.
+    """
+    runtime: Runtime = "openvino"
+    if params.onnx and params.openvino and find_spec(PACKAGES[runtime]) is None:
+        raise ModelError(
+            "export.openvino is true, and openvino is not installed: `pip install openvino`, or set it to false"
+        )
 
 
 def _where(gate: Gate, networks: Networks, test: Split) -> str:
@@ -87,7 +135,7 @@ def _where(gate: Gate, networks: Networks, test: Split) -> str:
 
 
 def _metadata(card: ModelCard, precision: str) -> dict[str, str]:
-    """Describe what a network takes and gives inside its file."""
+    """Return the metadata of an ONNX file: input, classes and architecture."""
     described = InputCard(mean=card.normalization.mean, std=card.normalization.std).model_dump(mode="json")
     return {
         "architecture": card.name,

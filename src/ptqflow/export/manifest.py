@@ -1,6 +1,5 @@
 """The manifest of an exported model."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,21 +7,33 @@ from typing import Any
 import torch
 
 from ptqflow.core.artifacts import sha256_file
+from ptqflow.core.code import hash_packages
 from ptqflow.core.params import read_sections
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.export.export import Networks
+from ptqflow.export.params import ExportParams
 from ptqflow.export.qdq import step_roundings
 from ptqflow.fx.layers import list_layers
-from ptqflow.models.fp32 import ModelCard
 from ptqflow.models.torchvision_weights import is_published
 from ptqflow.runtime.manifest import VERSION, CalibrationCard, FileCard, InputCard, LayerCard, Manifest, Needs
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGES = ("core", "data", "export", "fx", "models", "runtime")
+"""That the stage `export` depends on: a hash of others would change model.json though dvc has no reason to rerun it."""
 _SECTIONS = ("data", "model", "train", "calib", "convert")
 
 
-def describe(directory: Path, networks: Networks, dataset: DatasetCard, metrics: Mapping[str, Any]) -> Manifest:
-    """Describe the files of a directory, the networks that they hold and what those were made from."""
+def describe(
+    directory: Path, networks: Networks, dataset: DatasetCard, params: ExportParams, metrics: Mapping[str, Any]
+) -> Manifest:
+    """Return the manifest of the files in a directory.
+
+    Args:
+        directory: of the files.
+        networks: that they hold.
+        dataset: from which the networks were made.
+        params: the section `export`.
+        metrics: of the stage `evaluate`.
+    """
     card, int8 = networks.card, networks.int8.card
     scheme = int8.scheme
     return Manifest(
@@ -37,7 +48,8 @@ def describe(directory: Path, networks: Networks, dataset: DatasetCard, metrics:
         torch_version=torch.__version__.partition("+")[0],
         params=_params(),
         dataset_sha256=dict(dataset.sha256),
-        code_sha256=_hash_code(card),
+        code_sha256=hash_packages(PACKAGES),
+        model_code_sha256=card.code_sha256,
         weights_sha256=card.weights_sha256,
         calibration=CalibrationCard(images=int8.calibration_images, indices_sha256=int8.calibration_sha256),
         layers=_layers(networks),
@@ -45,12 +57,13 @@ def describe(directory: Path, networks: Networks, dataset: DatasetCard, metrics:
             file.name: FileCard(sha256=sha256_file(file), bytes=file.stat().st_size)
             for file in sorted(directory.iterdir())
         },
+        min_agreement=params.min_agreement,
         metrics={name: figure for name, figure in metrics.items() if name != "classes"},
     )
 
 
 def _params() -> dict[str, dict[str, Any]]:
-    """Return the sections without the places of files on this machine: hashes tell what was in them."""
+    """Return the sections without paths of files on this machine: hashes identify their contents."""
     sections = read_sections(_SECTIONS)
     del sections["data"]["path"]
     model = sections["model"]
@@ -73,10 +86,3 @@ def _layers(networks: Networks) -> tuple[LayerCard, ...]:
         for layer in layers
         for rounding in [roundings.get(layer.name)]
     )
-
-
-def _hash_code(card: ModelCard) -> str:
-    digest = hashlib.sha256((card.code_sha256 or "").encode())
-    for name in sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py")):
-        digest.update(name.encode() + b"\0" + (PACKAGE / name).read_bytes())
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Networks as ONNX."""
+"""Export of networks as ONNX."""
 
 import io
 import re
@@ -16,7 +16,7 @@ from torch.onnx import register_custom_op_symbolic, symbolic_helper  # type: ign
 from torch.onnx.errors import OnnxExporterError
 
 from ptqflow.core.errors import ModelError
-from ptqflow.export.onnx_fold import clean
+from ptqflow.export.onnx_fold import fold
 from ptqflow.export.qdq import DOMAIN
 from ptqflow.fx.prepare import without_torch_warnings
 from ptqflow.runtime.manifest import INPUT, OUTPUT
@@ -26,17 +26,19 @@ _IR_VERSION = 8  # of the same time as the opset
 
 
 def to_onnx(model: nn.Module, image_size: int, metadata: Mapping[str, str]) -> bytes:
-    """Write a network, FP32 or the twin of an INT8 one, that takes any number of images; equal bytes each time.
+    """Return a network, FP32 or the QDQ graph of an INT8 one, as an ONNX file for any number of images.
+
+    Bytes are equal for equal networks.
 
     Raises:
-        ModelError: ONNX does not know an operation; the error names it.
+        ModelError: ONNX has no operator for an operation; the error names it.
     """
     exported = onnx.load_from_string(_trace(model, image_size))
     _write_roundings(exported.graph)
     onnx_model = helper.make_model(
         exported.graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
     )
-    clean(onnx_model)
+    onnx_model = fold(onnx_model)
     _separate_weights(onnx_model.graph)
     onnx_model.graph.name = "classifier"
     onnx_model.producer_name = "ptqflow"
@@ -54,7 +56,7 @@ def _trace(model: nn.Module, image_size: int) -> bytes:
             torch.onnx.export(
                 model,
                 (example,),
-                buffer,  # type: ignore[arg-type]  # torch takes it, as its own code says
+                buffer,  # type: ignore[arg-type]  # torch accepts a buffer
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=[INPUT],
@@ -74,10 +76,10 @@ def _trace(model: nn.Module, image_size: int) -> bytes:
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Let torch compute attention step by step: ONNX does not know its fused kernel."""
+    """Let torch compute attention in single operations: ONNX has no operator for its fused kernel."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    torch._C._jit_set_onnx_log_enabled(False)  # of the whole graph, where an operation is not known
+    torch._C._jit_set_onnx_log_enabled(False)  # it would print the whole graph if an operation has no operator
     try:
         yield
     finally:
@@ -85,7 +87,7 @@ def _plain_attention() -> Iterator[None]:
 
 
 def _pool_adaptively(g: Any, x: Any, output_size: Any) -> Any:
-    """Write adaptive average pooling also where the size of the output does not divide that of the input."""
+    """Return adaptive average pooling also for an output size that does not divide the input size."""
     sizes = symbolic_helper._get_tensor_sizes(x)[-2:]
     outputs = symbolic_helper._get_const(output_size, "is", "output_size")
     if outputs == [1, 1]:
@@ -96,7 +98,7 @@ def _pool_adaptively(g: Any, x: Any, output_size: Any) -> Any:
 
 
 def _averages(size: int, output: int) -> Tensor:
-    """Return the weights, (output, size), with which adaptive pooling takes means along one dimension."""
+    """Return the weights (output, size) of the means that adaptive pooling computes along one dimension."""
     weights = torch.zeros(output, size)
     for i in range(output):
         first, end = i * size // output, -(-(i + 1) * size // output)
@@ -119,7 +121,7 @@ def _find_layer(model: nn.Module, example: Tensor, operation: str) -> str:
 
 
 def _write_roundings(graph: GraphProto) -> None:
-    """Write the operators of a twin as those of ONNX."""
+    """Replace the operators of a QDQ graph in the domain of ptqflow by those of ONNX."""
     nodes: list[NodeProto] = []
     for node in graph.node:
         if node.domain != DOMAIN:
@@ -133,10 +135,10 @@ def _write_roundings(graph: GraphProto) -> None:
 
 
 def _separate_weights(graph: GraphProto) -> None:
-    """Write a weight again for each further step that reads it, and the zero points of linear layers' weights, all 0.
+    """Write a weight again for each further step that reads it, and the zero points of all weights, which are 0.
 
-    ONNX Runtime runs Gemm in INT8 only where its weight has a zero point. Without VNNI it makes weights uint8, and
-    fails where two steps share one, or where that of a linear layer has no zero point of its own.
+    ONNX Runtime runs Gemm in INT8 only if its weight has zero points. Without VNNI it converts weights to uint8, and
+    fails if two steps share one, or if a layer that it does not run in INT8 has a weight without zero points.
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     taken: set[str] = set()
@@ -148,30 +150,29 @@ def _separate_weights(graph: GraphProto) -> None:
             node.input[0] = f"{weight.name}.{len(taken)}"
             graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(weight), node.input[0]))
         taken.add(node.input[0])
-        if len(weight.dims) == 2:
-            node.input.append(f"{node.input[0]}.zero_point")
-            zeros = np.zeros(tensors[node.input[1]].dims, np.int8)
-            graph.initializer.append(numpy_helper.from_array(zeros, node.input[2]))
+        node.input.append(f"{node.input[0]}.zero_point")
+        zeros = np.zeros(tensors[node.input[1]].dims, np.int8)
+        graph.initializer.append(numpy_helper.from_array(zeros, node.input[2]))
 
 
 def _round(graph: GraphProto, node: NodeProto) -> list[NodeProto]:
     options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     name = options["name"].decode()
-    scale, zero_point, codes = f"{name}.output_scale", f"{name}.output_zero_point", f"{name}.codes"
+    scale, zero_point, quantized = f"{name}.output_scale", f"{name}.output_zero_point", f"{name}.quantized"
     graph.initializer.append(numpy_helper.from_array(np.array(options["scale"], np.float32), scale))
     graph.initializer.append(numpy_helper.from_array(np.array(options["zero_point"], np.uint8), zero_point))
     return [
-        helper.make_node("QuantizeLinear", [node.input[0], scale, zero_point], [codes], f"{name}.quantize"),
-        helper.make_node("DequantizeLinear", [codes, scale, zero_point], list(node.output), f"{name}.dequantize"),
+        helper.make_node("QuantizeLinear", [node.input[0], scale, zero_point], [quantized], f"{name}.quantize"),
+        helper.make_node("DequantizeLinear", [quantized, scale, zero_point], list(node.output), f"{name}.dequantize"),
     ]
 
 
 def _expand(graph: GraphProto, node: NodeProto) -> NodeProto:
-    codes, scale = node.input
+    quantized, scale = node.input
     return helper.make_node(
         "DequantizeLinear",
-        [codes, scale],
+        [quantized, scale],
         list(node.output),
-        f"{codes}.dequantize",
+        f"{quantized}.dequantize",
         axis=helper.get_node_attr_value(node, "axis"),
     )

@@ -1,181 +1,85 @@
-"""An ONNX graph without anything that could have been computed before it was written."""
+"""Constant folding of an ONNX graph with onnxscript's optimizer and the passes of onnx_ir.
 
-from collections.abc import Iterable, Iterator
+torch's exporter computes shapes in the graph, also those that do not depend on the number of images. The optimizer
+folds a size once shape inference finds it, but not if a number or a range takes it from a shape.
+"""
+
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+from onnx import ModelProto
+from onnx_ir.passes import common
+from onnxscript.optimizer import fold_constants_ir
+from onnxscript.rewriter import RewritePass
+from onnxscript.rewriter.rules.common import materialize_reshape_shape_rule
 
-Array = NDArray[Any]
+_ANY_SIZE = 2**31
+"""Of a tensor in bytes: an ONNX file has no larger one."""
 
-_KEPT = {"DequantizeLinear"}  # of weights: folding it would make FP32 copies of them
 
+def fold(model: ModelProto) -> ModelProto:
+    """Return a model in which everything that is constant is an initializer, without what is unused.
 
-def clean(model: ModelProto) -> None:
-    """Fold what is constant, also sizes that do not depend on the number of images, and drop what is left unused."""
-    graph = model.graph
-    _constants_to_initializers(graph)
+    DequantizeLinear of weights is left, so that they are int8 in the file.
+    """
+    folded = ir.from_proto(model)
     steps = -1
-    while steps != len(graph.node):  # what is folded makes more shapes known
-        steps = len(graph.node)
-        inferred = onnx.shape_inference.infer_shapes(model)
-        _fold_sizes(graph, {value.name: value for value in (*inferred.graph.value_info, *graph.input)})
-        _fold_constants(model)
-        _free_batch_of_reshapes(graph)
-        _drop_unused(graph)
-        del graph.value_info[:]
-    _bypass_identities(graph)
-    _drop_unused(graph)
-    _share_initializers(graph)
-
-
-def _replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
-    kept = list(nodes)
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-def _initialize(graph: GraphProto, name: str, value: NDArray[np.generic]) -> None:
-    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name))
-
-
-def _constants_to_initializers(graph: GraphProto) -> None:
-    kept = []
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            _initialize(graph, node.output[0], numpy_helper.to_array(node.attribute[0].t))
-        else:
-            kept.append(node)
-    _replace_nodes(graph, kept)
-
-
-def _fold_sizes(graph: GraphProto, values: dict[str, onnx.ValueInfoProto]) -> None:
-    """Make a constant of each size that is taken from a shape and is known."""
-    shapes = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Shape" and not node.attribute}
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    kept = []
-    for node in graph.node:
-        known = node.input[0] in shapes if node.op_type in ("Gather", "Slice") else False
-        if known and all(name in constants for name in node.input[1:]):
-            taken = _take(node, _sizes(values.get(shapes[node.input[0]])), [constants[name] for name in node.input[1:]])
-            if taken is not None and (taken >= 0).all():
-                _initialize(graph, node.output[0], taken)
-                continue
-        kept.append(node)
-    _replace_nodes(graph, kept)
-
-
-def _sizes(value: onnx.ValueInfoProto | None) -> Array | None:
-    """Return the shape of a tensor, -1 for what is not known; None if its rank is not."""
-    if value is None or not value.type.tensor_type.HasField("shape"):
-        return None
-    return np.array([size.dim_value or -1 for size in value.type.tensor_type.shape.dim], np.int64)
-
-
-def _take(node: NodeProto, sizes: Array | None, arguments: list[Array]) -> Array | None:
-    """Return what Gather or Slice takes from a shape."""
-    if sizes is None:
-        return None
-    if node.op_type == "Gather":
-        return np.array(sizes[arguments[0]])
-    start, end, *_ = (int(argument.reshape(-1)[0]) for argument in arguments)
-    step = int(arguments[3][0]) if len(arguments) == 4 else 1
-    return sizes[start:end:step]
-
-
-def _fold_constants(model: ModelProto) -> None:
-    graph = model.graph
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    kept = []
-    for node in graph.node:
-        if node.op_type in _KEPT or any(name not in constants for name in node.input if name):
-            kept.append(node)
-            continue
-        single = helper.make_graph(
-            [node],
-            "constant",
-            [helper.make_tensor_value_info(name, _type(constants[name]), None) for name in node.input if name],
-            [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in node.output],
+    while steps != len(folded.graph):  # what is folded makes more shapes known
+        steps = len(folded.graph)
+        common.ShapeInferencePass(check_type=False, strict_mode=False)(folded)
+        _fold_sizes(folded.graph)
+        fold_constants_ir(
+            folded, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE, should_fold=_folds_in_any_case
         )
-        evaluator = ReferenceEvaluator(helper.make_model(single, opset_imports=model.opset_import))
-        results = evaluator.run(None, {name: constants[name] for name in node.input if name})
-        for name, result in zip(node.output, results, strict=True):
-            constants[name] = np.asarray(result)
-            _initialize(graph, name, constants[name])
-    _replace_nodes(graph, kept)
+        RewritePass([materialize_reshape_shape_rule])(folded)
+        common.RemoveUnusedNodesPass()(folded)
+    for finish in (
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.IdentityEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.ClearMetadataAndDocStringPass(),
+    ):
+        finish(folded)
+    proto: ModelProto = ir.to_proto(folded)
+    del proto.graph.value_info[:]
+    return proto
 
 
-def _type(value: NDArray[np.generic]) -> int:
-    return int(helper.np_dtype_to_tensor_dtype(value.dtype))
+def _folds_in_any_case(node: ir.Node) -> bool | None:
+    """Return True for ConstantOfShape, which the optimizer leaves, and with it what is computed from it; else None."""
+    return True if node.op_type == "ConstantOfShape" else None
 
 
-def _free_batch_of_reshapes(graph: GraphProto) -> None:
-    """Let Reshape find the number of images itself where that is all it is told at run time."""
-    makers = {name: node for node in graph.node for name in node.output}
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    for node in graph.node:
-        maker = makers.get(node.input[1]) if node.op_type == "Reshape" else None
-        if maker is None or maker.op_type != "Concat":
+def _fold_sizes(graph: ir.Graph) -> None:
+    """Replace the sizes that Gather and Slice take from a shape by constants where all of them are known."""
+    for node in graph:
+        if node.op_type not in ("Gather", "Slice") or node.inputs[0] is None:
             continue
-        given = [constants.get(name) for name in maker.input]
-        unknown = [maker.input[i] for i, part in enumerate(given) if part is None]
-        known = np.concatenate([part for part in given if part is not None] or [np.zeros(1, np.int64)])
-        if len(unknown) == 1 and _is_one_size(makers[unknown[0]]) and (known > 0).all():
-            name = f"{node.output[0]}_shape"
-            shape = [np.array([-1], np.int64) if part is None else part for part in given]
-            _initialize(graph, name, np.concatenate(shape))
-            node.input[1] = name
+        shape, arguments = node.inputs[0].producer(), [value for value in node.inputs[1:] if value is not None]
+        tensors = [ir.convenience.get_const_tensor(value) for value in arguments]
+        constants = [tensor.numpy() for tensor in tensors if tensor is not None]
+        if shape is None or shape.op_type != "Shape" or len(constants) < len(arguments):
+            continue
+        taken = _take(node.op_type, _shape(shape), constants)
+        if taken is not None and (taken >= 0).all():
+            value = ir.Value(name=f"{node.outputs[0].name}_known", const_value=ir.tensor(taken))
+            graph.register_initializer(value)
+            node.outputs[0].replace_all_uses_with(value)
 
 
-def _is_one_size(maker: NodeProto) -> bool:
-    return maker.op_type == "Unsqueeze"
+def _shape(node: ir.Node) -> ir.Shape | None:
+    return node.inputs[0].shape if node.inputs[0] is not None else None
 
 
-def _bypass_identities(graph: GraphProto) -> None:
-    outputs = {value.name for value in graph.output}
-    source: dict[str, str] = {}
-    kept = []
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            node.input[i] = source.get(name, name)
-        if node.op_type == "Identity" and node.output[0] not in outputs:
-            source[node.output[0]] = node.input[0]
-        else:
-            kept.append(node)
-    _replace_nodes(graph, kept)
-
-
-def _drop_unused(graph: GraphProto) -> None:
-    used = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if used.intersection(node.output):
-            used.update(node.input)
-            kept.append(node)
-    _replace_nodes(graph, reversed(kept))
-    _keep_initializers(graph, (tensor for tensor in graph.initializer if tensor.name in used))
-
-
-def _keep_initializers(graph: GraphProto, tensors: Iterator[TensorProto]) -> None:
-    kept = list(tensors)
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-
-
-def _share_initializers(graph: GraphProto) -> None:
-    """Keep one of equal tensors, but for single numbers, which are read more easily by the names of their own."""
-    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
-    renamed: dict[str, str] = {}
-    for tensor in graph.initializer:
-        key = (tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes())
-        if tensor.dims:
-            renamed[tensor.name] = first.setdefault(key, tensor.name)
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            node.input[i] = renamed.get(name, name)
-    _keep_initializers(
-        graph, (tensor for tensor in graph.initializer if renamed.get(tensor.name, tensor.name) == tensor.name)
-    )
+def _take(operation: str, shape: ir.Shape | None, arguments: list[NDArray[Any]]) -> NDArray[np.int64] | None:
+    """Return what Gather or Slice takes from a shape, -1 for an unknown size; None if the rank is unknown."""
+    if shape is None:
+        return None
+    sizes = np.array([size if isinstance(size, int) else -1 for size in shape], np.int64)
+    if operation == "Gather":
+        return np.array(sizes[arguments[0]])
+    start, end, *_ = (int(argument[0]) for argument in arguments)
+    return sizes[start : end : int(arguments[3][0]) if len(arguments) == 4 else 1]

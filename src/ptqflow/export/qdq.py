@@ -1,7 +1,7 @@
-"""The float twin of an INT8 network: the same codes, written as float arithmetic with a rounding behind each step.
+"""The QDQ graph of an INT8 network: float arithmetic with a quantization to uint8 after each step.
 
-ONNX calls this form QDQ. Weights stay int8 in it and biases int32, and the roundings saturate at the ends of uint8 as
-the kernels do, which go up to 255 also where `reduce_range` chose ranges for 127.
+QDQ is ONNX's name of the form: QuantizeLinear, then DequantizeLinear. Weights are int8 in it and biases int32.
+Quantization saturates at 0 and 255, as in the kernels, also if `reduce_range` chose ranges for quant_max = 127.
 """
 
 import re
@@ -24,18 +24,18 @@ from ptqflow.fx.layers import ends_with_relu
 from ptqflow.fx.prepare import without_torch_warnings
 
 DOMAIN = "ptqflow"
-"""Of the operators Round, that is QuantizeLinear and DequantizeLinear, and Expand, DequantizeLinear of weights."""
+"""Of the operators Round (QuantizeLinear, then DequantizeLinear) and Expand (DequantizeLinear of weights)."""
 
 
 class Rounding(NamedTuple):
-    """The uint8 codes of a tensor."""
+    """Scale and zero point of a uint8 tensor."""
 
     scale: float
     zero_point: int
 
 
 class _Round(torch.autograd.Function):
-    """To codes and back."""
+    """Quantizes to uint8 and dequantizes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float, zero_point: int, name: str) -> Tensor:
@@ -48,23 +48,23 @@ class _Round(torch.autograd.Function):
 
 
 class _Expand(torch.autograd.Function):
-    """From int8 or int32 codes with zero point 0, a scale for all or for each index of `axis`."""
+    """Dequantizes int8 or int32 values with zero point 0 and one scale, or one for each index of `axis`."""
 
     @staticmethod
-    def forward(ctx: Any, codes: Tensor, scale: Tensor, axis: int) -> Tensor:
-        shape = [1] * codes.dim()
+    def forward(ctx: Any, quantized: Tensor, scale: Tensor, axis: int) -> Tensor:
+        shape = [1] * quantized.dim()
         if scale.dim():
             shape[axis] = -1
-        return codes.float() * scale.view(shape)
+        return quantized.float() * scale.view(shape)
 
     @staticmethod
-    def symbolic(g: Any, codes: Any, scale: Any, axis: int) -> Any:
-        node = g.op(f"{DOMAIN}::Expand", codes, scale, axis_i=axis)
-        return node.setType(codes.type().with_dtype(torch.float32))
+    def symbolic(g: Any, quantized: Any, scale: Any, axis: int) -> Any:
+        node = g.op(f"{DOMAIN}::Expand", quantized, scale, axis_i=axis)
+        return node.setType(quantized.type().with_dtype(torch.float32))
 
 
-def round_to_codes(x: Tensor, scale: float, zero_point: int, name: str) -> Tensor:
-    """Round to the values that have a uint8 code; `name` is that of the step that gives x."""
+def round_to_uint8(x: Tensor, scale: float, zero_point: int, name: str) -> Tensor:
+    """Quantize float32 values of any shape to uint8 and dequantize them; `name` is that of the step that computes x."""
     return _apply(_Round, x, scale, zero_point, name)
 
 
@@ -74,7 +74,7 @@ def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
 
 
 class _Weighted(nn.Module):
-    """A convolution or a linear layer with int8 weights, and what is fused into it."""
+    """A convolution or a linear layer with int8 weights, with the activation and the addition fused into it."""
 
     weight: Tensor
     scale: Tensor
@@ -88,8 +88,8 @@ class _Weighted(nn.Module):
         weight, bias = layer.weight(), layer.bias()
         # MatMul, unlike Gemm, takes inputs of any rank, and its weight the other way round.
         self.axis = 1 if self.convolution is None and input_rank != 2 else 0
-        codes = weight.int_repr().t() if self.axis else weight.int_repr()
-        self.register_buffer("weight", codes.contiguous())
+        values = weight.int_repr().t() if self.axis else weight.int_repr()
+        self.register_buffer("weight", values.contiguous())
         self.register_buffer("scale", sum_scale(weight, 1.0))
         self.register_buffer("bias", None if bias is None else bias.detach().float().contiguous())
         self.register_buffer("bias_scale", None)
@@ -97,10 +97,10 @@ class _Weighted(nn.Module):
             self._round_bias(bias.detach(), sum_scale(weight, input_scale))
 
     def _round_bias(self, bias: Tensor, scale: Tensor) -> None:
-        """Make the bias int32, as kernels want it, unless a code would not fit."""
-        codes = (bias.double() / scale.double()).round()
-        if codes.abs().max() < 2**31:
-            self.bias, self.bias_scale = codes.to(torch.int32), scale
+        """Quantize the bias to int32, as kernels take it, unless a value is out of range."""
+        values = (bias.double() / scale.double()).round()
+        if values.abs().max() < 2**31:
+            self.bias, self.bias_scale = values.to(torch.int32), scale
 
     def forward(self, x: Tensor, summand: Tensor | None = None) -> Tensor:
         weight = _apply(_Expand, self.weight, self.scale, self.axis)
@@ -117,7 +117,7 @@ class _Weighted(nn.Module):
 
 
 class _Kernel(nn.Module):
-    """An INT8 module without int8 weights, on floats."""
+    """An INT8 module without int8 weights, in float arithmetic."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def _kind(layer: Any) -> str:
 
 
 def _activation(layer: Any) -> Callable[[Tensor], Tensor]:
-    """Return what is fused behind a layer."""
+    """Return the activation that is fused into a layer."""
     if "leaky" in _kind(layer):
         return partial(F.leaky_relu, negative_slope=layer.negative_slope)
     if "tanh" in _kind(layer):
@@ -195,7 +195,7 @@ _QPARAM = re.compile(r"_(scale|zero_point)_\d+$")
 
 
 class _Roundings(fx.Interpreter):
-    """Runs an INT8 network and notes which codes its steps give, and the rank of what they give."""
+    """Runs an INT8 network and records scale and zero point of its steps' outputs, and their ranks."""
 
     def __init__(self, converted: GraphModule) -> None:
         super().__init__(converted)
@@ -212,7 +212,7 @@ class _Roundings(fx.Interpreter):
 
 
 class _Outputs(_Roundings):
-    """Runs an INT8 network and keeps the values that its codes stand for."""
+    """Runs an INT8 network and keeps the dequantized outputs of its steps."""
 
     def __init__(self, converted: GraphModule) -> None:
         super().__init__(converted)
@@ -221,12 +221,12 @@ class _Outputs(_Roundings):
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
         if n in self.roundings:
-            self.values[n] = result.dequantize()  # a copy: a fused addition writes over its summand
+            self.values[n] = result.dequantize()  # a copy: a fused addition overwrites its summand
         return result
 
 
 def step_names(converted: GraphModule) -> dict[Node, str]:
-    """Name each step by the path of the module that it calls, or else, and where that runs again, as torch.fx does."""
+    """Return names of the steps: the path of the called module at its first call, else the name of the node."""
     names: dict[Node, str] = {}
     taken: set[str] = set()
     for node in converted.graph.nodes:
@@ -236,8 +236,8 @@ def step_names(converted: GraphModule) -> dict[Node, str]:
     return names
 
 
-def gives_back(node: Node, converted: GraphModule) -> bool:
-    """Tell whether a step gives the values that it takes."""
+def passes_through(node: Node, converted: GraphModule) -> bool:
+    """Return whether the output of a step has the values of its input."""
     if node.op == "call_module":
         return isinstance(converted.get_submodule(str(node.target)), nn.Dropout | nn.Identity)
     return node.target in ("dequantize", "contiguous") or str(node.target) == "quantized.dropout"
@@ -245,47 +245,47 @@ def gives_back(node: Node, converted: GraphModule) -> bool:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """The values that a step of an INT8 network gave as codes."""
+    """The dequantized output of a step of an INT8 network."""
 
     rounding: Rounding
     values: NDArray[np.float32]
 
 
 def step_roundings(converted: GraphModule, image_size: int) -> dict[str, Rounding]:
-    """Return the codes that each step of an INT8 network gives, if it gives any."""
+    """Return scale and zero point of the output of each step of an INT8 network, by name, where it is quantized."""
     seen, names = _run_on_zeros(converted, image_size), step_names(converted)
     return {names[node]: rounding for node, rounding in seen.roundings.items()}
 
 
 def step_outputs(converted: GraphModule, images: Tensor) -> dict[str, StepOutput]:
-    """Run an INT8 network on float32 images (N, 3, H, W) and return what its steps give, in their order."""
+    """Return the quantized outputs of an INT8 network's steps for float32 images (N, 3, H, W), in their order."""
     seen, names = _Outputs(converted), step_names(converted)
     with without_torch_warnings(), torch.inference_mode():
         seen.run(images)
     return {
         names[node]: StepOutput(seen.roundings[node], values.numpy())
         for node, values in seen.values.items()
-        if not gives_back(node, converted)
+        if not passes_through(node, converted)
     }
 
 
-def build_twin(converted: GraphModule, image_size: int) -> GraphModule:
-    """Build the float twin of a converted network, whose engine is selected.
+def build_qdq(converted: GraphModule, image_size: int) -> GraphModule:
+    """Return the QDQ graph of a converted network, whose engine is selected.
 
     Args:
-        converted: the network as torch runs it.
+        converted: the INT8 network of torch.
         image_size: height and width of the images in pixels.
 
     Raises:
-        ModelError: a step has no twin; the error names it.
+        ModelError: there is no float operation for a step; the error names it.
     """
     builder = _Builder(converted, _run_on_zeros(converted, image_size))
     for node in converted.graph.nodes:
         builder.add(node)
-    twin = GraphModule(builder.modules, builder.graph).eval()
-    twin.graph.eliminate_dead_code()
-    twin.recompile()
-    return twin
+    graph = GraphModule(builder.modules, builder.graph).eval()
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
 
 
 def _run_on_zeros(converted: GraphModule, image_size: int) -> _Roundings:
@@ -302,55 +302,55 @@ class _Builder:
         self.converted, self.seen = converted, seen
         self.graph = fx.Graph()
         self.modules: dict[str, Any] = {}
-        self.twins: dict[Node, Node] = {}
+        self.copies: dict[Node, Node] = {}
         self.names = step_names(converted)
 
     def add(self, node: Node) -> None:
-        """Add the twin of the next step, and a rounding behind it where it gives codes."""
-        if gives_back(node, self.converted):
-            self.twins[node] = self.twins[node.all_input_nodes[0]]
+        """Add the next step in float arithmetic, and a quantization after it if its output is quantized."""
+        if passes_through(node, self.converted):
+            self.copies[node] = self.copies[node.all_input_nodes[0]]
             return
         name = self.names[node]
-        twin = self._call(node, name)
+        copy = self._call(node, name)
         if rounding := self.seen.roundings.get(node):
-            twin = self.graph.call_function(round_to_codes, (twin, *rounding, name))
-        self.twins[node] = twin
+            copy = self.graph.call_function(round_to_uint8, (copy, *rounding, name))
+        self.copies[node] = copy
 
     def _call(self, node: Node, name: str) -> Node:
         if node.target is torch.quantize_per_tensor:
-            return self.twins[node.all_input_nodes[0]]
+            return self.copies[node.all_input_nodes[0]]
         if node.op == "call_module":
             return self._call_module(node, name)
         if str(node.target).startswith("quantized."):
             return self._call_kernel(node, name)
         if node.op == "get_attr":
             self.modules[str(node.target)] = attrgetter(str(node.target))(self.converted)
-        return self.graph.node_copy(node, self.twins.__getitem__)
+        return self.graph.node_copy(node, self.copies.__getitem__)
 
     def _call_module(self, node: Node, name: str) -> Node:
         layer: Any = self.converted.get_submodule(str(node.target))
         if "quantized" not in type(layer).__module__:
             self.modules[str(node.target)] = layer
-            return self.graph.node_copy(node, self.twins.__getitem__)
+            return self.graph.node_copy(node, self.copies.__getitem__)
         weighted = callable(getattr(layer, "weight", None))
         self.modules[name] = self._weighted(layer, node) if weighted else _Kernel(layer)
-        return self.graph.call_module(name, tuple(self.twins[argument] for argument in node.all_input_nodes))
+        return self.graph.call_module(name, tuple(self.copies[argument] for argument in node.all_input_nodes))
 
     def _call_kernel(self, node: Node, name: str) -> Node:
         kind = str(node.target).removeprefix("quantized.")
         if kind in _WEIGHTED and isinstance(node.args[1], Node):
             packed = attrgetter(str(node.args[1].target))(self.converted)
             self.modules[name] = self._weighted(_Packed(packed, kind), node)
-            return self.graph.call_module(name, (self.twins[node.all_input_nodes[0]],))
+            return self.graph.call_module(name, (self.copies[node.all_input_nodes[0]],))
         if kind not in _FUNCTIONS:
             raise ModelError(
-                f"{name}: the ONNX export does not know torch's INT8 kernel {kind}; name the module that calls it in "
-                "convert.keep_fp32, or set export.onnx=false"
+                f"{name}: the ONNX export does not support torch's INT8 kernel {kind}; list the module that calls it "
+                "in convert.keep_fp32, or set export.onnx=false"
             )
         arguments = tuple(argument for argument in node.args if not _is_qparam(argument))
         options = {key: value for key, value in node.kwargs.items() if not key.startswith("output_")}
-        twin_of = self.twins.__getitem__
-        return self.graph.call_function(_FUNCTIONS[kind], fx.map_arg(arguments, twin_of), fx.map_arg(options, twin_of))
+        copy_of = self.copies.__getitem__
+        return self.graph.call_function(_FUNCTIONS[kind], fx.map_arg(arguments, copy_of), fx.map_arg(options, copy_of))
 
     def _weighted(self, layer: Any, node: Node) -> nn.Module:
         source = node.all_input_nodes[0]

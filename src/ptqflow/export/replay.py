@@ -1,8 +1,8 @@
-"""Run an exported file on test images, as another project would: in a process that knows nothing else.
+"""Run an exported file on test images in a process of its own, as another project would.
 
-`python -m ptqflow.export.replay RUNTIME EXPORT FILE DATASET IMAGES BATCH OUTPUT [steps]`: logits of the first IMAGES
-test images as an .npy file, or with `steps` the values of every rounded tensor as an .npz file. Files are loaded and
-images normalized as `ptqflow predict` does it. ONNX needs no torch.
+`python -m ptqflow.export.replay RUNTIME EXPORT FILE DATASET IMAGES BATCH OUTPUT [steps]` writes the logits of the first
+IMAGES test images as an .npy file, or with `steps` the output of every quantized step as an .npz file. Files are loaded
+and images normalized as by `ptqflow predict`. ONNX files need no torch.
 """
 
 import sys
@@ -21,7 +21,7 @@ from ptqflow.runtime.runtimes import Runtime, onnxruntime_session, open_file
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Load one file in one runtime and write what it gives."""
+    """Load one file in one runtime and write its outputs."""
     runtime, directory, name, dataset, count, batch_size, output, *options = arguments
     manifest = read_manifest(Path(directory))
     file = check_file(Path(directory), manifest, name)
@@ -40,7 +40,7 @@ def _batches(split: Split, manifest: Manifest, count: int, batch_size: int) -> I
 
 
 def _onnx_steps(file: Path, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """Return the values behind every rounding of an activation, by the name of its step."""
+    """Return the dequantized output of every quantized step, by name."""
     import onnx
 
     model = onnx.load(file)
@@ -48,7 +48,7 @@ def _onnx_steps(file: Path, images: NDArray[np.float32]) -> dict[str, NDArray[An
     steps = {
         node.output[0]: node.name.removesuffix(suffix)
         for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0].endswith(".codes")
+        if node.op_type == "DequantizeLinear" and node.input[0].endswith(".quantized")
     }
     model.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in steps)
     values = onnxruntime_session(model.SerializeToString()).run(list(steps), {INPUT: images})

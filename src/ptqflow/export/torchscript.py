@@ -1,4 +1,4 @@
-"""An INT8 network as TorchScript."""
+"""Export of an INT8 network as TorchScript."""
 
 import io
 import re
@@ -11,23 +11,22 @@ from ptqflow.fx.prepare import without_torch_warnings
 
 
 def to_torchscript(model: nn.Module, image_size: int) -> bytes:
-    """Trace and freeze a network that takes any number of images; equal bytes each time.
+    """Return a network, traced and frozen, as a TorchScript file for any number of images.
 
-    The archive has a data.pkl, as every TorchScript file: it is in TorchScript's restricted format, which names no
-    Python code, and torch.jit.load runs none.
+    Bytes are equal for equal networks. As every TorchScript file it is a program, to be treated as code of its author.
     """
     buffer = io.BytesIO()
     with without_torch_warnings(), torch.inference_mode():
         traced = torch.jit.trace(model.eval(), torch.zeros(2, 3, image_size, image_size), check_trace=False)
         torch.jit.save(torch.jit.freeze(traced), buffer)
-    return _without_chance(buffer)
+    return _reproducible(buffer)
 
 
-def _without_chance(archive: io.BytesIO) -> bytes:
-    """Leave out where the code lay on this machine, which is debug information, a hash of it, and a counter.
+def _reproducible(archive: io.BytesIO) -> bytes:
+    """Return an archive without debug information, which holds paths of this machine, its hash, and a counter.
 
-    The name of the network's class, the only one that freezing leaves, counts the classes that the process has made. It
-    ends in a line break in data.pkl, so that another length does no harm.
+    The counter, of the classes that the process has made, is part of the name of the network's class, the only one that
+    is left after freezing. In data.pkl the name ends in a line break, so that it may be shorter.
     """
     stripped = io.BytesIO()
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(stripped, "w") as new:

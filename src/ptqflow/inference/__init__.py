@@ -1,1 +1,1 @@
-"""An exported model at work, without torch where ONNX Runtime or OpenVINO is installed."""
+"""Inference with an exported model; without torch if ONNX Runtime or OpenVINO is installed."""

@@ -1,4 +1,4 @@
-"""An exported model as a function from images to probabilities."""
+"""An exported model as a function from images to class probabilities."""
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ptqflow.core.errors import DataError
+from ptqflow.data.batching import images_together
 from ptqflow.data.normalization import normalize
 from ptqflow.fetch.decoding import UnreadableImageError, fit_arrays, fit_image
 from ptqflow.runtime.manifest import Manifest, read_manifest
@@ -24,12 +25,12 @@ Picture = Image.Image | NDArray[np.uint8]
 """A PIL image, or an array (H, W, 3) of RGB."""
 
 _MOST_IMAGES = 64
-_MOST_PIXELS = 4_000_000  # 48 MB of float32 input, and the more of activations
+_MOST_PIXELS = 4_000_000  # 48 MB of float32 input, and a multiple of that of activations
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """What `ptqflow.load` returns; its docstring tells shapes and types."""
+    """An exported model, as `ptqflow.load` returns it; shapes and types are documented there."""
 
     manifest: Manifest
     runtime: Runtime
@@ -41,10 +42,10 @@ class Classifier:
         return self.manifest.classes
 
     def __call__(self, images: Picture | Sequence[Picture]) -> NDArray[np.float32]:
-        """Return the probabilities (N, classes) of images as `ptqflow.load` describes them.
+        """Return the probabilities (N, classes) of images, of the kinds documented at `ptqflow.load`.
 
         Raises:
-            DataError: they are none of these, or there are 0.
+            DataError: they are of another kind, or there are none.
         """
         return softmax(compute_logits(self.network, self.manifest, to_pixels(images, self.manifest.image_size)))
 
@@ -52,7 +53,7 @@ class Classifier:
 def load_classifier(
     directory: str | PathLike[str], runtime: Runtime | None = None, note: Callable[[str], None] = warnings.warn
 ) -> Classifier:
-    """Load what the stage `export` wrote; `ptqflow.load` tells more, but for `note`, which `open_first` calls."""
+    """Load an exported model, as documented at `ptqflow.load`; `note` is passed to `open_first`."""
     directory = Path(directory)
     manifest = read_manifest(directory)
     if runtime is None:
@@ -63,22 +64,22 @@ def load_classifier(
 
 
 def batch_size(image_size: int) -> int:
-    """Return how many images are worked on at a time, so that memory is bounded; no result depends on it."""
-    return max(1, min(_MOST_IMAGES, _MOST_PIXELS // image_size**2))
+    """Return how many images run at a time, so that memory is bounded; no result depends on it."""
+    return min(_MOST_IMAGES, images_together(image_size, _MOST_PIXELS))
 
 
 def compute_logits(network: "Network", manifest: Manifest, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Run images (N, size, size, 3), of the model's size and N > 0, through a network: logits (N, classes)."""
+    """Return the logits (N, classes) of images (N, size, size, 3), of the model's size and N > 0."""
     step = batch_size(manifest.image_size)
     batches = (pixels[start : start + step] for start in range(0, len(pixels), step))
     return np.concatenate([network(normalize(batch, manifest.input)) for batch in batches])
 
 
 def to_pixels(images: Picture | Sequence[Picture], size: int) -> NDArray[np.uint8]:
-    """Bring images of any kind that a classifier takes to (N, size, size, 3).
+    """Return images of any kind that a classifier takes as an array (N, size, size, 3).
 
     Raises:
-        DataError: they are of another kind, or there are 0.
+        DataError: they are of another kind, or there are none.
     """
     if isinstance(images, np.ndarray) and images.ndim == 4:
         pixels = fit_arrays(_checked(images, "the array", 4), size) if len(images) else images
@@ -88,7 +89,7 @@ def to_pixels(images: Picture | Sequence[Picture], size: int) -> NDArray[np.uint
         fitted = [_fit(image, size, f"image {i}") for i, image in enumerate(images)]
         pixels = np.stack(fitted) if fitted else np.empty(0, np.uint8)
     if not len(pixels):
-        raise DataError("a batch of 0 images: give 1 or more")
+        raise DataError("a batch of 0 images: pass 1 or more")
     return pixels
 
 
@@ -119,6 +120,6 @@ def _checked(images: Any, name: str, ndim: int) -> NDArray[np.uint8]:
         or 0 in images.shape
     ):
         raise DataError(
-            f"{name} is {found}: give uint8 RGB arrays (N, H, W, 3) or (H, W, 3), PIL images, or a list of either"
+            f"{name} is {found}: pass uint8 RGB arrays (N, H, W, 3) or (H, W, 3), PIL images, or a list of either"
         )
     return images

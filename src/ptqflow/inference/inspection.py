@@ -1,4 +1,4 @@
-"""What an exported model is, for a person."""
+"""Description of an exported model as text."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from ptqflow.runtime.manifest import Manifest, check_file
 
 
 def find_changed_files(directory: Path, manifest: Manifest) -> dict[str, str]:
-    """Return the files that are missing or not the ones that were exported, and what is wrong with each."""
+    """Return the files that are missing or changed, with a message for each."""
     wrong = {}
     for name in manifest.files:
         try:
@@ -20,11 +20,11 @@ def find_changed_files(directory: Path, manifest: Manifest) -> dict[str, str]:
 
 
 def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
-    """Yield lines: what the model is and takes, its figures, its files, and its layers as a table.
+    """Yield lines: architecture, classes, input, figures, files, and a table of the layers.
 
     Args:
-        manifest: what it says.
-        wrong: names of files whose hash is not the one in the manifest.
+        manifest: of the exported model.
+        wrong: names of files that are missing or changed.
     """
     size, wrong = manifest.image_size, set(wrong)
     numbers = {"mean": manifest.input.mean, "std": manifest.input.std}
@@ -63,7 +63,7 @@ def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
 
 
 def _figures(manifest: Manifest) -> dict[str, str]:
-    """Return what the test images said, as far as the manifest has it."""
+    """Return the accuracies on the test images that the manifest has."""
     metrics = manifest.metrics
     accuracy = ", ".join(
         f"{title} {100 * metrics[name]['top1']:.2f} %"

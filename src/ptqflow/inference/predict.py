@@ -1,4 +1,4 @@
-"""Image files and folders through a classifier."""
+"""Classification of image files and of the images in folders."""
 
 import os
 import warnings
@@ -16,20 +16,20 @@ from ptqflow.core.errors import DataError, describe_os_error
 from ptqflow.fetch.decoding import UnreadableImageError, decode_image
 from ptqflow.inference.classifier import Classifier, batch_size
 
-Tell = Callable[[str], None]
-"""Takes one line about one file or folder; the others go on."""
+Report = Callable[[str], None]
+"""Called with one line about a file or folder; the others are still processed."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one image, the first of equal ones first."""
+    """The most probable classes of one image, equally probable ones in the order of the classes."""
 
     image: Path
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
 
     def as_text(self) -> str:
-        """Return one line for a person."""
+        """Return one line of text."""
         pairs = zip(self.classes, self.probabilities, strict=True)
         return f"{self.image}: " + ", ".join(f"{name} {100 * probability:.2f} %" for name, probability in pairs)
 
@@ -42,15 +42,20 @@ class Prediction:
         }
 
 
-def predict(classifier: Classifier, paths: Iterable[Path], k: int, complain: Tell, note: Tell) -> Iterator[Prediction]:
+def predict(
+    classifier: Classifier, paths: Iterable[Path], k: int, complain: Report, note: Report
+) -> Iterator[Prediction]:
     """Classify files and the images in folders, in bounded memory and in their order.
 
     Args:
-        classifier: what `ptqflow.load` gives.
-        paths: files, and folders as `find_images` looks into them.
-        k: how many classes of each, at most.
-        complain: called for each file or folder without an answer, with why.
-        note: called for each folder with files that are left out.
+        classifier: as `ptqflow.load` returns it.
+        paths: of files, and of folders, which `find_images` searches.
+        k: how many classes of each image, at most.
+        complain: called for each file or folder that cannot be classified, with the reason.
+        note: called for each folder in which files are skipped.
+
+    Yields:
+        A prediction for each image.
     """
     files = (file for path in paths for file in _files(path, complain, note))
     size = classifier.manifest.image_size
@@ -65,13 +70,13 @@ def predict(classifier: Classifier, paths: Iterable[Path], k: int, complain: Tel
                 complain(f"{file}: the model's output is not finite")
 
 
-def find_images(folder: Path, complain: Tell, note: Tell) -> list[Path]:
-    """Return the files below a folder that bear the suffix of an image format, sorted, without hidden ones.
+def find_images(folder: Path, complain: Report, note: Report) -> list[Path]:
+    """Return the files below a folder that have the suffix of an image format, sorted, without hidden ones.
 
     Args:
-        folder: links to folders in it are not followed.
+        folder: which is searched; links to folders in it are not followed.
         complain: called for each folder in it that cannot be read.
-        note: called if files are left out for their suffix.
+        note: called if files are skipped because of their suffix.
 
     Raises:
         DataError: there are none.
@@ -85,13 +90,13 @@ def find_images(folder: Path, complain: Tell, note: Tell) -> list[Path]:
     images = sorted(file for file in found if file.suffix.lower() in suffixes)
     if not images:
         among = f" among its {len(found)} files" if found else ""
-        raise DataError(f"{folder} holds no images{among}; name a file itself where its suffix is another")
+        raise DataError(f"{folder} holds no images{among}; name a file itself if it has another suffix")
     if others := sorted(set(found).difference(images)):
-        note(f"{folder}: left out {len(others)} without the suffix of an image format, the first is {others[0]}")
+        note(f"{folder}: skipped {len(others)} without the suffix of an image format, the first is {others[0]}")
     return images
 
 
-def _files(path: Path, complain: Tell, note: Tell) -> list[Path]:
+def _files(path: Path, complain: Report, note: Report) -> list[Path]:
     try:
         return find_images(path, complain, note) if path.is_dir() else [path]
     except DataError as error:
@@ -99,11 +104,11 @@ def _files(path: Path, complain: Tell, note: Tell) -> list[Path]:
         return []
 
 
-def _decode(files: Iterable[Path], size: int, complain: Tell) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
+def _decode(files: Iterable[Path], size: int, complain: Report) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
     for file in files:
         try:
             with naming(file), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow's, of oddities in images that it reads all the same
+                warnings.simplefilter("ignore")  # of Pillow about oddities in images that it can read
                 pixels = decode_image(_read(file), size)
         except UnreadableImageError as error:
             complain(f"{file}: not an image that can be read: {error}")

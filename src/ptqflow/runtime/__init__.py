@@ -1,1 +1,1 @@
-"""An exported model's manifest, the runtimes that execute it, and the machine they run on."""
+"""The manifest of an exported model, what torch computed at export, and the runtimes that open its files."""

@@ -1,11 +1,10 @@
-"""What an exported model is: model.json beside its files, read without torch."""
+"""The manifest of an exported model, model.json beside its files; read without torch."""
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ptqflow.core.artifacts import Card, read_card, sha256_file, write_card
 from ptqflow.core.errors import ArtifactError
@@ -19,15 +18,18 @@ FORMAT_VERSION: Final = 1
 INT8_ONNX = "int8.onnx"
 FP32_ONNX = "fp32.onnx"
 INT8_TORCHSCRIPT = "int8.torchscript.pt"
+REFERENCE = "reference.npz"
 ONNX_FILES = (INT8_ONNX, FP32_ONNX)
 INPUT: Final = "images"
 OUTPUT: Final = "logits"
 
-_COPY_AGAIN = "copy the whole of the directory again"
+Share = Annotated[float, Field(gt=0, le=1)]
+
+_COPY_AGAIN = "copy the whole directory again"
 
 
 class InputCard(Normalization):
-    """What a network takes: (pixel / 255 - mean) / std, float32 (N, 3, image_size, image_size), any N."""
+    """Input of a network: (pixel / 255 - mean) / std, float32 (N, 3, image_size, image_size), any N."""
 
     name: Literal["images"] = INPUT
     dtype: Literal["float32"] = "float32"
@@ -36,20 +38,20 @@ class InputCard(Normalization):
 
 
 class OutputCard(Card):
-    """What a network gives: float32 (N, classes)."""
+    """Output of a network: float32 (N, classes)."""
 
     name: Literal["logits"] = OUTPUT
 
 
 class Needs(Card):
-    """What the kernels of torch need of a CPU; ONNX Runtime and OpenVINO run everywhere."""
+    """What the kernels of torch require of a CPU; ONNX Runtime and OpenVINO run on any."""
 
     vnni: bool
-    """On x86: that 8-bit activations do not overflow."""
+    """On x86: without VNNI, sums of 8-bit activations would overflow."""
 
 
 class CalibrationCard(Card):
-    """The images that the ranges of the activations come from."""
+    """The images from which the ranges of the activations were computed."""
 
     images: PositiveInt
     indices_sha256: str
@@ -57,7 +59,7 @@ class CalibrationCard(Card):
 
 
 class LayerCard(Card):
-    """A step that computes something."""
+    """A layer of the INT8 network."""
 
     name: str
     operation: str
@@ -68,14 +70,14 @@ class LayerCard(Card):
 
 
 class FileCard(Card):
-    """A file beside the manifest."""
+    """A file in the directory of the manifest."""
 
     sha256: str
     bytes: PositiveInt
 
 
 class Manifest(Card):
-    """What an exported model is, what it was made from, and what it is worth."""
+    """What an exported model is, what it was made from, and its accuracy."""
 
     format_version: Literal[1] = 1
     ptqflow_version: str
@@ -89,7 +91,7 @@ class Manifest(Card):
     input: InputCard
     output: OutputCard = OutputCard()
     engine: str
-    """Of torch, that the TorchScript file runs on."""
+    """Of torch, on which the TorchScript file runs."""
     needs: Needs
     torch_version: str
     params: dict[str, dict[str, Any]]
@@ -98,30 +100,31 @@ class Manifest(Card):
     dataset_sha256: dict[str, str]
     """Images, then labels, of each split."""
     code_sha256: str
-    """Of all modules of ptqflow and the user's network, as they were when the stage `export` ran. Later changes that
-    leave what it reads as it is, to the byte, do not show."""
+    """Of the packages of ptqflow that the stage `export` depends on."""
+    model_code_sha256: str | None
+    """Of the module of the user's network; None for one of torchvision's."""
     weights_sha256: str
     """Of the FP32 weights that were quantized, as `train` wrote them."""
     calibration: CalibrationCard
     layers: tuple[LayerCard, ...]
     """In the order in which they run."""
     files: dict[str, FileCard]
+    min_agreement: Share
+    """`export.min_agreement`: share of the test images for which a runtime must predict what torch predicted."""
     metrics: dict[str, Any]
     """metrics/evaluate.json without its classes: what torch measured on the test images."""
-    manifest_sha256: str = ""
-    """Of all of the above, so that a change is noticed; it is no signature."""
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest of an exported model with its own hash."""
-    write_card(directory / MANIFEST_FILE, manifest.model_copy(update={"manifest_sha256": _hash_content(manifest)}))
+    """Write the manifest of an exported model."""
+    write_card(directory / MANIFEST_FILE, manifest)
 
 
 def read_manifest(directory: Path) -> Manifest:
     """Read the manifest of an exported model.
 
     Raises:
-        ArtifactError: it is missing, changed, of a newer format, or not what this version writes.
+        ArtifactError: it is missing, of a newer format, or not what this version writes.
     """
     path = directory / MANIFEST_FILE
     if (found := _format_version(path)) is not None and found > FORMAT_VERSION:
@@ -129,23 +132,13 @@ def read_manifest(directory: Path) -> Manifest:
             f"{path} is of format {found}, and this ptqflow reads up to {FORMAT_VERSION}: install a newer ptqflow"
         )
     try:
-        manifest = read_card(path, Manifest)
+        return read_card(path, Manifest)
     except ArtifactError as error:
         raise ArtifactError(f"{error}, or {_COPY_AGAIN}") from None
-    if manifest.manifest_sha256 != _hash_content(manifest):
-        raise ArtifactError(
-            f"{path} has changed: what it says does not have the hash that it names; run `dvc repro`, or {_COPY_AGAIN}"
-        )
-    return manifest
-
-
-def _hash_content(manifest: Manifest) -> str:
-    content = manifest.model_dump(mode="json", exclude={"manifest_sha256"})
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _format_version(path: Path) -> int | None:
-    """Return the format that a manifest says it has, None where it says none."""
+    """Return the format version in a manifest, None if there is none."""
     try:
         version = json.loads(path.read_bytes())["format_version"]
     except (OSError, ValueError, TypeError, KeyError):
@@ -154,7 +147,7 @@ def _format_version(path: Path) -> int | None:
 
 
 def check_file(directory: Path, manifest: Manifest, name: str) -> Path:
-    """Return the path of a file after its bytes have been found to be those that were exported.
+    """Return the path of an exported file after checking its hash.
 
     Raises:
         ArtifactError: the manifest has no such file, or it is missing or changed.

@@ -1,7 +1,7 @@
-"""The libraries that run an exported model."""
+"""The libraries that run an exported model, and how each opens a file."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -19,40 +19,43 @@ if TYPE_CHECKING:  # the command line reads the names below before it knows whet
 Runtime = Literal["openvino", "onnxruntime", "torchscript"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 """In the order of the CPU seconds of `ptqflow predict` on many images: docs/use.md has the measurements."""
+BY_DEFAULT: tuple[Runtime, ...] = ("openvino", "onnxruntime")
+"""That `open_first` tries. A TorchScript file is a program, to be run only by those who trust its author."""
+PACKAGES: Mapping[str, str] = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torchscript": "torch"}
 
-_PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torchscript": "torch"}
-_ANYWHERE = "`pip install --upgrade onnxruntime` gets a runtime that needs nothing of the CPU"
+_ANYWHERE = "`pip install --upgrade onnxruntime` installs a runtime for any CPU"
+_ON_REQUEST = "torchscript runs only on request, since its file is a program: use it if you trust its author"
 
 
 def open_first(directory: Path, manifest: "Manifest", note: Callable[[str], None]) -> "tuple[Runtime, Network]":
-    """Load a model into the first of `RUNTIMES` that can run it here, and tell which it is.
+    """Load a model into the first of `BY_DEFAULT` that can run it here, and return which it is.
 
     Args:
-        directory: where it lies.
-        manifest: what it says.
+        directory: of the exported model.
+        manifest: of the same.
         note: called with one line for each runtime before it that is installed and fails to load.
 
     Raises:
         ArtifactError: a file is missing or changed.
-        EngineError: none can; the error says why of each.
+        EngineError: none can run it; the error holds the reason of each.
     """
     reasons = []
-    for runtime in RUNTIMES:
+    for runtime in BY_DEFAULT:
         reason = find_obstacle(runtime, manifest)
         if reason is None:
             try:
                 return runtime, open_network(directory, manifest, runtime)
             except EngineError as error:
                 reason = str(error)
-                note(f"left out {runtime}: {reason}")
+                note(f"skipped {runtime}: {reason}")
         reasons.append(f"{runtime}: {reason}")
-    raise EngineError(f"no runtime can run the model here ({'; '.join(reasons)}); {_ANYWHERE}")
+    raise EngineError(f"no runtime can run the model here ({'; '.join(reasons)}); {_ANYWHERE}; {_ON_REQUEST}")
 
 
 def find_obstacle(runtime: Runtime, manifest: "Manifest") -> str | None:
-    """Tell why a runtime cannot run a model here, None where it can."""
-    if find_spec(_PACKAGES[runtime]) is None:
-        return f"the package {_PACKAGES[runtime]} is not installed"
+    """Return why a runtime cannot run a model here, None if it can."""
+    if find_spec(PACKAGES[runtime]) is None:
+        return f"the package {PACKAGES[runtime]} is not installed"
     if _file(runtime) not in manifest.files:
         return f"{_file(runtime)} was not exported"
     return _find_obstacle_of_torch(manifest) if runtime == "torchscript" else None
@@ -72,62 +75,82 @@ def open_network(directory: Path, manifest: "Manifest", runtime: Runtime) -> "Ne
     return open_file(check_file(directory, manifest, _file(runtime)), runtime, manifest.engine)
 
 
-def open_file(path: Path, runtime: Runtime, engine: str, optimize: bool = True) -> "Network":
+def open_file(path: Path, runtime: Runtime, engine: str) -> "Network":
     """Load one file into a runtime.
 
     Args:
-        path: an ONNX file, or for torch a TorchScript one.
-        runtime: which.
-        engine: of torch, that an INT8 TorchScript file was made for.
-        optimize: False lets ONNX Runtime run every step of an INT8 graph as written, in float arithmetic.
+        path: of an ONNX file, for `torchscript` of a TorchScript file.
+        runtime: that runs it.
+        engine: of torch, for which an INT8 TorchScript file was converted.
 
     Raises:
         EngineError: it cannot be loaded.
     """
+    opener = {"openvino": _open_openvino, "onnxruntime": _open_onnxruntime, "torchscript": _open_torchscript}[runtime]
     try:
-        if runtime == "torchscript":
-            return _open_torchscript(path, engine)
-        return _open_openvino(path) if runtime == "openvino" else _open_onnxruntime(path, optimize)
-    except Exception as error:  # each runtime raises its own, and any where it is too old or its installation is broken
+        return opener(path, engine)
+    except Exception as error:  # each runtime raises its own, and any if it is too old or its installation is broken
         raise EngineError(f"{runtime} cannot load {path}: {' '.join(str(error).split())}; {_ANYWHERE}") from None
 
 
-def onnxruntime_session(model: Path | bytes, optimize: bool = True) -> Any:
-    """Load a model into ONNX Runtime on the CPU."""
+def onnxruntime_session(model: Path | bytes, **options: Any) -> Any:
+    """Return an `InferenceSession` of an ONNX model on the CPU; `options` are attributes of `SessionOptions`."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3  # errors
     # Without VNNI, its kernels for int8 weights overflow with 8-bit activations; with VNNI this changes nothing.
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    settings.add_session_config_entry("session.x64quantprecision", "1")
+    for name, value in options.items():
+        setattr(settings, name, value)
+    return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
 
 
-def _open_onnxruntime(path: Path, optimize: bool) -> "Network":
-    session = onnxruntime_session(path, optimize)
+def openvino_model(path: Path, shape: tuple[int, ...] | None = None, **properties: str) -> Any:
+    """Return a `CompiledModel` of an ONNX file on the CPU.
+
+    FP32 stays FP32: without the hint, OpenVINO computes in bfloat16 what is FP32, where the CPU is faster in it.
+
+    Args:
+        path: of the file.
+        shape: of the input, for which the model is compiled; None leaves the number of images dynamic.
+        properties: of OpenVINO's CPU plugin, such as INFERENCE_NUM_THREADS.
+    """
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    if shape is not None:
+        model.reshape(shape)
+    return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"} | properties)
+
+
+def torchscript_module(path: Path, engine: str | None) -> Any:
+    """Return the module of a TorchScript file on the CPU; select the engine of an INT8 one for this process."""
+    import torch
+
+    if engine is not None:
+        torch.backends.quantized.engine = engine
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole
+        return torch.jit.load(path, map_location="cpu").eval()
+
+
+def _open_onnxruntime(path: Path, _: str) -> "Network":
+    session = onnxruntime_session(path)
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0]
 
 
-def _open_openvino(path: Path) -> "Network":
-    """Load an ONNX file; what is FP32 in it stays so, which OpenVINO by itself lowers where the CPU is faster then."""
-    import openvino
-
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda images: compiled(images)[0].copy()  # the next call writes over it
+def _open_openvino(path: Path, _: str) -> "Network":
+    compiled = openvino_model(path)
+    return lambda images: compiled(images)[0].copy()  # the next call overwrites it
 
 
 def _open_torchscript(path: Path, engine: str) -> "Network":
-    """Load a TorchScript file and select the engine for this process."""
     import torch
 
-    torch.backends.quantized.engine = engine
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole
-        module: Any = torch.jit.load(path, map_location="cpu").eval()
+    module = torchscript_module(path, engine)
 
     def run(images: "NDArray[np.float32]") -> "NDArray[np.float32]":
         with torch.inference_mode():
@@ -146,7 +169,7 @@ def _file(runtime: Runtime) -> str:
 def _find_obstacle_of_torch(manifest: "Manifest") -> str | None:
     try:
         from ptqflow.core.engines import available_engines, lacks_vnni
-    except Exception:  # a broken installation, which is told where the file is loaded
+    except Exception:  # a broken installation, which is reported when the file is loaded
         return None
     engine = next((engine for engine in available_engines() if engine == manifest.engine), None)
     if engine is None:

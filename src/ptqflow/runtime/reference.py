@@ -1,0 +1,60 @@
+"""What torch computed when a model was exported, with which runtimes are compared; read without torch."""
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ptqflow.core.artifacts import write_bytes
+from ptqflow.core.errors import ArtifactError
+from ptqflow.runtime.manifest import REFERENCE, Manifest, check_file
+
+IMAGES = 64
+"""How many images `generate_images` is called for."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Outputs of torch's networks: float32 logits (IMAGES, classes) of generated images, and classes (N,) of test."""
+
+    int8: NDArray[np.float32]
+    fp32: NDArray[np.float32]
+    predicted: NDArray[np.int64]
+    """By the INT8 network, in the order of the test images."""
+
+
+def write_reference(directory: Path, reference: Reference) -> None:
+    """Write the reference of an exported model; equal bytes for equal arrays."""
+    buffer = io.BytesIO()
+    np.savez(buffer, int8=reference.int8, fp32=reference.fp32, predicted=reference.predicted)
+    write_bytes(directory / REFERENCE, buffer.getvalue())
+
+
+def read_reference(directory: Path, manifest: Manifest) -> Reference:
+    """Read the reference of an exported model.
+
+    Raises:
+        ArtifactError: it is missing, changed, or not what this version writes.
+    """
+    file = check_file(directory, manifest, REFERENCE)
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return Reference(int8=arrays["int8"], fp32=arrays["fp32"], predicted=arrays["predicted"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{file} is not what the stage `export` writes: {error}; run `dvc repro`") from None
+
+
+def generate_images(count: int, size: int) -> NDArray[np.uint8]:
+    """Return uint8 images (count, size, size, 3): random colours in grids of 2x2, 4x4, …, scaled smoothly.
+
+    Random pixels alone would have no large areas, which photographs have.
+    """
+    draw = np.random.Generator(np.random.PCG64(0))  # by name, since NumPy may change its default
+    grids = [min(2**power, size) for power in range(1, math.ceil(math.log2(size)) + 1)]
+    shapes = [(grid, grid, 3) for grid in grids]
+    small = (draw.integers(0, 256, shapes[i % len(shapes)], dtype=np.uint8) for i in range(count))
+    return np.stack([np.asarray(Image.fromarray(pixels).resize((size, size))) for pixels in small])

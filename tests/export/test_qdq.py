@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import miniature
+import numpy as np
+import pytest
+import torch
+from exporting import Exported, make_networks
+from fresh_process import FUSING, SCHEMES
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ptqflow.core.errors import ModelError
+from ptqflow.export.onnx import to_onnx
+from ptqflow.export.qdq import _FUNCTIONS, build_qdq, step_outputs, step_roundings
+from ptqflow.runtime.runtimes import onnxruntime_session
+
+
+def run_onnx(model: Path | bytes, images: Tensor) -> Tensor:
+    session = onnxruntime_session(model, intra_op_num_threads=1)
+    return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize(("engine", "reduce_range"), SCHEMES)
+def test_the_graph_computes_what_the_kernels_of_every_engine_do(
+    engine: str, reduce_range: bool, per_channel: bool, inputs: list[Tensor]
+) -> None:
+    """Also above 127 where 7 bits are used: the images are brighter than those that calibrated."""
+    torch.manual_seed(0)
+    model = miniature.residual(6).eval()
+    changes = {"activation": {"reduce_range": reduce_range}, "weight": {"per_channel": per_channel}}
+    networks = make_networks(model, miniature.card(), inputs, engine=engine, head="int8", **changes)
+    module = networks.int8.module
+    images = 1.5 * torch.cat(inputs)
+    file = to_onnx(build_qdq(module, miniature.SIZE), miniature.SIZE, {})
+    with torch.inference_mode():
+        expected = module(images)
+    found = run_onnx(file, images)
+    step = float(module.fc.scale)
+    assert ((found - expected).abs() > 1.5 * step).float().mean() < 0.02
+    assert (found.argmax(1) == expected.argmax(1)).float().mean() >= 0.95
+
+
+def test_onnx_runtime_also_runs_convolutions_that_it_does_not_fuse(inputs: list[Tensor]) -> None:
+    """Those to which a residual is added before the rounding, on a CPU without VNNI too."""
+    torch.manual_seed(0)
+    networks = make_networks(miniature.residual(6).eval(), miniature.card(), inputs, engine=FUSING, fuse_additions=True)
+    file = to_onnx(build_qdq(networks.int8.module, miniature.SIZE), miniature.SIZE, {})
+    with torch.inference_mode():
+        expected = networks.int8.module(inputs[0])
+    torch.testing.assert_close(run_onnx(file, inputs[0]), expected, atol=0.02, rtol=0)
+
+
+def test_what_torch_has_no_kernel_for_is_exported_between_int8_layers(inputs: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    networks = make_networks(miniature.normed(6).eval(), miniature.card("normed"), inputs)
+    module = networks.int8.module
+    file = to_onnx(build_qdq(module, miniature.SIZE), miniature.SIZE, {})
+    with torch.inference_mode():
+        expected = module(inputs[0])
+    torch.testing.assert_close(run_onnx(file, inputs[0]), expected, atol=0.02, rtol=0)
+
+
+class Twice(nn.Module):
+    """Runs a layer twice, on inputs of different scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.fc = nn.Linear(3, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.hardswish(self.conv(self.conv(x))).mean((2, 3)))
+
+
+def test_a_layer_that_runs_twice_is_exported_twice(inputs: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    module = make_networks(Twice().eval(), miniature.card(), inputs).int8.module
+    file = to_onnx(build_qdq(module, miniature.SIZE), miniature.SIZE, {})
+    with torch.inference_mode():
+        expected = module(inputs[0])
+    torch.testing.assert_close(run_onnx(file, inputs[0]), expected, atol=0.02, rtol=0)
+
+
+def test_the_graph_rounds_where_torch_does_and_to_the_same_levels(exported: Exported, inputs: list[Tensor]) -> None:
+    module = exported.networks.int8.module
+    roundings = step_roundings(module, miniature.SIZE)
+    outputs = step_outputs(module, inputs[0])
+    assert roundings["conv2"].scale == pytest.approx(float(module.conv2.scale))
+    assert set(outputs) <= set(roundings)
+    for name, output in outputs.items():
+        levels = output.values / roundings[name].scale + roundings[name].zero_point
+        assert np.abs(levels - levels.round()).max() < 1e-3, name
+        assert (levels.min(), levels.max()) >= (-1e-3, 0)
+        assert levels.max() < 255 + 1e-3
+
+
+def test_a_kernel_without_a_float_operation_is_named(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(_FUNCTIONS, "add_relu")
+    with pytest.raises(ModelError, match=r"support torch's INT8 kernel add_relu; list .* in convert.keep_fp32"):
+        build_qdq(exported.networks.int8.module, miniature.SIZE)

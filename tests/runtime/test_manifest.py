@@ -1,0 +1,59 @@
+import json
+from pathlib import Path
+
+import pytest
+from exported import change_manifest
+
+from ptqflow.core.errors import ArtifactError
+from ptqflow.runtime.manifest import INT8_ONNX, check_file, read_manifest, write_manifest
+
+
+def test_what_is_written_is_read_back(export: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(export)
+    write_manifest(tmp_path, manifest)
+    assert read_manifest(tmp_path) == manifest
+    assert (tmp_path / "model.json").read_bytes() == (export / "model.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format_version": 2}, "is of format 2, and this ptqflow reads up to 1: install a newer ptqflow"),
+        ({"format_version": "1"}, "format_version"),
+        ({"surprise": 1}, "surprise"),
+        ({"image_size": 0}, "image_size"),
+        ({"min_agreement": 1.5}, "min_agreement"),
+        ({"needs": {}}, "needs"),
+    ],
+)
+def test_what_this_version_does_not_write_is_refused(export: Path, changes: dict[str, object], words: str) -> None:
+    change_manifest(export, **changes)
+    with pytest.raises(ArtifactError, match=words):
+        read_manifest(export)
+
+
+def test_every_key_is_required_but_the_constant_ones(export: Path) -> None:
+    path = export / "model.json"
+    complete = json.loads(path.read_text())
+    for key in complete:
+        path.write_text(json.dumps({name: value for name, value in complete.items() if name != key}))
+        if key in ("format_version", "output"):
+            read_manifest(export)
+        else:
+            with pytest.raises(ArtifactError, match=key):
+                read_manifest(export)
+
+
+def test_a_file_is_checked_by_its_hash(export: Path) -> None:
+    manifest = read_manifest(export)
+    assert check_file(export, manifest, INT8_ONNX) == export / INT8_ONNX
+    with pytest.raises(ArtifactError, match=r"has no other\.onnx, only fp32\.onnx"):
+        check_file(export, manifest, "other.onnx")
+    (export / INT8_ONNX).write_bytes(b"another")
+    with pytest.raises(
+        ArtifactError, match=r"int8\.onnx has changed: .*; run `dvc repro`, or copy the whole directory"
+    ):
+        check_file(export, manifest, INT8_ONNX)
+    (export / INT8_ONNX).unlink()
+    with pytest.raises(ArtifactError, match=r"int8\.onnx is missing"):
+        check_file(export, manifest, INT8_ONNX)
