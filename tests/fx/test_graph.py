@@ -51,8 +51,6 @@ class Reusing(nn.Module):
 
 
 REUSING: dict[str, tuple[str, int]] = {  # the module and its call; without: a function's output
-    str, tuple[str, int]
-] = {  # the module and its call whose output the tensor is; without: a function's output
     "conv": ("relu", 0),
     "twice": ("relu", 1),
     "twice:1": ("relu", 2),
