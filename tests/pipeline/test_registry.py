@@ -32,5 +32,5 @@ def test_a_failed_gate_leaves_no_export_and_says_which_file_failed(repository: R
     replay.write_text(replay.read_text().replace("[network(batch)", "[2 * network(batch)"))
     result = repository.try_run("dvc", "repro")
     assert result.status
-    assert "export: int8.torchscript.pt gives other logits than the INT8 model" in result.output
+    assert "export: int8.torchscript.pt returns other logits than the INT8 model" in result.output
     assert not list((repository.path / "models").glob("*export*"))
