@@ -34,7 +34,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported miniature model that tests leave as it is."""
+    """An exported miniature model that tests leave unchanged."""
     from exported import write_export  # imports torch, which most tests do without
 
     return write_export(tmp_path_factory.mktemp("models") / "export")

@@ -26,7 +26,7 @@ def test_input_equals_that_of_torchvision_bit_for_bit(pixels: NDArray[np.uint8],
     assert torch.equal(batch, torch.stack([torchvision(image) for image in pixels]))
 
 
-def test_the_images_are_left_as_they_are() -> None:
+def test_the_images_are_left_unchanged() -> None:
     images = torch.from_numpy(miniature.images(4))
     before = images.clone()
 

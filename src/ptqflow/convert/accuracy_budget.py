@@ -26,7 +26,7 @@ _IMAGES = 2000  # of val at most, that the order of the modules is measured on; 
 
 @dataclass(frozen=True)
 class Trial:
-    """A conversion, and what it gave on val."""
+    """A conversion, and its result on val."""
 
     count: int
     """How many of the modules, in the order of their harm, stayed FP32."""

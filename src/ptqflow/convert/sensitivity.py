@@ -214,7 +214,7 @@ class PartialPasses(fx.Interpreter):
         return logits
 
     def outputs(self, name: str) -> list[Tensor]:
-        """Return what each call of a module gave in FP32."""
+        """Return the output of each call of a module in FP32."""
         return [self._fp32[node] for node in self.calls[name]]
 
     def run_quantizing(self, name: str) -> tuple[list[Tensor], Tensor]:

@@ -17,7 +17,7 @@ _BINARY = (operator.add, operator.mul, torch.add, torch.mul)
 
 
 class Simulation(fx.Interpreter):
-    """Runs what `copy_to_simulate` gives with its values rounded to quantized levels."""
+    """Runs the result of `copy_to_simulate` with its values rounded to quantized levels."""
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module; an observer rounds."""
