@@ -11,7 +11,7 @@ from ptqflow.benchmark.params import BenchmarkParams
 from ptqflow.benchmark.timed_runtimes import RUNTIMES
 from ptqflow.core.artifacts import sha256_file
 from ptqflow.core.errors import ArtifactError, BenchmarkError
-from ptqflow.core.figures import BENCHMARK
+from ptqflow.core.figures import BENCHMARK, BenchmarkRow
 from ptqflow.runtime.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -88,19 +88,34 @@ def test_more_threads_than_cores_are_refused(models: Path, eager: Files) -> None
 
 
 def test_the_table_has_a_row_for_each_runtime_and_batch_size_and_the_notes_after_them() -> None:
-    cell = {"fp32": {"median_ms": 10.0}, "int8": {"median_ms": 4.0}}
-    slower = {"fp32": {"median_ms": 100.0}, "int8": {"median_ms": 125.0}, "note": "the layers conv1 stayed FP32"}
-    metrics = {
-        "machine": {"cpu": "A CPU", "threads": 2, "instructions": ["avx2", "fma"]},
-        "cells": {
-            "torchscript": {
-                "batch_1": cell | {"speedup": {"median": 2.5, "low": 2.25, "high": 2.75}},
-                "batch_32": slower | {"speedup": {"median": 0.8, "low": 0.75, "high": 0.85}},
-            },
-        },
+    timing = {
+        "p95_ms": 1.0,
+        "images_per_s": 1.0,
+        "first_ms": 1.0,
+        "load_s": 1.0,
+        "memory_mb": 1.0,
+        "form": "plain",
+        "size_mb": 1.0,
+    }
+    figures = {f"{network}_{figure}": value for network in ("fp32", "int8") for figure, value in timing.items()}
+    shared = {
+        "runtime": "torchscript",
+        "cpu": "A CPU",
+        "cores": 2,
+        "threads": 2,
+        "instructions": "avx2 fma",
+        "versions": "torch 2",
+        "model_sha256": "0",
     }
 
-    assert format_table(metrics).split("\n") == [
+    def row(batch: int, fp32: float, int8: float, spread: float, note: str | None = None) -> BenchmarkRow:
+        gain = fp32 / int8
+        speedups = {"speedup": gain, "speedup_low": gain - spread, "speedup_high": gain + spread}
+        times = {"fp32_median_ms": fp32, "int8_median_ms": int8}
+        return BenchmarkRow.model_validate({**figures, **shared, **speedups, **times, "batch": batch, "note": note})
+
+    rows = [row(1, 10.0, 4.0, 0.25), row(32, 100.0, 125.0, 0.05, "the layers conv1 stayed FP32")]
+    assert format_table(rows).split("\n") == [
         "A CPU, 2 threads, avx2 fma",
         "             batch  FP32 ms  INT8 ms  FP32 / INT8",
         "torchscript      1    10.00     4.00         2.50  (2.25 to 2.75)",
