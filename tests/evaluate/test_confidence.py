@@ -70,5 +70,5 @@ def test_equal_outputs_and_shifted_logits_do_not_diverge() -> None:
     assert mean_kl(logits, logits + 100) == pytest.approx(0, abs=1e-12)
 
 
-def test_logits_far_apart_give_a_large_number_and_no_infinity() -> None:
+def test_logits_far_apart_have_a_large_number_and_no_infinity() -> None:
     assert mean_kl(np.array([[0.0, 5000.0]]), np.array([[5000.0, 0.0]])) == pytest.approx(5000)

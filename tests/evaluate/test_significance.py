@@ -36,7 +36,7 @@ def test_mcnemar_is_the_exact_binomial_sum_either_way_round(one: int, other: int
 
 def test_mcnemar_agrees_with_published_examples() -> None:
     # P. Armitage and G. Berry, Statistical Methods in Medical Research, 1994, p. 127: two culture media, 50 specimens.
-    # The manual of StatsDirect gives the exact test: P (two sided) = 0.0129.
+    # The manual of StatsDirect states the exact test: P (two sided) = 0.0129.
     assert round(mcnemar(Pairs(20, 12, 2, 16)), 4) == 0.0129
     # A. Agresti, Categorical Data Analysis, 1990, p. 350: approval of a president, asked twice of 1,600 people. What is
     # published (Penn State, STAT 504) is the approximation z² = 64² / 236 = 17.3559, p = 3.099e-05; the exact p lies

@@ -100,7 +100,7 @@ def test_names_are_escaped_wherever_they_stand() -> None:
     assert "<script" not in page
 
 
-def test_equal_results_give_equal_bytes() -> None:
+def test_equal_results_have_equal_bytes() -> None:
     write_run()
     assert make_page(read_results()) == make_page(read_results())
 
