@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from repository import PIPELINES, ROOT, STAGES, Repository, stages_of
 
-SCREEN = 40
+SCREEN = 45
 CHANGED = 25
 
 
