@@ -210,6 +210,7 @@ def _write_export(classes: tuple[str, ...], size: int, name: str, evaluate: Eval
         params={"data": {"name": name, "limit": None}, "convert": {"activation": {"method": "mse"}, "max_drop": 0.5}},
         dataset_sha256=json.loads((DATASET / "card.json").read_text())["sha256"],
         code_sha256=SHA256,
+        model_code_sha256=None,
         weights_sha256=SHA256,
         calibration=CalibrationCard(images=320, indices_sha256=SHA256),
         layers=(LayerCard(name="conv1", operation="ConvReLU2d", precision="int8", scale=0.02, zero_point=0),),
