@@ -1,12 +1,12 @@
 """Collect activation statistics on training images."""
 
 from ptqflow.core.launch import run_in_ranks
-from ptqflow.core.paths import DATASET, FP32, STATISTICS
+from ptqflow.core.paths import DATASET, FP32, PLOTS, STATISTICS
 from ptqflow.core.stage import run
 
 
 def main() -> None:
-    """Write models/statistics and metrics/calib.json."""
+    """Write models/statistics, metrics/calib.json and, in metrics/plots, the figures of each class and tensor."""
     from ptqflow.calib.params import CalibParams
     from ptqflow.core.params import read_params
     from ptqflow.core.run_params import RunParams
@@ -21,7 +21,8 @@ def main() -> None:
     from ptqflow.calib.sampling import draw_images
     from ptqflow.calib.sharding import collect_in_parts
     from ptqflow.calib.statistics import StatisticsCard, save_statistics
-    from ptqflow.core.artifacts import write_metrics
+    from ptqflow.core.artifacts import write_csv, write_metrics
+    from ptqflow.core.figures import OBSERVED_RANGES
     from ptqflow.core.ranks import joined
     from ptqflow.data.dataset import open_dataset
     from ptqflow.models.fp32 import load_fp32
@@ -36,16 +37,12 @@ def main() -> None:
         return
     save_statistics(STATISTICS, statistics, StatisticsCard(model=fp32.card, images=draw.rows.size))
     counts = np.bincount(dataset.train.labels[draw.rows.ravel()], minlength=len(fp32.card.classes))
-    write_metrics(
-        "calib",
-        {
-            "images": draw.rows.size,
-            "dropped": draw.dropped,
-            "indices_sha256": draw.sha256,
-            "classes": dict(zip(fp32.card.classes, counts.tolist(), strict=True)),
-            "tensors": statistics.as_metrics(),
-        },
+    write_csv(
+        PLOTS / "calib_classes.csv",
+        [{"class": name, "images": count} for name, count in zip(fp32.card.classes, counts.tolist(), strict=True)],
     )
+    OBSERVED_RANGES.write(statistics.ranges())
+    write_metrics("calib", {"images": draw.rows.size, "dropped": draw.dropped})
 
 
 if __name__ == "__main__":

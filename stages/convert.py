@@ -8,13 +8,14 @@ from ptqflow.core.stage import run
 
 
 def main() -> None:
-    """Write models/int8, models/int8_uncalibrated, two metrics files and metrics/plots/activations.csv."""
+    """Write models/int8, models/int8_uncalibrated, metrics/convert.json and tables in metrics/plots."""
     from ptqflow.calib.statistics import load_statistics
     from ptqflow.convert.accuracy_budget import Budget, describe_trial, meet_budget
     from ptqflow.convert.params import ConvertParams
     from ptqflow.convert.quantize import quantize
-    from ptqflow.convert.range_figures import chosen_metrics, histogram_rows
+    from ptqflow.convert.range_figures import histogram_rows, range_rows
     from ptqflow.core.artifacts import write_csv, write_metrics
+    from ptqflow.core.figures import QUANTIZED_RANGES, TRIALS, ConvertMetrics, LayerCounts
     from ptqflow.core.params import read_params
     from ptqflow.data.dataset import open_dataset
     from ptqflow.fx.artifact import save_int8
@@ -44,10 +45,9 @@ def main() -> None:
         save_int8(directory, made.prepared, made.converted, layers, made.card)
     print(describe_layers(layers))
     write_csv(PLOTS / "activations.csv", histogram_rows(statistics, quantized.qparams))
-    tensors = chosen_metrics(statistics, quantized.qparams)
-    trail = {"budget": budget.as_metrics()} if budget.trail else {}
-    write_metrics("convert", {"layers": count_layers(layers), **trail, "tensors": tensors})
-    write_metrics("convert_seconds", budget.seconds())
+    QUANTIZED_RANGES.write(range_rows(statistics, quantized.qparams))
+    TRIALS.write(budget.rows())
+    write_metrics("convert", ConvertMetrics(layers=LayerCounts(**count_layers(layers))))
 
 
 if __name__ == "__main__":

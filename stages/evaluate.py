@@ -8,7 +8,7 @@ INT8_DIRS = {"int8_uncalibrated": INT8_UNCALIBRATED, "int8": INT8}
 
 
 def main() -> None:
-    """Write metrics/evaluate.json, data/predictions and, in metrics/plots, confusion and per-class figures of each."""
+    """Write metrics/evaluate.json, data/predictions and, in metrics/plots, the figures of classes and confidences."""
     from ptqflow.core.params import read_params
     from ptqflow.core.run_params import RunParams
 
@@ -17,9 +17,10 @@ def main() -> None:
         return
 
     from ptqflow.core.artifacts import write_csv, write_metrics
+    from ptqflow.core.figures import CLASSES, RELIABILITY
     from ptqflow.core.ranks import joined
     from ptqflow.data.dataset import open_dataset
-    from ptqflow.evaluate.metrics import compare, confusion_rows, per_class_rows
+    from ptqflow.evaluate.metrics import class_rows, compare, confusion_rows, per_class_rows, reliability_rows
     from ptqflow.evaluate.predictions import PredictionsCard, predict, save_predictions
     from ptqflow.fx.artifact import STATE, load_int8
     from ptqflow.models.accuracy import compute_logits
@@ -44,7 +45,9 @@ def main() -> None:
     predictions = {name: predict(values.numpy()) for name, values in logits.items()}
     predictions_card = PredictionsCard(classes=fp32.card.classes, test_sha256=dataset.card.sha256["test"])
     save_predictions(PREDICTIONS, predictions, test.labels, predictions_card)
-    write_metrics("evaluate", compare(logits, sizes, test.labels, fp32.card.classes))
+    CLASSES.write(class_rows(logits, test.labels, fp32.card.classes))
+    RELIABILITY.write(reliability_rows(logits, test.labels))
+    write_metrics("evaluate", compare(logits, sizes, test.labels))
 
 
 if __name__ == "__main__":

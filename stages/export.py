@@ -6,7 +6,8 @@ from ptqflow.core.stage import run
 
 def main() -> None:
     """Write models/export, if all its files pass, and metrics/export.json."""
-    from ptqflow.core.artifacts import new_directory, read_metrics, write_metrics
+    from ptqflow.core.artifacts import new_directory, write_metrics
+    from ptqflow.core.figures import read_evaluate_metrics
     from ptqflow.core.params import read_params
     from ptqflow.core.run_params import RunParams
     from ptqflow.data.dataset import open_dataset
@@ -25,7 +26,7 @@ def main() -> None:
     logits = int8_logits(networks, dataset.test, run_params.batch_size)
     with new_directory(EXPORT) as partial:
         write_files(partial, networks, logits, params)
-        write_manifest(partial, describe(partial, networks, dataset.card, params, read_metrics("evaluate")))
+        write_manifest(partial, describe(partial, networks, dataset.card, params, read_evaluate_metrics()))
         gate = Gate(partial, DATASET, dataset.test.labels, run_params.batch_size)
         figures = check_files(gate, networks, logits, dataset.test, params)
     write_metrics("export", figures)

@@ -1,12 +1,12 @@
 """Train the FP32 network, or keep the user's weights unchanged."""
 
 from ptqflow.core.launch import run_in_ranks
-from ptqflow.core.paths import CHECKPOINTS, DATASET, FP32, LIVE, PLOTS
+from ptqflow.core.paths import CHECKPOINTS, DATASET, FP32, LIVE
 from ptqflow.core.stage import run
 
 
 def main() -> None:
-    """Write models/fp32, metrics/train.json and the figures of every epoch in metrics/plots/train.csv."""
+    """Write models/fp32, metrics/train.json and metrics/plots/train.csv; the last two after every epoch."""
     from ptqflow.core.params import read_params
     from ptqflow.core.run_params import RunParams
     from ptqflow.models.params import ModelParams
@@ -17,14 +17,15 @@ def main() -> None:
     if params.epochs and run_in_ranks(params.devices, params.nodes):
         return
 
-    from ptqflow.core.artifacts import write_csv, write_metrics
+    from ptqflow.core.artifacts import write_metrics
+    from ptqflow.core.figures import EPOCHS
     from ptqflow.core.inputs import WEIGHTS, given
     from ptqflow.core.ranks import joined
     from ptqflow.data.dataset import open_dataset
     from ptqflow.models.fp32 import save_fp32
     from ptqflow.train.checkpoints import Checkpoints, or_warn
     from ptqflow.train.live import live_log
-    from ptqflow.train.loop import fit, pick_device, selected
+    from ptqflow.train.loop import Epoch, fit, pick_device, selected
     from ptqflow.train.setup import (
         build_network,
         describe_model,
@@ -39,7 +40,13 @@ def main() -> None:
     model = build_network(card, weights, params)
     recipe = resolve_recipe(card, params, dataset.card)
     device = pick_device()
-    epochs = []
+    epochs: list[Epoch] = []
+
+    def write_figures() -> None:
+        EPOCHS.write(epoch.as_row() for epoch in epochs)
+        kept = selected(epochs, params).as_row()
+        write_metrics("train", kept.model_dump(include={"epoch", "val_loss", "val_top1"}))
+
     with joined(run_params.threads, device) as ranks, live_log(LIVE, ranks) as log:
         inputs = fingerprint(card, params, dataset.card, weights)
         require_equal_inputs(ranks, inputs)
@@ -50,12 +57,10 @@ def main() -> None:
                 continue
             with or_warn(f"figures of epoch {epoch.epoch} not written"):
                 log(epoch)
-                write_csv(PLOTS / "train.csv", [one.as_row() for one in epochs])
+                write_figures()
     if ranks.rank == 0:
-        # Once more: the disk may have room again, else the stage fails here.
-        write_csv(PLOTS / "train.csv", [one.as_row() for one in epochs])
+        write_figures()  # once more: the disk may have room again, else the stage fails here
         save_fp32(FP32, model, card)
-        write_metrics("train", selected(epochs, params).as_row())
         checkpoints.remove()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import miniature
 import numpy as np
 import torch
+from evaluation import evaluate_metrics
 from fresh_process import collect, convert_params
 
 from ptqflow.convert.quantize import quantize
@@ -37,7 +38,7 @@ FILES = [INT8_TORCHSCRIPT, INT8_ONNX, FP32_ONNX, REFERENCE]
 ENGINE: Engine = "onednn"
 TEST = miniature.images(50, seed=9)
 """The test images with which the network is exported."""
-METRICS = {"fp32": {"top1": 0.9}, "int8": {"top1": 0.85}, "agreement": 0.95}
+METRICS = evaluate_metrics(fp32=0.9, int8=0.85, agreement=0.95)
 
 
 def write_export(directory: Path) -> Path:

@@ -6,6 +6,7 @@ from typing import Any
 
 import miniature
 import torch
+from evaluation import evaluate_metrics
 from fresh_process import collect, convert_params
 from torch import Tensor
 
@@ -52,6 +53,5 @@ class Exported:
 
     def describe(self) -> None:
         """Write the manifest."""
-        metrics = {"int8": {"top1": 0.5}, "classes": {"ant": {"images": 7}}}
-        manifest = describe(self.directory, self.networks, self.dataset.card, PARAMS, metrics)
+        manifest = describe(self.directory, self.networks, self.dataset.card, PARAMS, evaluate_metrics(int8=0.5))
         write_manifest(self.directory, manifest)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
@@ -9,23 +10,24 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from evaluation import evaluate_metrics
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
-METRICS = {
-    "fp32": {"top1": 0.98, "size_mb": 44.78},
-    "int8_uncalibrated": {"top1": 0.5, "size_mb": 11.31},
-    "int8": {"top1": 0.97, "size_mb": 11.31},
-    "agreement": 0.99,
-}
+METRICS = evaluate_metrics().model_dump()
 
 
 def compare(found: dict[str, object]) -> "subprocess.CompletedProcess[str]":
     """Compare figures with METRICS as `.ci/run` does."""
     for name, metrics in (("committed.json", METRICS), ("found.json", found)):
         Path(name).write_text(json.dumps(metrics))
+    return run_comparison()
+
+
+def run_comparison() -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, ROOT / ".ci" / "compare_metrics.py", "committed.json", "found.json"]
-    return subprocess.run(command, text=True, capture_output=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    return subprocess.run(command, text=True, capture_output=True, check=False, env=environment)
 
 
 def with_change(path: str, value: float) -> dict[str, object]:
@@ -53,7 +55,7 @@ def test_figures_within_the_tolerance_pass_silently(found: dict[str, object]) ->
         ("fp32.top1", 0.95, "fp32 top-1 is 0.95, committed 0.98"),
         ("int8.top1", 0.94, "int8 top-1 is 0.94, committed 0.97"),
         ("int8_uncalibrated.top1", 0.8, "calibration gains less than 20 points over the uncalibrated control"),
-        ("agreement", 0.96, "INT8 agrees with FP32 on 0.96 of the images alone"),
+        ("agreement", 0.96, "INT8 agrees with FP32 on only 0.96 of the images"),
         ("int8.size_mb", 44.78, "the INT8 model has 44.78 MB"),
     ],
 )
@@ -63,10 +65,27 @@ def test_a_figure_out_of_tolerance_fails_and_is_reported(path: str, value: float
 
 
 def test_several_problems_are_reported_together() -> None:
-    found = with_change("agreement", 0.5) | {"fp32": {"top1": 0.1, "size_mb": 44.78}}
+    found = with_change("agreement", 0.5) | {"fp32": with_change("fp32.top1", 0.1)["fp32"]}
     assert compare(found).stderr == (
-        "fp32 top-1 is 0.1, committed 0.98; INT8 agrees with FP32 on 0.5 of the images alone\n"
+        "fp32 top-1 is 0.1, committed 0.98; INT8 agrees with FP32 on only 0.5 of the images\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> other\n", "found.json holds conflict markers of git"),
+        ("{", "found.json: the file: Invalid JSON"),
+        ("{}", "found.json: drop: Field required"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(content: str, problem: str) -> None:
+    Path("committed.json").write_text(json.dumps(METRICS))
+    Path("found.json").write_text(content)
+    result = run_comparison()
+    assert result.returncode == 1
+    assert result.stderr.startswith(problem)
+    assert result.stderr.count("\n") == 1
 
 
 def commands_of(*arguments: str) -> list[str]:

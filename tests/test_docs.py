@@ -87,8 +87,8 @@ def test_every_metrics_file_and_plot_is_described() -> None:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "metrics").glob("*.json")), ids=lambda file: file.stem)
 def test_every_figure_of_the_committed_metrics_is_defined(file: Path) -> None:
-    classes = set(json.loads((ROOT / "metrics" / "calib.json").read_text())["classes"])
-    assert figures(json.loads(file.read_text())) - classes <= quoted(FIGURES, SPEED)
+    found = {name for name in figures(json.loads(file.read_text())) if not name.startswith("batch_")}
+    assert found <= quoted(FIGURES, SPEED)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "metrics" / "plots").glob("*.csv")), ids=lambda file: file.stem)

@@ -15,7 +15,15 @@ from ptqflow.core.errors import ArtifactError, DataError
 from ptqflow.core.paths import PREDICTIONS
 from ptqflow.core.text_table import format_text_table
 from ptqflow.evaluate.predictions import Prediction, Predictions, changed_rows, load_predictions
-from ptqflow.evaluate.significance import Pairs, count_pairs, drop_interval, holm_by_class, mcnemar, pairs_by_class
+from ptqflow.evaluate.significance import (
+    Pairs,
+    count_pairs,
+    drop_interval,
+    holm_by_class,
+    mcnemar,
+    paired_figures,
+    pairs_by_class,
+)
 from ptqflow.evaluate.verdict import short_p, verdict
 
 _NETWORK = "int8"
@@ -82,18 +90,8 @@ class Comparison:
 
     def _summary(self) -> str:
         first, second = (f"{100 * right.mean():.2f} %" for right in self.right)
-        interval, pairs = drop_interval(self.pairs), self.pairs
-        figures = {
-            "drop": {"top1": pairs.drop, "low": interval.low, "high": interval.high},
-            "agreement": 1 - len(self.changed) / pairs.images,
-            "paired": {
-                "both_right": pairs.both_right,
-                "only_fp32_right": pairs.only_reference_right,
-                "only_int8_right": pairs.only_candidate_right,
-                "both_wrong": pairs.both_wrong,
-                "p": mcnemar(pairs),
-            },
-        }
+        pairs = self.pairs
+        figures = paired_figures(pairs, 1 - len(self.changed) / pairs.images)
         return "\n".join(
             [
                 f"A is the INT8 model of {self.names[0]}, B that of {self.names[1]}; {pairs.images} test images",

@@ -7,6 +7,7 @@ from pathlib import Path
 import miniature
 import pytest
 import torch
+from evaluation import evaluate_metrics
 from fresh_process import ENGINES, collect, convert_params
 from tiny_onnx import write_onnx
 
@@ -89,7 +90,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         files={name: file_card(export / name) for name in (FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT)},
         min_agreement=0.995,
-        metrics={},
+        metrics=evaluate_metrics(),
     )
     write_manifest(export, manifest)
     return folder

@@ -11,6 +11,7 @@ from ptqflow.benchmark.params import BenchmarkParams
 from ptqflow.benchmark.timed_runtimes import RUNTIMES
 from ptqflow.core.artifacts import sha256_file
 from ptqflow.core.errors import ArtifactError, BenchmarkError
+from ptqflow.core.figures import BENCHMARK, BenchmarkRow
 from ptqflow.runtime.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -28,29 +29,29 @@ def test_every_installed_runtime_has_both_networks_at_every_batch_size(models: P
     result = benchmark(params(batch_sizes=[2]), eager, models / "export", manifest)
 
     installed = [name for name in RUNTIMES if name != "openvino" or importlib.util.find_spec("openvino")]
-    assert list(result.metrics) == ["machine", "model_sha256", "cells", "files"]
-    assert list(result.metrics["cells"]) == list(result.metrics["files"]) == installed
+    assert [row.runtime for row in result.rows] == installed
     assert list(result.left_out) == [name for name in RUNTIMES if name not in installed]
     assert all(reason.endswith("is not installed") for reason in result.left_out.values())
-    machine = result.metrics["machine"]
-    assert machine["threads"] == 1
-    assert {"cpu", "cores", "instructions", "torch", "torch_capability", "onnxruntime"} <= set(machine)
-    assert result.metrics["model_sha256"] == sha256_file(models / "export" / "int8.onnx")
-    sizes = result.metrics["files"]
-    assert sizes["torch_eager"]["int8_mb"] * 1e6 == pytest.approx(eager.int8.stat().st_size)
-    assert sizes["torchscript"]["int8_mb"] * 1e6 == pytest.approx(manifest.files["int8.torchscript.pt"].bytes)
-    for batches in result.metrics["cells"].values():
-        cell = batches["batch_2"]
-        for variant in ("fp32", "int8"):
-            figures = cell[variant]
-            assert 0 < figures["median_ms"] <= figures["p95_ms"]
-            assert figures["images_per_s"] == pytest.approx(2000 / figures["median_ms"], rel=1e-2)
-            assert figures["load_s"] > 0
-            assert figures["first_ms"] > 0
-            assert figures["memory_mb"] > 10
-        assert 0 < cell["speedup"]["low"] <= cell["speedup"]["median"] <= cell["speedup"]["high"]
-        assert ("note" in cell) == (cell["speedup"]["median"] < 1)
-    table = format_table(result.metrics)
+    rows = {row.runtime: row for row in result.rows}
+    assert rows["torch_eager"].int8_size_mb * 1e6 == pytest.approx(eager.int8.stat().st_size)
+    assert rows["torchscript"].int8_size_mb * 1e6 == pytest.approx(manifest.files["int8.torchscript.pt"].bytes)
+    assert rows["onnxruntime"].versions.startswith("onnxruntime ")
+    assert rows["torch_eager"].versions.startswith("torch ")
+    for row in result.rows:
+        assert (row.batch, row.threads) == (2, 1)
+        assert row.cpu
+        assert row.model_sha256 == sha256_file(models / "export" / "int8.onnx")
+        for network in ("fp32", "int8"):
+            median, p95, rate = (getattr(row, f"{network}_{name}") for name in ("median_ms", "p95_ms", "images_per_s"))
+            assert 0 < median <= p95
+            assert rate == pytest.approx(2000 / median, rel=1e-2)
+            assert getattr(row, f"{network}_memory_mb") > 10
+        assert 0 < row.speedup_low <= row.speedup <= row.speedup_high
+        assert (row.note is not None) == (row.speedup < 1)
+    assert result.as_metrics() == {"speedup": {row.runtime: {"batch_2": row.speedup} for row in result.rows}}
+    BENCHMARK.write(result.rows)
+    assert BENCHMARK.read() == result.rows
+    table = format_table(result.rows)
     assert all(name in table for name in installed)
 
 
@@ -60,9 +61,9 @@ def test_without_onnx_files_only_torch_is_timed(models: Path, eager: Files) -> N
     script = {"int8.torchscript.pt": whole.files["int8.torchscript.pt"]}
     manifest = whole.model_copy(update={"files": script})
     result = benchmark(params(batch_sizes=[1]), eager, models / "export", manifest)
-    assert list(result.metrics["cells"]) == ["torch_eager", "torchscript"]
+    assert [row.runtime for row in result.rows] == ["torch_eager", "torchscript"]
     assert result.left_out["onnxruntime"] == "int8.onnx was not exported"
-    assert result.metrics["model_sha256"] == script["int8.torchscript.pt"].sha256
+    assert {row.model_sha256 for row in result.rows} == {script["int8.torchscript.pt"].sha256}
 
 
 def test_a_changed_file_is_named(models: Path, eager: Files) -> None:
@@ -87,19 +88,34 @@ def test_more_threads_than_cores_are_refused(models: Path, eager: Files) -> None
 
 
 def test_the_table_has_a_row_for_each_runtime_and_batch_size_and_the_notes_after_them() -> None:
-    cell = {"fp32": {"median_ms": 10.0}, "int8": {"median_ms": 4.0}}
-    slower = {"fp32": {"median_ms": 100.0}, "int8": {"median_ms": 125.0}, "note": "the layers conv1 stayed FP32"}
-    metrics = {
-        "machine": {"cpu": "A CPU", "threads": 2, "instructions": ["avx2", "fma"]},
-        "cells": {
-            "torchscript": {
-                "batch_1": cell | {"speedup": {"median": 2.5, "low": 2.25, "high": 2.75}},
-                "batch_32": slower | {"speedup": {"median": 0.8, "low": 0.75, "high": 0.85}},
-            },
-        },
+    timing = {
+        "p95_ms": 1.0,
+        "images_per_s": 1.0,
+        "first_ms": 1.0,
+        "load_s": 1.0,
+        "memory_mb": 1.0,
+        "form": "plain",
+        "size_mb": 1.0,
+    }
+    figures = {f"{network}_{figure}": value for network in ("fp32", "int8") for figure, value in timing.items()}
+    shared = {
+        "runtime": "torchscript",
+        "cpu": "A CPU",
+        "cores": 2,
+        "threads": 2,
+        "instructions": "avx2 fma",
+        "versions": "torch 2",
+        "model_sha256": "0",
     }
 
-    assert format_table(metrics).split("\n") == [
+    def row(batch: int, fp32: float, int8: float, spread: float, note: str | None = None) -> BenchmarkRow:
+        gain = fp32 / int8
+        speedups = {"speedup": gain, "speedup_low": gain - spread, "speedup_high": gain + spread}
+        times = {"fp32_median_ms": fp32, "int8_median_ms": int8}
+        return BenchmarkRow.model_validate({**figures, **shared, **speedups, **times, "batch": batch, "note": note})
+
+    rows = [row(1, 10.0, 4.0, 0.25), row(32, 100.0, 125.0, 0.05, "the layers conv1 stayed FP32")]
+    assert format_table(rows).split("\n") == [
         "A CPU, 2 threads, avx2 fma",
         "             batch  FP32 ms  INT8 ms  FP32 / INT8",
         "torchscript      1    10.00     4.00         2.50  (2.25 to 2.75)",

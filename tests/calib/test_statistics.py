@@ -210,14 +210,14 @@ def test_a_tensor_that_never_had_a_value_survives_collecting_merging_saving_and_
 
 
 @only_residual
-def test_of_every_tensor_with_values_the_smallest_and_the_largest_is_reported_by_name(statistics: Statistics) -> None:
-    metrics = Statistics(statistics.tensors | {"never": None}, statistics.means, statistics.rows).as_metrics()
+def test_every_tensor_with_values_has_a_row_with_the_smallest_and_the_largest(statistics: Statistics) -> None:
+    rows = Statistics(statistics.tensors | {"never": None}, statistics.means, statistics.rows).ranges()
 
-    assert list(metrics) == sorted(OBSERVED["residual"])
-    for name, figures in metrics.items():
-        seen = statistics.tensors[name]
+    assert [row.tensor for row in rows] == sorted(OBSERVED["residual"])
+    for row in rows:
+        seen = statistics.tensors[row.tensor]
         assert seen is not None
-        assert figures == {"min": float(f"{seen.minimum:.6g}"), "max": float(f"{seen.maximum:.6g}")}
+        assert (row.min, row.max) == (float(f"{seen.minimum:.6g}"), float(f"{seen.maximum:.6g}"))
 
 
 @only_residual

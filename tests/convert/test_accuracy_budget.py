@@ -1,7 +1,6 @@
 """The fewest modules that stay FP32 for a budget, with real conversions."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from ptqflow.convert.accuracy_budget import Budget, Trial, describe_trial, meet_
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import quantize
 from ptqflow.core.errors import ParamsError
+from ptqflow.core.figures import TrialRow
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.artifact import load_int8, save_int8
@@ -138,13 +138,11 @@ def test_the_trail_holds_what_each_conversion_loses_and_no_seconds() -> None:
         again = quantize(model, miniature.card(), params, statistics, train, trial.kept).converted
         logits = compute_logits(again, val, miniature.NORMALIZATION, 256, "again")
         assert trial.lost == len(val) - int((logits.argmax(1).numpy() == val.labels).sum())
-    metrics = found.as_metrics()
-    assert metrics["kept"] == "hard"
-    assert metrics["trail"]["0 kept"] == {"drop": trials[0].lost / 200, "kept": ""}
-    assert list(metrics["trail"]) == [f"{trial.count} kept" for trial in trials]
-    assert "seconds" not in json.dumps(metrics)
-    assert found.seconds() == {f"{trial.count} kept": round(trial.seconds, 1) for trial in trials}
-    assert Budget((), ()).seconds() == {}
+    rows = found.rows()
+    assert [row.kept for row in rows if row.chosen] == ["hard"]
+    assert rows[0] == TrialRow(modules=0, drop=trials[0].lost / 200, chosen=False, kept="")
+    assert [row.modules for row in rows] == [trial.count for trial in trials]
+    assert Budget((), ()).rows() == []
     assert "hard" in describe_trial(trials[-1])
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from ptqflow.calib.observer import StatisticsObserver
 from ptqflow.calib.statistics import Statistics
 from ptqflow.calib.tensor_statistics import TensorStatistics
-from ptqflow.convert.range_figures import chosen_metrics, histogram_rows
+from ptqflow.convert.range_figures import histogram_rows, range_rows
 from ptqflow.convert.ranges import Levels, QParams, Range, to_qparams
+from ptqflow.core.figures import QuantizedRange
 
 CODES = Levels(255, symmetric=False)
 
@@ -49,8 +50,8 @@ def six_digits(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def test_of_every_quantized_tensor_with_values_range_and_clipped_share_are_reported(statistics: Statistics) -> None:
-    metrics = chosen_metrics(statistics, QPARAMS)
+def test_every_quantized_tensor_with_values_has_its_range_and_clipped_share(statistics: Statistics) -> None:
+    metrics = {row.tensor: row.model_dump(exclude={"tensor"}) for row in range_rows(statistics, QPARAMS)}
 
     assert list(metrics) == ["conv1", "fc"]
     for name, figures in metrics.items():
@@ -68,11 +69,10 @@ def test_of_every_quantized_tensor_with_values_range_and_clipped_share_are_repor
 
 
 def test_figures_by_hand() -> None:
-    metrics = chosen_metrics(
-        statistics_of(x=torch.tensor([-1.0, 0.0, 1.0, 2.0])), {"x": QParams(0.0078125, 128, CODES)}
-    )
+    rows = range_rows(statistics_of(x=torch.tensor([-1.0, 0.0, 1.0, 2.0])), {"x": QParams(0.0078125, 128, CODES)})
 
-    assert metrics == {"x": {"low": -1.0, "high": 0.992188, "scale": 0.0078125, "zero_point": 128, "clipped": 0.5}}
+    expected = QuantizedRange(tensor="x", low=-1.0, high=0.992188, scale=0.0078125, zero_point=128, clipped=0.5)
+    assert rows == [expected]
 
 
 @settings(max_examples=100, deadline=None)
@@ -108,11 +108,8 @@ def test_each_bar_counts_the_values_between_its_edges(statistics: Statistics) ->
 
 
 def test_all_of_it_is_plain_json(statistics: Statistics) -> None:
-    for made in (
-        chosen_metrics(statistics, QPARAMS),
-        histogram_rows(statistics, QPARAMS),
-    ):
-        assert json.loads(json.dumps(made, allow_nan=False)) == made
+    made = histogram_rows(statistics, QPARAMS)
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
 
 
 def test_bins_that_would_make_65_bars_make_33() -> None:

@@ -1,7 +1,6 @@
 """What each module's quantization costs, against brute force and NumPy."""
 
 import copy
-import json
 from collections.abc import Mapping
 
 import miniature
@@ -27,6 +26,7 @@ from ptqflow.convert.sensitivity import (
     sensitivity_rows,
 )
 from ptqflow.core.errors import DataError
+from ptqflow.core.figures import SensitivityRow
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.graph import weighted_modules
@@ -268,7 +268,15 @@ def test_modules_are_ordered_by_loss_then_by_sqnr() -> None:
     modules = {"a": one(0.0, None), "b": one(0.0, 20.0), "c": one(0.1, 30.0), "d": one(-0.1, 1.0), "e": one(0.0, 10.0)}
 
     assert order_by_harm(modules) == ["c", "e", "b", "a", "d"]
-    assert [row["module"] for row in sensitivity_rows(modules)] == ["c", "e", "b", "a", "d"]
-    assert json.dumps(modules["a"].as_metrics()) == (
-        '{"alone": {"cosine": 1.0, "drop": 0.0}, "network": {"cosine": 1.0}}'
-    )
+    rows = sensitivity_rows(modules)
+    assert [row.module for row in rows] == ["c", "e", "b", "a", "d"]
+    assert rows[3] == SensitivityRow(module="a", cosine=1.0, drop=0.0, network_cosine=1.0)
+    assert rows[0].model_dump() == {
+        "module": "c",
+        "sqnr_db": 30.0,
+        "cosine": 1.0,
+        "drop": 0.1,
+        "network_sqnr_db": 30.0,
+        "network_cosine": 1.0,
+    }
+    assert sensitivity_rows({}) == []

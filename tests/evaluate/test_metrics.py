@@ -12,8 +12,16 @@ from torch import Tensor
 from ptqflow.core.errors import ParamsError
 from ptqflow.core.params import read_params
 from ptqflow.core.run_params import RunParams
-from ptqflow.evaluate.confidence import expected_calibration_error
-from ptqflow.evaluate.metrics import agreement, compare, confusion_rows, per_class_rows, sqnr_db
+from ptqflow.evaluate.confidence import bin_by_confidence
+from ptqflow.evaluate.metrics import (
+    agreement,
+    class_rows,
+    compare,
+    confusion_rows,
+    per_class_rows,
+    reliability_rows,
+    sqnr_db,
+)
 from ptqflow.models.accuracy import evaluate
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fly")
@@ -42,82 +50,79 @@ def logits(labels: NDArray[np.int64]) -> dict[str, Tensor]:
 def test_every_network_gets_its_figures_and_its_size(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
     sizes = {"fp32": 44_776_123, "int8_uncalibrated": 11_312_499, "int8": 11_312_500}
 
-    figures = compare(logits, sizes, labels, CLASSES)
+    figures = compare(logits, sizes, labels)
 
-    assert list(figures) == [
-        "fp32",
-        "int8_uncalibrated",
-        "int8",
-        "drop",
-        "agreement",
-        "sqnr_db",
-        "kl",
-        "paired",
-        "classes",
-    ]
     for name, size in (("fp32", 44.776), ("int8_uncalibrated", 11.312), ("int8", 11.312)):
-        confidence = softmax(logits[name].numpy(), axis=1).max(axis=1)
-        right = logits[name].argmax(dim=1).numpy() == labels
-        assert figures[name] == evaluate(logits[name], labels).as_metrics() | {
-            "ece": round(expected_calibration_error(confidence, right), 6),
-            "confidence": round(confidence.mean(), 6),
-            "size_mb": size,
-        }
+        assert getattr(figures, name).model_dump() == evaluate(logits[name], labels).as_metrics() | {"size_mb": size}
 
 
 def test_drop_and_agreement_compare_int8_with_fp32(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
-    figures = compare(logits, dict.fromkeys(logits, 0), labels, CLASSES)
+    figures = compare(logits, dict.fromkeys(logits, 0), labels)
 
     fp32, int8 = (logits[name].argmax(dim=1).numpy() for name in ("fp32", "int8"))
     drop = accuracy_score(labels, fp32) - accuracy_score(labels, int8)
-    assert figures["drop"]["top1"] == round(drop, 6)
-    assert figures["drop"]["low"] < drop < figures["drop"]["high"]
+    assert figures.drop.top1 == round(drop, 6)
+    assert figures.drop.low < drop < figures.drop.high
     assert drop != 0
-    assert figures["agreement"] == round(accuracy_score(fp32, int8), 6)
+    assert figures.agreement == round(accuracy_score(fp32, int8), 6)
     assert agreement(logits["fp32"], logits["fp32"]) == 1
 
 
-def test_int8_and_fp32_are_paired_image_by_image_and_class_by_class(
-    logits: dict[str, Tensor], labels: NDArray[np.int64]
-) -> None:
-    figures = compare(logits, dict.fromkeys(logits, 0), labels, CLASSES)
+def test_int8_and_fp32_are_paired_image_by_image(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
+    paired = compare(logits, dict.fromkeys(logits, 0), labels).paired
 
     fp32, int8 = (logits[name].argmax(dim=1).numpy() == labels for name in ("fp32", "int8"))
-    assert figures["paired"]["only_fp32_right"] == (fp32 & ~int8).sum()
-    assert figures["paired"]["only_int8_right"] == (int8 & ~fp32).sum()
-    assert sum(figures["paired"][name] for name in ("both_right", "both_wrong")) == (fp32 == int8).sum()
-    assert figures["paired"]["p"] == pytest.approx(
-        binomtest((fp32 & ~int8).sum(), (fp32 != int8).sum()).pvalue, rel=1e-5
-    )
-    assert list(figures["classes"]) == list(CLASSES)
-    assert figures["classes"]["eel"] == {"images": 0}
-    assert sum(of_class["images"] for of_class in figures["classes"].values()) == COUNT
-    cat = figures["classes"]["cat"]
-    assert cat["drop"] == round(fp32[labels == 2].mean() - int8[labels == 2].mean(), 6)
-    assert cat["both_right"] == (fp32 & int8)[labels == 2].sum()
-    assert cat["only_fp32_right"] == (fp32 & ~int8)[labels == 2].sum()
-    assert cat["only_int8_right"] == (int8 & ~fp32)[labels == 2].sum()
-    assert cat["both_wrong"] == (~fp32 & ~int8)[labels == 2].sum()
-    assert cat["p_holm"] >= binomtest((fp32 & ~int8)[labels == 2].sum(), (fp32 != int8)[labels == 2].sum()).pvalue
+    assert paired.only_fp32_right == (fp32 & ~int8).sum()
+    assert paired.only_int8_right == (int8 & ~fp32).sum()
+    assert paired.both_right + paired.both_wrong == (fp32 == int8).sum()
+    assert paired.p == pytest.approx(binomtest((fp32 & ~int8).sum(), (fp32 != int8).sum()).pvalue, rel=1e-5)
+
+
+def test_every_class_with_images_has_a_row_of_its_pairs(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
+    rows = class_rows(logits, labels, CLASSES)
+
+    fp32, int8 = (logits[name].argmax(dim=1).numpy() == labels for name in ("fp32", "int8"))
+    assert [row.name for row in rows] == [name for name in CLASSES if name != "eel"]
+    assert sum(row.images for row in rows) == COUNT
+    cat = rows[2]
+    assert cat.drop == round(fp32[labels == 2].mean() - int8[labels == 2].mean(), 6)
+    assert cat.low <= cat.drop <= cat.high
+    assert cat.both_right == (fp32 & int8)[labels == 2].sum()
+    assert cat.only_fp32_right == (fp32 & ~int8)[labels == 2].sum()
+    assert cat.only_int8_right == (int8 & ~fp32)[labels == 2].sum()
+    assert cat.both_wrong == (~fp32 & ~int8)[labels == 2].sum()
+    assert cat.p_holm >= binomtest((fp32 & ~int8)[labels == 2].sum(), (fp32 != int8)[labels == 2].sum()).pvalue
+
+
+def test_calibration_error_and_confidence_come_from_the_reliability_rows(
+    logits: dict[str, Tensor], labels: NDArray[np.int64]
+) -> None:
+    rows = reliability_rows(logits, labels)
+
+    assert list(dict.fromkeys(row.network for row in rows)) == list(logits)
+    for name, values in logits.items():
+        of_network = [row for row in rows if row.network == name]
+        confidence = softmax(values.numpy(), axis=1).max(axis=1)
+        assert of_network == bin_by_confidence(name, confidence, values.argmax(dim=1).numpy() == labels)
 
 
 def test_networks_that_predict_the_same_have_p_1_and_no_drop(
     logits: dict[str, Tensor], labels: NDArray[np.int64]
 ) -> None:
-    figures = compare(logits | {"int8": logits["fp32"]}, dict.fromkeys(logits, 0), labels, CLASSES)
+    figures = compare(logits | {"int8": logits["fp32"]}, dict.fromkeys(logits, 0), labels)
 
-    assert figures["paired"]["p"] == 1
-    assert figures["drop"] == {"top1": 0, "low": 0, "high": 0}
-    assert figures["kl"] == 0
+    assert figures.paired.p == 1
+    assert figures.drop.model_dump() == {"top1": 0, "low": 0, "high": 0}
+    assert figures.kl == 0
 
 
 def test_all_wrong_is_a_result_too(labels: NDArray[np.int64]) -> None:
     wrong = torch.from_numpy(np.eye(len(CLASSES))[(labels + 1) % len(CLASSES)])
     names = ("fp32", "int8_uncalibrated", "int8")
-    figures = compare(dict.fromkeys(names, wrong), dict.fromkeys(names, 0), labels, CLASSES)
+    figures = compare(dict.fromkeys(names, wrong), dict.fromkeys(names, 0), labels)
 
-    assert figures["int8"]["top1"] == 0
-    assert figures["paired"]["both_wrong"] == COUNT
+    assert figures.int8.top1 == 0
+    assert figures.paired.both_wrong == COUNT
 
 
 def test_sqnr_is_ten_times_the_logarithm_of_signal_over_noise_power() -> None:
@@ -131,7 +136,7 @@ def test_equal_logits_have_no_ratio_to_report(logits: dict[str, Tensor], labels:
     same = logits | {"int8": logits["fp32"]}
 
     assert sqnr_db(logits["fp32"], logits["fp32"]) is None
-    assert "sqnr_db" not in compare(same, dict.fromkeys(logits, 0), labels, CLASSES)
+    assert compare(same, dict.fromkeys(logits, 0), labels).sqnr_db is None
 
 
 def test_confusion_rows_equal_scikit_learns_matrix(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:

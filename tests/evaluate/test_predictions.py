@@ -53,7 +53,7 @@ def test_equal_predictions_have_equal_bytes(directory: Path, tmp_path: Path) -> 
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_changed_or_missing_files_are_told_in_one_line(directory: Path) -> None:
+def test_changed_or_missing_files_are_one_line(directory: Path) -> None:
     file = directory / "predictions.safetensors"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1

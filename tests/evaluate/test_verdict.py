@@ -1,84 +1,110 @@
+import re
+
 import pytest
-from finished_run import paired
-from scipy.stats import binomtest
 
-from ptqflow.evaluate.significance import Pairs, drop_interval
-from ptqflow.evaluate.verdict import count_images, format_p, short_p, verdict
+from ptqflow.core.figures import PairedFigures
+from ptqflow.evaluate.significance import Pairs, mcnemar, paired_figures
+from ptqflow.evaluate.verdict import format_p, format_points, short_p, verdict
 
 
-def evaluation(both: int, only_fp32: int, only_int8: int, images: int, agreement: float = 0.9) -> dict[str, object]:
-    pairs = Pairs(both, only_fp32, only_int8, images - both - only_fp32 - only_int8)
-    interval = drop_interval(pairs)
-    return {
-        "drop": {"top1": round(pairs.drop, 6), "low": round(interval.low, 6), "high": round(interval.high, 6)},
-        "agreement": agreement,
-        "paired": paired(both, only_fp32, only_int8, images),
-    }
+def figures(both: int, only_fp32: int, only_int8: int, images: int, agreement: float = 0.9) -> PairedFigures:
+    return paired_figures(Pairs(both, only_fp32, only_int8, images - both - only_fp32 - only_int8), agreement)
 
 
 @pytest.mark.parametrize(
     ("counts", "sentence"),
     [
-        ((9000, 60, 20, 10000), "The drop of 0.40 points is real, p < 0.001 (95 % interval 0.23 to 0.58)."),
-        ((9000, 60, 40, 10000), "The drop of 0.20 points is within noise, p = 0.057 (95 % interval 0.00 to 0.40)."),
-        ((9000, 40, 60, 10000), "The gain of 0.20 points is within noise, p = 0.057 (95 % interval 0.00 to 0.40)."),
-        ((9000, 20, 60, 10000), "The gain of 0.40 points is real, p < 0.001 (95 % interval 0.23 to 0.57)."),
-        ((9000, 30, 30, 10000), "Top-1 is the same: INT8 loses 30 of the 10,000 test images and wins as many, p = 1."),
         (
-            (990, 5, 0, 1000),
-            "The drop of 0.50 points is within noise, p = 0.062 "
-            "(95 % interval 0.10 to 1.00; where the two disagree, the exact p decides).",
+            (9000, 60, 20, 10000),
+            "The drop of 0.40 points is statistically significant, p < 0.001 (95 % interval 0.23 to 0.54 points).",
         ),
         (
-            (990, 0, 5, 1000),
-            "The gain of 0.50 points is within noise, p = 0.062 "
-            "(95 % interval 0.10 to 1.00; where the two disagree, the exact p decides).",
+            (9000, 60, 40, 10000),
+            "The drop of 0.20 points is not statistically significant, p = 0.057 (95 % interval -0.01 to 0.39 points).",
+        ),
+        (
+            (9000, 40, 60, 10000),
+            "The gain of 0.20 points is not statistically significant, p = 0.057 (95 % interval -0.01 to 0.39 points).",
+        ),
+        (
+            (9000, 20, 60, 10000),
+            "The gain of 0.40 points is statistically significant, p < 0.001 (95 % interval 0.23 to 0.54 points).",
+        ),
+        (
+            (9000, 30, 30, 10000),
+            "Top-1 is equal: of the 10,000 test images, 30 are correct only with FP32 and as many only with INT8, "
+            "p = 1 "
+            "(95 % interval -0.16 to 0.16 points).",
+        ),
+        (
+            (990, 5, 0, 1000),
+            "The drop of 0.50 points is not statistically significant, p = 0.062 (95 % interval -0.02 to 0.50 points).",
         ),
     ],
     ids=[
-        *("loss", "noise", "gain within noise", "gain", "as many lost as won"),
-        *("loss of few images", "gain of few images"),
+        *("loss", "loss by chance", "gain by chance", "gain", "as many lost as won"),
+        "loss of few images",
     ],
 )
 def test_the_sentence_follows_sign_and_p(counts: tuple[int, int, int, int], sentence: str) -> None:
-    assert verdict(evaluation(*counts)) == sentence
+    assert verdict(figures(*counts)) == sentence
 
 
-def test_identical_predictions_are_told_as_such() -> None:
-    sentence = "INT8 predicts what FP32 predicts for every one of the 10,000 test images: no drop, p = 1."
-    assert verdict(evaluation(9000, 0, 0, 10000, agreement=1.0)) == sentence
+def test_equal_predictions_are_reported_with_the_smallest_drop_that_could_be_detected() -> None:
+    assert verdict(figures(9000, 0, 0, 10000, agreement=1.0)) == (
+        "INT8 and FP32 predict the same class for all of the 10,000 test images: no drop, p = 1. "
+        "With 10,000 test images, a drop below 0.06 points cannot be detected."
+    )
 
 
-def test_wrong_predictions_that_changed_to_other_wrong_ones_are_no_drop() -> None:
-    sentence = "INT8 is right where FP32 is right on every one of the 10,000 test images: no drop, p = 1."
-    assert verdict(evaluation(9000, 0, 0, 10000, agreement=0.999)) == sentence
+def test_other_wrong_predictions_are_no_drop() -> None:
+    assert verdict(figures(9000, 0, 0, 10000, agreement=0.999)).startswith(
+        "INT8 and FP32 classify the same images of the 10,000 test images correctly: no drop, p = 1."
+    )
+
+
+def test_the_networks_are_called_what_the_caller_calls_them() -> None:
+    assert verdict(figures(9, 0, 0, 10, agreement=1.0), "A", "B").startswith("B and A predict the same class")
 
 
 @pytest.mark.parametrize(
     ("images", "limit"),
     [
-        (1, " So few test images (1) cannot tell any drop from noise."),
-        (5, " So few test images (5) cannot tell any drop from noise."),
-        (20, " With 20 test images, no drop below 30.00 points can be told from noise."),
-        (360, " With 360 test images, no drop below 1.66 points can be told from noise."),
-        (600, ""),
+        (1, " So few test images (1) cannot detect any drop."),
+        (5, " So few test images (5) cannot detect any drop."),
+        (20, " With 20 test images, a drop below 30.00 points cannot be detected."),
+        (360, " With 360 test images, a drop below 1.66 points cannot be detected."),
+        (600, " With 600 test images, a drop below 1.00 points cannot be detected."),
+        (1_000_000, " With 1,000,000 test images, a drop below 0.0006 points cannot be detected."),
     ],
 )
-def test_a_small_test_set_is_warned_of(images: int, limit: str) -> None:
-    assert verdict(evaluation(images, 0, 0, images, agreement=1.0)).endswith(f"no drop, p = 1.{limit}")
+def test_without_a_discordant_image_the_smallest_detectable_drop_is_given(images: int, limit: str) -> None:
+    assert verdict(figures(images, 0, 0, images, agreement=1.0)).endswith(f"no drop, p = 1.{limit}")
 
 
-def test_the_least_drop_that_is_real_is_not_below_what_can_be_told() -> None:
+@pytest.mark.parametrize(("images", "is_given"), [(599, True), (600, False)])
+def test_a_test_set_that_cannot_detect_a_point_is_mentioned(images: int, is_given: bool) -> None:
+    assert ("cannot be detected" in verdict(figures(images - 6, 6, 0, images))) == is_given
+
+
+def test_the_smallest_significant_drop_is_not_below_the_one_that_can_be_detected() -> None:
     for images in range(6, 595):
-        sentence = verdict(evaluation(images - 6, 6, 0, images))
-        drop, limit = (float(sentence.partition(start)[2].split()[0]) for start in ("The drop of ", "no drop below "))
+        found = re.match(
+            r"The drop of (\S+) points .* a drop below (\S+) points", verdict(figures(images - 6, 6, 0, images))
+        )
+        assert found
+        drop, limit = map(float, found.groups())
         assert drop - 0.015 < limit <= drop, images
 
 
-def test_fewer_than_six_changes_to_the_worse_are_never_significant() -> None:
-    # What the warning rests on: no count of lost and won images with a net loss below 6 has p < 0.05.
-    nets = [lost - won for lost in range(60) for won in range(lost) if binomtest(lost, lost + won).pvalue < 0.05]
-    assert min(nets) == 6
+def test_a_sentence_never_contradicts_its_interval() -> None:
+    for lost in range(60):
+        for won in range(60):
+            sentence = verdict(figures(10**6, lost, won, 2 * 10**6))
+            if lost != won:
+                low = float(re.findall(r"interval (\S+) to", sentence)[0])
+                is_significant = mcnemar(Pairs(0, lost, won, 0)) < 0.05
+                assert ("not statistically" in sentence) == (not is_significant) == (low <= 0), sentence
 
 
 @pytest.mark.parametrize(
@@ -100,5 +126,9 @@ def test_p_is_short_and_on_its_side_of_five_percent(p: float, text: str) -> None
     assert format_p(p) == (f"p {text}" if "<" in text else f"p = {text}")
 
 
-def test_images_are_those_of_all_four_cells() -> None:
-    assert count_images(evaluation(7, 2, 1, 12)) == 12
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [(0.0, "0.00"), (-0.0, "0.00"), (0.0123, "1.23"), (-0.0001, "-0.01"), (0.000012, "0.0012"), (-3e-7, "-3e-05")],
+)
+def test_points_have_two_decimals_or_two_digits(fraction: float, text: str) -> None:
+    assert format_points(fraction) == text

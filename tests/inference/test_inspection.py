@@ -38,8 +38,3 @@ def test_files_that_are_missing_or_changed_are_marked(export: Path) -> None:
     assert "has changed" in wrong["int8.onnx"]
     marked = [line.split()[0] for line in describe(manifest, wrong) if "CHANGED OR MISSING" in line]
     assert set(marked) == wrong.keys()
-
-
-def test_a_manifest_without_figures_and_layers_is_described(export: Path) -> None:
-    change_manifest(export, metrics={}, layers=[], files={})
-    assert "top-1" not in "\n".join(describe(read_manifest(export), []))

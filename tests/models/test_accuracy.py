@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 from fresh_process import convert_params
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from sklearn.utils.extmath import softmax
 from torch import Tensor, nn
@@ -81,6 +83,23 @@ def test_of_equal_logits_the_first_class_counts() -> None:
     assert figures.top1 == 1 / 20
     assert figures.top5 == 5 / 20
     assert evaluate(logits[:5], np.array([7, 13, 0, 1, 2])).top5 == 1
+
+
+@given(st.integers(1, 12), st.integers(5, 9), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_ranks_are_those_of_a_stable_sort_however_many_logits_are_equal(
+    count: int, classes: int, values: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    logits = torch.from_numpy(random.integers(-values, values, (count, classes)) * random.choice([1.0, -0.0, 1e-9]))
+    labels = random.integers(0, classes, count)
+
+    ranking = logits.argsort(dim=1, descending=True, stable=True).numpy()
+    hits = ranking == labels[:, None]
+    figures = evaluate(logits, labels)
+    assert predictions(logits).tolist() == ranking[:, 0].tolist()
+    assert predictions(logits).dtype == np.int64
+    assert figures.top1 == hits[:, 0].mean()
+    assert figures.top5 == hits[:, :5].any(axis=1).mean()
 
 
 def test_logits_are_those_of_the_network_on_the_stored_order(fp32: nn.Module, split: Split) -> None:

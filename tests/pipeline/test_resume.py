@@ -101,6 +101,8 @@ def test_killed_in_or_between_epochs_it_ends_with_the_same_bits(
     result = untrained.try_run("dvc", "repro", "--no-run-cache", "train")
     assert result.status != 0
     assert not (untrained.path / "die").exists(), "it died where the file said"
+    shown = json.loads(untrained.run("dvc", "exp", "show", "--json").output)[0]
+    assert "val_top1" in shown["data"]["metrics"]["metrics/train.json"]["data"], "the table follows the training"
 
     assert_resumes(untrained, trained, after=3)
 
@@ -147,4 +149,4 @@ def test_dvclive_logs_the_run_and_leaves_nothing_for_git_or_the_lock(trained: Re
     assert {"train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_second"} <= live.keys()
     assert "live" not in trained.run("git", "status", "--porcelain").output
     assert "images_per_second" not in trained.read("dvc.lock")
-    assert "live/metrics.json" in trained.run("dvc", "metrics", "show").output
+    assert "images_per_second" in trained.run("dvc", "metrics", "show", "live/metrics.json").output

@@ -1,4 +1,4 @@
-"""Reports of made-up runs."""
+"""Reports of runs in miniature."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from ptqflow.report.results import read_results
 
 @pytest.fixture
 def report(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes the report of a made-up run."""
+    """Return a function that writes the report of a run in miniature."""
 
     def write(*, benchmark: bool = False, **options: object) -> Path:
         write_run(**options)

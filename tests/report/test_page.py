@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from finished_run import CLASSES, SHA256, write_benchmark, write_run
+from finished_run import CLASS_NAMES, SHA256, budget_of, write_benchmark, write_run
 from sklearn.metrics import confusion_matrix
 
 from ptqflow.report.page import make_page
@@ -62,7 +62,7 @@ def test_the_page_holds_the_figures_of_every_section() -> None:
         "Activation ranges",
     ]
     assert len(reader.of("img")) == 24
-    top1 = f"{100 * read_results().evaluate['fp32']['top1']:.2f}"
+    top1 = f"{100 * read_results().evaluate.fp32.top1:.2f}"
     for text in (
         "FP32",
         top1,
@@ -100,7 +100,7 @@ def test_names_are_escaped_wherever_they_stand() -> None:
     assert "<script" not in page
 
 
-def test_equal_results_give_equal_bytes() -> None:
+def test_equal_results_have_equal_bytes() -> None:
     write_run()
     assert make_page(read_results()) == make_page(read_results())
 
@@ -119,9 +119,9 @@ def test_every_chart_says_what_it_shows_and_every_image_what_it_is() -> None:
 
 def test_identical_predictions_change_nothing() -> None:
     reader, page = read(changed=0.0)
-    assert "INT8 predicts what FP32 predicts for every one of the 200 test images: no drop, p = 1." in page
-    assert "Nothing: the two matrices are equal." in page
-    assert "None: INT8 predicts what FP32 predicts for every test image." in page
+    assert "INT8 and FP32 predict the same class for all of the 200 test images: no drop, p = 1." in page
+    assert "The two matrices are equal." in page
+    assert "None: INT8 predicts the same class as FP32 for every test image." in page
     assert reader.of("img") == []
 
 
@@ -136,11 +136,11 @@ def test_a_class_without_test_images_is_listed_without_figures() -> None:
 def test_training_is_drawn_where_there_was_any(epochs: int) -> None:
     reader, page = read(epochs=epochs)
     assert ("Loss" in {label.split(":")[0] for label in reader.charts()}) == (epochs > 0)
-    assert ("the given weights as they are. Their top-1 on val is 75.00 %" in page) == (epochs == 0)
+    assert ("the weights given are unchanged. Their top-1 on val is 75.00 %" in page) == (epochs == 0)
 
 
 @pytest.mark.parametrize("modules", [{"fc": 12.5}, {"fc": None}, {}], ids=["single", "equal logits", "none"])
-def test_few_modules_are_told_as_far_as_they_were_measured(modules: dict[str, float | None]) -> None:
+def test_few_modules_are_shown_as_far_as_they_were_measured(modules: dict[str, float | None]) -> None:
     reader, page = read(modules=modules)
     drawn = {label.split(":")[0] for label in reader.charts()}
     assert ("Sensitivity" in drawn) == (modules == {"fc": 12.5})
@@ -149,42 +149,37 @@ def test_few_modules_are_told_as_far_as_they_were_measured(modules: dict[str, fl
 
 def test_what_a_budget_keeps_is_named_with_all_that_was_tried() -> None:
     names = [f"layer{i}.conv" for i in range(12)]
-    trail = {
-        "0 kept": {"drop": 0.021, "kept": ""},
-        "12 kept": {"drop": -0.001, "kept": ", ".join(names)},
-        "1 kept": {"drop": 0.004, "kept": "layer0.conv"},
-    }
-    reader, page = read(budget={"kept": "layer0.conv", "trail": trail})
+    budget = budget_of("layer0.conv", (0, 21, ""), (12, -1, ", ".join(names)), (1, 4, "layer0.conv"))
+    reader, page = read(budget=budget)
 
     sentence = "To lose at most 0.5 points of top-1 on val (convert.max_drop), these modules stay FP32: layer0.conv."
     assert sentence in page
-    cells = [text for text in reader.texts[reader.texts.index("modules kept FP32") + 1 :] if text][:9]
+    cells = [text for text in reader.texts[reader.texts.index("drop on val, points") + 2 :] if text][:9]
     assert cells == [
-        *("0 kept", "+2.10", "-"),
-        *("12 kept", "-0.10", ", ".join(names[:10]) + " and 2 more"),
-        *("1 kept", "+0.40", "layer0.conv"),
+        *("0", "+2.10", "-"),
+        *("12", "-0.10", ", ".join(names[:10]) + " and 2 more"),
+        *("1", "+0.40", "layer0.conv"),
     ]
 
 
 def test_a_budget_that_was_met_at_once_keeps_nothing() -> None:
-    _, page = read(budget={"kept": "", "trail": {"0 kept": {"drop": 0.0, "kept": ""}}})
+    _, page = read(budget=budget_of("", (0, 0, "")))
     assert "(convert.max_drop), no module has to stay FP32." in page
 
 
 def test_without_a_budget_nothing_is_said_of_one() -> None:
     _, page = read()
-    assert "convert_seconds" not in page
     assert "To lose at most" not in page
 
 
-def test_a_thousand_classes_and_two_hundred_modules_stay_small_and_tell_what_is_cut() -> None:
+def test_a_thousand_classes_and_two_hundred_modules_stay_small_and_the_page_says_what_is_cut() -> None:
     classes = tuple(f"the name of class number {i}" for i in range(1000))
     reader, page = read(
         classes=classes, images=2000, changed=0.5, modules={f"layer{i}.conv": float(i) for i in range(200)}
     )
     assert len(page) < 3 * MEGABYTE
     assert "Of 1000 classes, the 40 that changed most." in page
-    assert "The first 400 of 1,000 rows; all are in metrics/evaluate.json." in page
+    assert "The first 400 of 1,000 rows; all are in metrics/plots/classes.csv." in page
     assert "has the lowest SQNR of 200 modules, of which the first 40 are shown" in page
     assert [image["alt"] for image in reader.of("img")].count("") == 4  # the matrices; their charts have a label
 
@@ -198,11 +193,26 @@ def test_timings_of_this_model_are_shown() -> None:
     write_run()
     write_benchmark()
     page = make_page(read_results())
-    assert "Measured on A &lt;fast&gt; CPU with 1 threads; medians." in page
-    assert "2.00 (1.90 to 2.10)" in page
-    assert "onnxruntime, batch 32: slower than torch" in page
-    assert "openvino, batch 1: not installed" in page
+    assert "Medians, measured on A &lt;fast&gt; CPU with 1 threads; onnxruntime 1.0; openvino 1.0." in page
+    assert "2.00 (2.00 to 2.00)" in page
+    assert "openvino, batch 1: the head stayed FP32, &amp; more" in page
+    assert "onnxruntime, batch 1: " not in page
     assert "make benchmark" not in page
+
+
+def test_a_run_without_onnx_files_is_shown_with_the_file_that_it_has() -> None:
+    write_run(onnx=False)
+    write_benchmark()
+    page = make_page(read_results())
+    assert '<th scope="row">int8.torchscript.pt</th><td>1.25</td><td>equal logits</td>' in page
+    assert "int8.onnx" not in page
+    assert "measured on A &lt;fast&gt; CPU" in page
+
+
+def test_the_page_shows_what_the_run_recorded_and_nothing_of_the_machine_that_renders_it() -> None:
+    page = read()[1]
+    assert "<dt>Versions</dt><dd>ptqflow 0.1.0, torch 2.13.0</dd>" in page
+    assert "<dt>CPU</dt>" not in page
 
 
 def test_timings_of_another_model_are_not_shown() -> None:
@@ -217,13 +227,13 @@ def test_the_table_of_confusions_equals_scikit_learns_matrices() -> None:
     reader, _ = read(changed=0.3)
     results: Results = read_results()
     fp32, int8 = (
-        confusion_matrix(results.test.labels, results.predictions[name].predicted, labels=range(len(CLASSES)))
+        confusion_matrix(results.test.labels, results.predictions[name].predicted, labels=range(len(CLASS_NAMES)))
         for name in ("fp32", "int8")
     )
     texts = [text for text in reader.texts if text]
-    found = np.zeros((2, len(CLASSES), len(CLASSES)), dtype=np.int64)
-    for i, actual in enumerate(CLASSES):
-        for j, predicted in enumerate(CLASSES):
+    found = np.zeros((2, len(CLASS_NAMES), len(CLASS_NAMES)), dtype=np.int64)
+    for i, actual in enumerate(CLASS_NAMES):
+        for j, predicted in enumerate(CLASS_NAMES):
             if f"{actual} as {predicted}" in texts:
                 at = texts.index(f"{actual} as {predicted}")
                 found[:, i, j] = int(texts[at + 1]), int(texts[at + 2])

@@ -8,8 +8,19 @@ import pytest
 from finished_run import write_benchmark, write_run
 
 from ptqflow.core.errors import ArtifactError
+from ptqflow.core.figures import (
+    CLASSES,
+    EPOCHS,
+    OBSERVED_RANGES,
+    QUANTIZED_RANGES,
+    RELIABILITY,
+    SENSITIVITY,
+    TRIALS,
+    EpochRow,
+)
 from ptqflow.report.results import read_results
 
+TABLES = (CLASSES, EPOCHS, OBSERVED_RANGES, QUANTIZED_RANGES, RELIABILITY, SENSITIVITY, TRIALS)
 PREDICTIONS = "data/predictions/predictions.safetensors"
 
 
@@ -17,17 +28,17 @@ def test_what_the_stages_wrote_is_read_back() -> None:
     write_run(epochs=3)
     results = read_results()
 
-    assert [row["epoch"] for row in results.epochs] == [1, 2, 3]
+    assert [row.epoch for row in results.epochs] == [1, 2, 3]
     assert len(results.test) == len(results.predictions["int8"].predicted) == 200
     assert results.predictions["fp32"].margin.dtype == np.float32
-    assert results.evaluate == json.loads(Path("metrics/evaluate.json").read_text())
+    assert results.evaluate.fp32.top1 == json.loads(Path("metrics/evaluate.json").read_text())["fp32"]["top1"]
     assert results.manifest.architecture == "resnet18"
-    assert results.benchmark is None
+    assert results.benchmark == []
 
 
-def test_empty_cells_of_a_network_that_was_not_trained_are_left_out() -> None:
+def test_empty_cells_of_a_network_that_was_not_trained_are_none() -> None:
     write_run(epochs=0)
-    assert read_results().epochs == [{"epoch": 0, "val_loss": 0.5, "val_top1": 0.75}]
+    assert read_results().epochs == [EpochRow(epoch=0, val_loss=0.5, val_top1=0.75)]
 
 
 def test_timings_count_for_the_model_that_they_were_taken_of_alone() -> None:
@@ -35,15 +46,15 @@ def test_timings_count_for_the_model_that_they_were_taken_of_alone() -> None:
     write_benchmark()
     assert read_results().benchmark
     write_benchmark(model_sha256="another")
-    assert read_results().benchmark is None
+    assert read_results().benchmark == []
 
 
 @pytest.mark.parametrize(
     "file",
     [
-        *("data/dataset/card.json", "data/predictions/card.json", PREDICTIONS, "metrics/plots/train.csv"),
-        *(f"metrics/{stage}.json" for stage in ("calib", "convert", "evaluate", "sensitivity", "export")),
-        *("models/int8/card.json", "models/export/model.json"),
+        *("data/dataset/card.json", "data/predictions/card.json", PREDICTIONS, "models/export/model.json"),
+        *(f"metrics/{stage}.json" for stage in ("convert", "evaluate", "export")),
+        *(str(table.path) for table in TABLES),
     ],
 )
 def test_a_missing_file_is_named(file: str) -> None:
@@ -55,8 +66,8 @@ def test_a_missing_file_is_named(file: str) -> None:
 
 def test_a_changed_or_broken_file_is_named() -> None:
     write_run()
-    Path("metrics/calib.json").write_text("{")
-    with pytest.raises(ArtifactError, match=r"metrics/calib\.json is not valid JSON"):
+    Path("metrics/convert.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"metrics/convert\.json: the file: Invalid JSON"):
         read_results()
     Path(PREDICTIONS).write_bytes(b"\0")
     with pytest.raises(ArtifactError, match="not the file that `evaluate` wrote"):

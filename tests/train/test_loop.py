@@ -258,7 +258,7 @@ def test_no_epochs_leave_the_weights_unchanged_and_evaluate_them_once() -> None:
     logits = compute_logits(model, VAL, miniature.NORMALIZATION, 256, "val")
     assert epochs[0].val == evaluate(logits, VAL.labels)
     assert str(epochs[0]).startswith("epoch 0: val ")
-    assert epochs[0].as_row()["train_loss"] is None
+    assert epochs[0].as_row().train_loss is None
 
 
 def test_a_row_has_the_figures_rounded_to_six_decimals() -> None:

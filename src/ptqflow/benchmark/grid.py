@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ptqflow.benchmark.timed_runtimes import LIBRARIES, RUNTIMES, Runtime, Task,
 from ptqflow.benchmark.timing import speedup, time_in_turns
 from ptqflow.benchmark.worker_process import Cell
 from ptqflow.core.errors import ArtifactError, BenchmarkError, describe_failure
+from ptqflow.core.figures import BenchmarkRow
 from ptqflow.core.machine import describe_machine, usable_cores
 from ptqflow.core.text_table import format_text_table
 from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, check_file
@@ -30,15 +32,23 @@ class Files:
     @property
     def sizes(self) -> dict[str, float]:
         """MB (10^6 bytes) of each."""
-        return {"fp32_mb": self.fp32.stat().st_size / 1e6, "int8_mb": self.int8.stat().st_size / 1e6}
+        return {"fp32_size_mb": self.fp32.stat().st_size / 1e6, "int8_size_mb": self.int8.stat().st_size / 1e6}
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Figures as in metrics/benchmark.json, and the reason for each runtime that was left out."""
+    """What was timed."""
 
-    metrics: dict[str, Any]
+    rows: list[BenchmarkRow]
     left_out: dict[Runtime, str]
+    """The runtimes that were not timed, and why."""
+
+    def as_metrics(self) -> dict[str, Any]:
+        """Return the speed-up by runtime and batch size."""
+        speedups: dict[str, dict[str, float]] = {}
+        for row in self.rows:
+            speedups.setdefault(row.runtime, {})[f"batch_{row.batch}"] = row.speedup
+        return {"speedup": speedups}
 
 
 def benchmark(params: BenchmarkParams, eager: Files, export_dir: Path, manifest: Manifest) -> Benchmark:
@@ -56,40 +66,39 @@ def benchmark(params: BenchmarkParams, eager: Files, export_dir: Path, manifest:
     """
     threads = pinned_threads(params.threads)
     left_out = {runtime: reason for runtime in RUNTIMES if (reason := _reason_to_leave_out(runtime, manifest))}
+    model = manifest.files[INT8_ONNX if INT8_ONNX in manifest.files else INT8_TORCHSCRIPT]
     machine = describe_machine(threads)
-    cells: dict[str, dict[str, Any]] = {}
+    machine["instructions"] = " ".join(machine["instructions"])
     with TemporaryDirectory() as scratch:
         files = {
             runtime: _files(runtime, eager, export_dir, manifest, Path(scratch))
             for runtime in RUNTIMES
             if runtime not in left_out
         }
-        for runtime, of_runtime in files.items():
-            cells[runtime] = {}
-            for batch in params.batch_sizes:
-                figures, versions = _time_pair(runtime, of_runtime, batch, threads, manifest, params)
-                cells[runtime][f"batch_{batch}"] = figures
-                machine |= versions
-        sizes = {runtime: of_runtime.sizes for runtime, of_runtime in files.items()}
-    model = manifest.files[INT8_ONNX if INT8_ONNX in manifest.files else INT8_TORCHSCRIPT]
-    return Benchmark({"machine": machine, "model_sha256": model.sha256, "cells": cells, "files": sizes}, left_out)
+        rows = [
+            BenchmarkRow(
+                runtime=runtime,
+                batch=batch,
+                **_time_pair(runtime, of_runtime, batch, threads, manifest, params),
+                **machine,
+                model_sha256=model.sha256,
+            )
+            for runtime, of_runtime in files.items()
+            for batch in params.batch_sizes
+        ]
+    return Benchmark(rows, left_out)
 
 
-def format_table(metrics: dict[str, Any]) -> str:
-    """Return latency and speed-up of every cell as text, with the interval of the speed-up."""
-    machine = metrics["machine"]
-    rows = [("", "batch", "FP32 ms", "INT8 ms", "FP32 / INT8", "")]
-    notes = []
-    for runtime, batches in metrics["cells"].items():
-        for name, cell in batches.items():
-            batch, gain = name.removeprefix("batch_"), cell["speedup"]
-            latencies = (f"{cell[network]['median_ms']:.2f}" for network in ("fp32", "int8"))
-            interval = f"({gain['low']:.2f} to {gain['high']:.2f})"
-            rows.append((runtime, batch, *latencies, f"{gain['median']:.2f}", interval))
-            if "note" in cell:
-                notes.append(f"{runtime}, batch {batch}: {cell['note']}")
-    title = f"{machine['cpu']}, {machine['threads']} threads, {' '.join(machine['instructions'])}"
-    return "\n".join([title, format_text_table(rows, "<>>>>"), *notes])
+def format_table(rows: Sequence[BenchmarkRow]) -> str:
+    """Return latency and speed-up of every row, of which there is one or more, as text."""
+    table = [("", "batch", "FP32 ms", "INT8 ms", "FP32 / INT8", "")]
+    for row in rows:
+        fp32, int8, speedup = (f"{value:.2f}" for value in (row.fp32_median_ms, row.int8_median_ms, row.speedup))
+        interval = f"({row.speedup_low:.2f} to {row.speedup_high:.2f})"
+        table.append((row.runtime, f"{row.batch}", fp32, int8, speedup, interval))
+    title = f"{rows[0].cpu}, {rows[0].threads} threads, {rows[0].instructions}"
+    notes = [f"{row.runtime}, batch {row.batch}: {row.note}" for row in rows if row.note]
+    return "\n".join([title, format_text_table(table, "<>>>>"), *notes])
 
 
 def _reason_to_leave_out(runtime: Runtime, manifest: Manifest) -> str | None:
@@ -122,8 +131,8 @@ def _write_script(fp32_dir: Path, file: Path) -> None:
 
 def _time_pair(
     runtime: Runtime, files: Files, batch: int, threads: int, manifest: Manifest, params: BenchmarkParams
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the cell of one runtime and batch size, and the versions to record."""
+) -> dict[str, Any]:
+    """Return the columns that are measured in one runtime at one batch size."""
     size = manifest.image_size
     tasks = {
         "fp32": Task(runtime, str(files.fp32), batch, size, threads),
@@ -135,11 +144,20 @@ def _time_pair(
         }
         timings = time_in_turns(live, params.rounds, params.seconds)
         gain = speedup(timings["int8"], timings["fp32"])
-        figures: dict[str, Any] = {name: timing.as_metrics(batch) for name, timing in timings.items()}
-        figures["speedup"] = gain.as_metrics()
-        if figures["speedup"]["median"] < 1:
-            figures["note"] = explain_loss(manifest.layers, live["int8"].profile())
-        return figures, live["int8"].versions
+        figures = {
+            f"{name}_{figure}": value
+            for name, timing in timings.items()
+            for figure, value in timing.as_metrics(batch).items()
+        }
+        speedups = gain.as_metrics()
+        is_slower = speedups["speedup"] < 1
+        return {
+            **figures,
+            **files.sizes,
+            **speedups,
+            "note": explain_loss(manifest.layers, live["int8"].profile()) if is_slower else None,
+            "versions": ", ".join(f"{name} {version}" for name, version in live["int8"].versions.items()),
+        }
 
 
 def pinned_threads(threads: int | None) -> int:

@@ -55,7 +55,7 @@ class Speedup:
 
     def as_metrics(self) -> dict[str, float]:
         """Return the median over the rounds, and their 5th and 95th percentile."""
-        figures = {"median": self.median, "low": self.low, "high": self.high}
+        figures = {"speedup": self.median, "speedup_low": self.low, "speedup_high": self.high}
         return {name: round(figure, RATIO_DIGITS) for name, figure in figures.items()}
 
 

@@ -14,6 +14,7 @@ from ptqflow.calib.histogram import Histogram
 from ptqflow.calib.tensor_statistics import TensorStatistics
 from ptqflow.core.artifacts import Card, HashedFile, new_directory
 from ptqflow.core.errors import ArtifactError
+from ptqflow.core.figures import ObservedRange
 from ptqflow.models.fp32 import ModelCard
 
 
@@ -55,13 +56,13 @@ class Statistics:
         means = {name: np.concatenate([mean, other.means[name]]) for name, mean in self.means.items()}
         return Statistics(tensors, means, np.concatenate([self.rows, other.rows]))
 
-    def as_metrics(self) -> dict[str, Any]:
-        """Return the smallest and the largest value of each tensor that had any."""
-        return {
-            name: {"min": six_digits(seen.minimum), "max": six_digits(seen.maximum)}
+    def ranges(self) -> list[ObservedRange]:
+        """Return the smallest and the largest value of each tensor that had any, by name."""
+        return [
+            ObservedRange(tensor=name, min=six_digits(seen.minimum), max=six_digits(seen.maximum))
             for name, seen in sorted(self.tensors.items())
             if seen
-        }
+        ]
 
     @property
     def _channels(self) -> dict[str, int]:

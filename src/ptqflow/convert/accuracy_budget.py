@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule
@@ -14,10 +13,11 @@ from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import Quantized, quantize
 from ptqflow.convert.sensitivity import measure_sensitivity, order_by_harm
 from ptqflow.core.errors import ParamsError
+from ptqflow.core.figures import DIGITS, TrialRow
 from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.fx.fp32_modules import is_kept, refuse_fused_steps
-from ptqflow.models.accuracy import DIGITS, compute_logits, predictions
+from ptqflow.models.accuracy import compute_logits, predictions
 from ptqflow.models.fp32 import ModelCard
 
 _PIXELS = 1 << 18  # of images of val at a time
@@ -39,11 +39,6 @@ class Trial:
     seconds: float
 
     @property
-    def name(self) -> str:
-        """What it is called in the metrics."""
-        return f"{self.count} kept"
-
-    @property
     def drop(self) -> float:
         """Loss of top-1 in points."""
         return 100 * self.lost / self.images
@@ -61,17 +56,17 @@ class Budget:
     """What the budget takes."""
     trail: tuple[Trial, ...]
 
-    def as_metrics(self) -> dict[str, Any]:
-        """Return the choice and the trail, with losses as fractions; no seconds, which are never the same."""
-        trail = {
-            trial.name: {"drop": round(trial.lost / trial.images, DIGITS), "kept": ", ".join(trial.kept)}
+    def rows(self) -> list[TrialRow]:
+        """Return the trials in their order, without their seconds, which no two runs share."""
+        return [
+            TrialRow(
+                modules=trial.count,
+                drop=round(trial.lost / trial.images, DIGITS),
+                chosen=trial.kept == self.kept,
+                kept=", ".join(trial.kept),
+            )
             for trial in self.trail
-        }
-        return {"kept": ", ".join(self.kept), "trail": trail}
-
-    def seconds(self) -> dict[str, float]:
-        """Return how long each trial took; nothing where none was made."""
-        return {trial.name: round(trial.seconds, 1) for trial in self.trail}
+        ]
 
 
 def meet_budget(

@@ -1,4 +1,4 @@
-"""What the chosen ranges make of the statistics, as figures and as a plot."""
+"""The chosen ranges against the statistics, as rows of tables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,23 +6,25 @@ from typing import Any
 from ptqflow.calib.histogram import Histogram
 from ptqflow.calib.statistics import Statistics, six_digits
 from ptqflow.convert.ranges import QParams, clipped_share
+from ptqflow.core.figures import QuantizedRange
 
 _BARS = 64  # of a plotted histogram, at most
 
 
-def chosen_metrics(statistics: Statistics, qparams: Mapping[str, QParams]) -> dict[str, Any]:
-    """Return range, scale, zero point and share of clipped values of each quantized tensor."""
-    metrics = {}
-    for name, chosen in qparams.items():
-        if seen := statistics.tensors[name]:
-            metrics[name] = {
-                "low": six_digits(chosen.range.low),
-                "high": six_digits(chosen.range.high),
-                "scale": six_digits(chosen.scale),
-                "zero_point": chosen.zero_point,
-                "clipped": round(clipped_share(seen.histogram, chosen), 6),
-            }
-    return metrics
+def range_rows(statistics: Statistics, qparams: Mapping[str, QParams]) -> list[QuantizedRange]:
+    """Return range, scale, zero point and share of clipped values of each quantized tensor, in execution order."""
+    return [
+        QuantizedRange(
+            tensor=name,
+            low=six_digits(chosen.range.low),
+            high=six_digits(chosen.range.high),
+            scale=six_digits(chosen.scale),
+            zero_point=chosen.zero_point,
+            clipped=round(clipped_share(seen.histogram, chosen), 6),
+        )
+        for name, chosen in qparams.items()
+        if (seen := statistics.tensors[name])
+    ]
 
 
 def histogram_rows(statistics: Statistics, qparams: Mapping[str, QParams]) -> list[dict[str, Any]]:

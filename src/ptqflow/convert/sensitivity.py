@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ptqflow.convert.qparams import restore_ranges
 from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.errors import DataError
+from ptqflow.core.figures import DIGITS, SensitivityRow
 from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
@@ -25,7 +26,7 @@ from ptqflow.fx.fake_quant import Observer, copy_to_simulate, round_values, roun
 from ptqflow.fx.graph import weighted_modules
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.prepare import prepare, without_torch_warnings
-from ptqflow.models.accuracy import DIGITS, predictions
+from ptqflow.models.accuracy import predictions
 from ptqflow.models.fp32 import ModelCard
 
 _PIXELS = 1 << 17  # of images at a time: all values of the FP32 network for them are in memory together
@@ -40,11 +41,6 @@ class Fidelity:
     cosine: float | None
     """Of the angle between the two as vectors; None where one has no length."""
 
-    def as_metrics(self) -> dict[str, float]:
-        """Return the figures that exist."""
-        figures = {"sqnr_db": self.sqnr_db, "cosine": self.cosine}
-        return {name: figure for name, figure in figures.items() if figure is not None}
-
 
 @dataclass(frozen=True)
 class Sensitivity:
@@ -56,10 +52,6 @@ class Sensitivity:
     """Loss of top-1 with this module alone quantized, as a fraction of the images."""
     network: Fidelity
     """Of its output, in the INT8 network: with all error that comes before it."""
-
-    def as_metrics(self) -> dict[str, dict[str, float]]:
-        """Return the figures that exist."""
-        return {"alone": self.alone.as_metrics() | {"drop": self.drop}, "network": self.network.as_metrics()}
 
 
 @dataclass
@@ -169,20 +161,19 @@ def order_by_harm(sensitivities: Mapping[str, Sensitivity]) -> list[str]:
     return sorted(sensitivities, key=harm)
 
 
-def sensitivity_rows(sensitivities: Mapping[str, Sensitivity]) -> list[dict[str, Any]]:
-    """Return a row a module, in the order of `order_by_harm`; one of empty cells where there are none."""
-    rows = [
-        {
-            "module": name,
-            "sqnr_db": sensitivities[name].alone.sqnr_db,
-            "cosine": sensitivities[name].alone.cosine,
-            "drop": sensitivities[name].drop,
-            "network_sqnr_db": sensitivities[name].network.sqnr_db,
-            "network_cosine": sensitivities[name].network.cosine,
-        }
+def sensitivity_rows(sensitivities: Mapping[str, Sensitivity]) -> list[SensitivityRow]:
+    """Return a row for each module, in the order of `order_by_harm`."""
+    return [
+        SensitivityRow(
+            module=name,
+            sqnr_db=sensitivities[name].alone.sqnr_db,
+            cosine=sensitivities[name].alone.cosine,
+            drop=sensitivities[name].drop,
+            network_sqnr_db=sensitivities[name].network.sqnr_db,
+            network_cosine=sensitivities[name].network.cosine,
+        )
         for name in order_by_harm(sensitivities)
     ]
-    return rows or [dict.fromkeys(("module", "sqnr_db", "cosine", "drop", "network_sqnr_db", "network_cosine"))]
 
 
 class PartialPasses(fx.Interpreter):

@@ -4,8 +4,9 @@ import csv
 import hashlib
 import io
 import json
+import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,13 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ptqflow.core.errors import ArtifactError
-from ptqflow.core.paths import METRICS
+from ptqflow.core.paths import METRICS, PLOTS
 
 
 class Card(BaseModel):
     """Base of the JSON cards that lie beside arrays and weights and hold all that a later stage needs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
 
 
 C = TypeVar("C", bound=Card)
@@ -64,32 +65,87 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_metrics(stage: str, values: Mapping[str, Any]) -> None:
-    """Write metrics/<stage>.json, which git keeps and `dvc metrics diff` compares."""
-    write_json(METRICS / f"{stage}.json", values)
+def write_metrics(stage: str, values: Mapping[str, Any] | Card) -> None:
+    """Write metrics/<stage>.json, which git keeps and `dvc metrics diff` compares; None is left out."""
+    figures = values.model_dump(mode="json", by_alias=True, exclude_none=True) if isinstance(values, Card) else values
+    write_json(METRICS / f"{stage}.json", figures)
 
 
-def read_metrics(stage: str) -> dict[str, Any]:
-    """Read metrics/<stage>.json back.
+def read_metrics(stage: str, card: type[C]) -> C:
+    """Read metrics/<stage>.json.
 
     Raises:
-        ArtifactError: it is missing.
+        ArtifactError: as `read_card`.
     """
-    path = METRICS / f"{stage}.json"
-    try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing: run `dvc repro`") from None
-    return values
+    return read_card(METRICS / f"{stage}.json", card)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows with the keys of the first one as header; None is an empty cell."""
+    _write_csv(path, list(rows[0]), rows)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(buffer, fieldnames=header, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class Table(Generic[C]):
+    """A CSV file in metrics/plots, which `dvc plots diff` compares and a later stage reads."""
+
+    name: str
+    row: type[C]
+    """Its fields, or their aliases, are the columns. A field with a default of None may have empty cells."""
+
+    @property
+    def path(self) -> Path:
+        """Path of the file."""
+        return PLOTS / self.name
+
+    @property
+    def columns(self) -> list[str]:
+        """Header of the file."""
+        return [field.alias or name for name, field in self.row.model_fields.items()]
+
+    def write(self, rows: Iterable[C]) -> None:
+        """Write the header and the rows, of which there may be none."""
+        _write_csv(self.path, self.columns, (row.model_dump(by_alias=True) for row in rows))
+
+    def read(self) -> list[C]:
+        """Read the rows back.
+
+        Raises:
+            ArtifactError: the file is missing, has other columns, or a cell does not hold what this version writes.
+        """
+        text = _read_text(self.path)
+        if not text.endswith("\n"):
+            raise ArtifactError(f"{self.path} is empty or cut off: run `dvc repro`")
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        if reader.fieldnames != self.columns:
+            raise ArtifactError(
+                f"{self.path} has the columns {', '.join(reader.fieldnames or [])}, not {', '.join(self.columns)}; "
+                "run `dvc repro`"
+            )
+        optional = {field.alias or name for name, field in self.row.model_fields.items() if not field.is_required()}
+        rows = []
+        for row in reader:
+            if None in row or None in row.values():
+                raise ArtifactError(
+                    f"{self.path}, line {reader.line_num}: not {len(self.columns)} cells; run `dvc repro`"
+                )
+            cells = {column: cell for column, cell in row.items() if cell or column not in optional}
+            try:
+                rows.append(self.row.model_validate_strings(cells))
+            except ValidationError as error:
+                where, problem = _first_problem(error)
+                raise ArtifactError(
+                    f"{self.path}, line {reader.line_num}: {where}: {problem}; run `dvc repro`"
+                ) from None
+        return rows
 
 
 def write_card(path: Path, card: Card) -> None:
@@ -103,14 +159,30 @@ def read_card(path: Path, card: type[C]) -> C:
     Raises:
         ArtifactError: the file is missing, is not JSON, or does not hold what this version writes.
     """
+    text = _read_text(path)
     try:
-        return card.model_validate_json(path.read_bytes())
+        return card.model_validate_json(text)
+    except ValidationError as error:
+        where, problem = _first_problem(error)
+        raise ArtifactError(f"{path}: {where}: {problem}; run `dvc repro` to write it again") from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing: run `dvc repro`") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ArtifactError(f"{path}: {where}: {first['msg']}; run `dvc repro` to write it again") from None
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path} is not UTF-8 text ({error}); run `dvc repro`") from None
+    if re.search(r"^(<<<<<<<|>>>>>>>)", text, re.MULTILINE):
+        raise ArtifactError(f"{path} holds conflict markers of git: resolve the conflict, then run `dvc repro`")
+    return text
+
+
+def _first_problem(error: ValidationError) -> tuple[str, str]:
+    """Return the first field that is not valid, and why."""
+    first = error.errors()[0]
+    return ".".join(str(part) for part in first["loc"]) or "the file", first["msg"]
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,46 @@
-"""How sure a network is, and how rightly so; functions of probabilities, without torch."""
+"""Confidence of a network: calibration and divergence; functions of probabilities, without torch."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
+from ptqflow.core.figures import DIGITS, ReliabilityBin
+
 _BINS = 15  # of equal width, as in the paper
 
 
-def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Return the mean distance between confidence and accuracy over 15 equal bins of confidence, a fraction.
+def bin_by_confidence(network: str, confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> list[ReliabilityBin]:
+    """Return images, mean confidence and accuracy of each of 15 equal bins of confidence that has images.
 
-    C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017. A bin reaches up to and with its upper edge.
+    C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017. A bin includes its upper edge.
 
     Args:
+        network: name for the rows.
         confidence: (N,), probability of the predicted class.
-        right: (N,), whether it is the true one.
+        right: (N,), whether the predicted class is the true one.
     """
     bins = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)
-    excess = np.bincount(bins, weights=confidence - right, minlength=_BINS)
-    return float(np.abs(excess).sum() / len(confidence))
+    return [
+        ReliabilityBin(
+            network=network,
+            images=int(inside.sum()),
+            confidence=round(float(confidence[inside].mean()), DIGITS),
+            accuracy=round(float(right[inside].mean()), DIGITS),
+        )
+        for inside in (bins == i for i in np.unique(bins))
+    ]
+
+
+def expected_calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+    """Return the mean over all images of |accuracy - confidence| of their bin, a fraction."""
+    return sum(one.images * abs(one.accuracy - one.confidence) for one in bins) / sum(one.images for one in bins)
+
+
+def mean_confidence(bins: Sequence[ReliabilityBin]) -> float:
+    """Return the mean over all images of the probability of the predicted class."""
+    return sum(one.images * one.confidence for one in bins) / sum(one.images for one in bins)
 
 
 def mean_kl(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> float:

@@ -1,4 +1,4 @@
-"""The networks side by side."""
+"""Figures of the networks from their logits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,84 +9,76 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
-from ptqflow.evaluate.confidence import expected_calibration_error, mean_kl
-from ptqflow.evaluate.significance import Pairs, count_pairs, drop_interval, holm_by_class, mcnemar, pairs_by_class
-from ptqflow.models.accuracy import DIGITS, evaluate, predictions
+from ptqflow.core.figures import DIGITS, ClassRow, EvaluateMetrics, NetworkFigures, ReliabilityBin
+from ptqflow.evaluate.confidence import bin_by_confidence, mean_kl
+from ptqflow.evaluate.significance import (
+    Pairs,
+    count_pairs,
+    drop_interval,
+    holm_by_class,
+    paired_figures,
+    pairs_by_class,
+    six_significant,
+)
+from ptqflow.models.accuracy import evaluate, predictions
 
 
-def compare(
-    logits: Mapping[str, Tensor], sizes: Mapping[str, int], labels: NDArray[np.int64], classes: Sequence[str]
-) -> dict[str, Any]:
-    """Put the networks side by side: figures and size of each, and what INT8 costs against FP32.
+def compare(logits: Mapping[str, Tensor], sizes: Mapping[str, int], labels: NDArray[np.int64]) -> EvaluateMetrics:
+    """Return figures and size of each network, and what INT8 costs against FP32.
 
     Args:
         logits: (N, classes) of `fp32`, `int8_uncalibrated` and `int8`.
         sizes: bytes of each network's file.
         labels: (N,).
-        classes: their names.
     """
     fp32, int8 = logits["fp32"], logits["int8"]
-    right = {name: predictions(values) == labels for name, values in logits.items()}
-    pairs = count_pairs(right["fp32"], right["int8"])
-    ratio = sqnr_db(int8, fp32)
-    return {
-        **{name: _figures(values, labels, sizes[name]) for name, values in logits.items()},
-        "drop": _drop(pairs, "top1"),
-        "agreement": agreement(int8, fp32),
-        **({} if ratio is None else {"sqnr_db": ratio}),
-        "kl": round(mean_kl(fp32.numpy(), int8.numpy()), DIGITS),
-        "paired": {**_counts(pairs), "p": _p(mcnemar(pairs))},
-        "classes": _classes(pairs_by_class(labels, right["fp32"], right["int8"], classes)),
+    pairs = count_pairs(predictions(fp32) == labels, predictions(int8) == labels)
+    paired = paired_figures(pairs, agreement(int8, fp32))
+    figures: dict[str, Any] = {
+        name: NetworkFigures(**evaluate(values, labels).as_metrics(), size_mb=round(sizes[name] / 1e6, 3))
+        for name, values in logits.items()
     }
+    return EvaluateMetrics(
+        **figures,
+        drop=paired.drop,
+        agreement=paired.agreement,
+        paired=paired.paired,
+        sqnr_db=sqnr_db(int8, fp32),
+        kl=round(mean_kl(fp32.numpy(), int8.numpy()), DIGITS),
+    )
 
 
-def _figures(logits: Tensor, labels: NDArray[np.int64], size: int) -> dict[str, float]:
-    confidence = softmax(logits.numpy(), axis=1).max(axis=1)
-    return {
-        **evaluate(logits, labels).as_metrics(),
-        "ece": round(expected_calibration_error(confidence, predictions(logits) == labels), DIGITS),
-        "confidence": round(float(confidence.mean()), DIGITS),
-        "size_mb": round(size / 1e6, 3),
-    }
+def class_rows(logits: Mapping[str, Tensor], labels: NDArray[np.int64], classes: Sequence[str]) -> list[ClassRow]:
+    """Return what INT8 loses on each class that has images, in the order of the classes."""
+    fp32_right, int8_right = (predictions(logits[name]) == labels for name in ("fp32", "int8"))
+    by_class = pairs_by_class(labels, fp32_right, int8_right, classes)
+    p_values = holm_by_class(by_class)
+    return [_class_row(name, pairs, p_values[name]) for name, pairs in by_class.items() if pairs.images]
 
 
-def _drop(pairs: Pairs, name: str) -> dict[str, float]:
+def _class_row(name: str, pairs: Pairs, p_holm: float) -> ClassRow:
     interval = drop_interval(pairs)
-    return {
-        name: round(pairs.drop, DIGITS),
-        "low": round(interval.low, DIGITS),
-        "high": round(interval.high, DIGITS),
-    }
+    return ClassRow(
+        name=name,
+        images=pairs.images,
+        drop=round(pairs.drop, DIGITS),
+        low=six_significant(interval.low),
+        high=six_significant(interval.high),
+        both_right=pairs.both_right,
+        only_fp32_right=pairs.only_reference_right,
+        only_int8_right=pairs.only_candidate_right,
+        both_wrong=pairs.both_wrong,
+        p_holm=six_significant(p_holm),
+    )
 
 
-def _counts(pairs: Pairs) -> dict[str, int]:
-    return {
-        "both_right": pairs.both_right,
-        "only_fp32_right": pairs.only_reference_right,
-        "only_int8_right": pairs.only_candidate_right,
-        "both_wrong": pairs.both_wrong,
-    }
-
-
-def _classes(pairs: Mapping[str, Pairs]) -> dict[str, dict[str, float]]:
-    """Return the figures of each class; of one without an image, that it has none."""
-    p_values = holm_by_class(pairs)
-    return {
-        name: {
-            "images": of_class.images,
-            **_drop(of_class, "drop"),
-            **_counts(of_class),
-            "p_holm": _p(p_values[name]),
-        }
-        if of_class.images
-        else {"images": 0}
-        for name, of_class in pairs.items()
-    }
-
-
-def _p(value: float) -> float:
-    """Return a p-value with six significant digits: rounded to decimals, a small one would be zero."""
-    return float(f"{value:.6g}")
+def reliability_rows(logits: Mapping[str, Tensor], labels: NDArray[np.int64]) -> list[ReliabilityBin]:
+    """Return the reliability diagram of each network, bins of low confidence first."""
+    return [
+        row
+        for name, values in logits.items()
+        for row in bin_by_confidence(name, softmax(values.numpy(), axis=1).max(axis=1), predictions(values) == labels)
+    ]
 
 
 def agreement(logits: Tensor, reference: Tensor) -> float:
@@ -95,7 +87,7 @@ def agreement(logits: Tensor, reference: Tensor) -> float:
 
 
 def sqnr_db(logits: Tensor, reference: Tensor) -> float | None:
-    """Return the ratio of the reference's power to that of the difference in decibels, None where there is none."""
+    """Return the power of the reference over the power of the difference in decibels; None without a difference."""
     noise = (logits - reference).square().sum()
     return round(float(10 * torch.log10(reference.square().sum() / noise)), 4) if noise else None
 

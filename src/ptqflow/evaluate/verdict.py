@@ -1,48 +1,40 @@
-"""What the paired figures mean, in a plain sentence."""
+"""The paired figures as a plain sentence."""
 
-from collections.abc import Mapping
-from typing import Any
-
-ALPHA = 0.05
-_FEWEST_CHANGES = 6  # all in one direction, that an exact McNemar test takes for real at 5 %: 2 · 0.5⁶ < 0.05
+from ptqflow.core.figures import PairedFigures
+from ptqflow.evaluate.significance import ALPHA, FEWEST_SIGNIFICANT
 
 
-def verdict(evaluate: Mapping[str, Any], reference: str = "FP32", candidate: str = "INT8") -> str:
-    """Tell whether the candidate loses top-1 against the reference, and what the test images can tell at all.
+def verdict(figures: PairedFigures, reference: str = "FP32", candidate: str = "INT8") -> str:
+    """Return whether the candidate loses top-1 against the reference, and which drop the test images can detect.
 
     Args:
-        evaluate: content of metrics/evaluate.json.
-        reference: what the one is called that metrics/evaluate.json calls fp32.
-        candidate: what the other is called.
+        figures: of the two networks.
+        reference: name of the network that the figures call fp32.
+        candidate: name of the other.
     """
-    drop, paired = evaluate["drop"], evaluate["paired"]
-    images = count_images(evaluate)
-    points, p = 100 * abs(drop["top1"]), format_p(paired["p"])
-    low, high = (drop["low"], drop["high"]) if drop["top1"] >= 0 else (-drop["high"], -drop["low"])
-    interval = f"95 % interval {100 * low:z.2f} to {100 * high:z.2f}"
-    if (paired["p"] < ALPHA) != (low > 0):
-        interval += "; where the two disagree, the exact p decides"
-    changed = paired["only_fp32_right"] + paired["only_int8_right"]
-    if evaluate["agreement"] == 1:
-        found = f"{candidate} predicts what {reference} predicts for every one of the {_of_test(images)}: no drop, {p}."
-    elif not changed:
-        found = f"{candidate} is right where {reference} is right on every one of the {_of_test(images)}: no drop, {p}."
-    elif drop["top1"] == 0:
-        lost = paired["only_fp32_right"]
-        found = f"Top-1 is the same: {candidate} loses {lost} of the {_of_test(images)} and wins as many, {p}."
-    elif paired["p"] >= ALPHA:
-        what = "drop" if drop["top1"] > 0 else "gain"
-        found = f"The {what} of {points:.2f} points is within noise, {p} ({interval})."
-    elif drop["top1"] > 0:
-        found = f"The drop of {points:.2f} points is real, {p} ({interval})."
+    drop, paired, p = figures.drop, figures.paired, format_p(figures.paired.p)
+    images = f"{paired.images:,} test image{'s' if paired.images != 1 else ''}"
+    if not paired.only_fp32_right and not paired.only_int8_right:
+        same = (
+            f"{candidate} and {reference} predict the same class for all of the {images}"
+            if figures.agreement == 1
+            else f"{candidate} and {reference} classify the same images of the {images} correctly"
+        )
+        return f"{same}: no drop, {p}.{_limit(paired.images, images)}"
+    net_loss = paired.only_fp32_right - paired.only_int8_right
+    sign = -1 if net_loss < 0 else 1
+    low, high = sorted((sign * drop.low, sign * drop.high))
+    interval = f"95 % interval {format_points(low)} to {format_points(high)} points"
+    if net_loss == 0:
+        found = (
+            f"Top-1 is equal: of the {images}, {paired.only_fp32_right:,} are correct only with {reference} and as "
+            f"many only with {candidate}, {p} ({interval})."
+        )
     else:
-        found = f"The gain of {points:.2f} points is real, {p} ({interval})."
-    return found + _limit(images)
-
-
-def count_images(evaluate: Mapping[str, Any]) -> int:
-    """Return the number of test images."""
-    return sum(evaluate["paired"][key] for key in ("both_right", "only_fp32_right", "only_int8_right", "both_wrong"))
+        what = "drop" if net_loss > 0 else "gain"
+        how = "statistically significant" if paired.p < ALPHA else "not statistically significant"
+        found = f"The {what} of {format_points(abs(net_loss) / paired.images)} points is {how}, {p} ({interval})."
+    return found + (_limit(paired.images, images) if paired.images < 100 * FEWEST_SIGNIFICANT else "")
 
 
 def format_p(p: float) -> str:
@@ -59,13 +51,16 @@ def short_p(p: float) -> str:
     return next(text for text in texts if (float(text) < ALPHA) == (p < ALPHA))
 
 
-def _of_test(images: int) -> str:
-    return f"{images:,} test image{'s' if images != 1 else ''}"
+def format_points(fraction: float) -> str:
+    """Return a difference of accuracies in points with two decimals, a smaller one with two significant digits."""
+    points = 100 * fraction
+    return f"{points:z.2f}" if points == 0 or abs(points) >= 0.005 else f"{points:.2g}"
 
 
-def _limit(images: int) -> str:
-    """Return a warning where not even one point could be told from noise."""
-    if images < _FEWEST_CHANGES:
-        return f" So few test images ({images}) cannot tell any drop from noise."
-    least = 10_000 * _FEWEST_CHANGES // images / 100  # rounded down, or a drop of just so much would be called both
-    return f" With {_of_test(images)}, no drop below {least:.2f} points can be told from noise." if least > 1 else ""
+def _limit(count: int, images: str) -> str:
+    """Return the smallest drop that so many images can detect, rounded down: a drop of just so much is significant."""
+    if count < FEWEST_SIGNIFICANT:
+        return f" So few test images ({count}) cannot detect any drop."
+    hundredths = 10_000 * FEWEST_SIGNIFICANT // count
+    least = hundredths / 10_000 if hundredths else FEWEST_SIGNIFICANT / count
+    return f" With {images}, a drop below {format_points(least)} points cannot be detected."

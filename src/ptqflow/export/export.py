@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ptqflow.core.artifacts import write_bytes
 from ptqflow.core.errors import ModelError
+from ptqflow.core.figures import ExportMetrics
 from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
@@ -80,7 +80,7 @@ def _run_on_generated_images(network: nn.Module, card: ModelCard) -> NDArray[np.
     return logits
 
 
-def check_files(gate: Gate, networks: Networks, logits: Tensor, test: Split, params: ExportParams) -> dict[str, Any]:
+def check_files(gate: Gate, networks: Networks, logits: Tensor, test: Split, params: ExportParams) -> ExportMetrics:
     """Run each file in a fresh process and compare it with its network.
 
     Args:
@@ -89,9 +89,6 @@ def check_files(gate: Gate, networks: Networks, logits: Tensor, test: Split, par
         logits: of the INT8 network for the test images, float64 (N, classes).
         test: the images.
         params: the section `export`.
-
-    Returns:
-        Figures by file, as in metrics/export.json.
 
     Raises:
         ModelError: a file does not run or its predictions are not equivalent; the error names the first layer that
@@ -108,9 +105,7 @@ def check_files(gate: Gate, networks: Networks, logits: Tensor, test: Split, par
         figures[FP32_ONNX] = gate.require_agreement("onnxruntime", FP32_ONNX, fp32, share)
         if params.openvino:
             figures[INT8_ONNX]["openvino"] = gate.require_agreement("openvino", INT8_ONNX, logits, share)
-    for name, found in figures.items():
-        found["size_mb"] = round((gate.directory / name).stat().st_size / 1e6, 3)
-    return figures
+    return ExportMetrics.model_validate(figures)
 
 
 def require_runtimes(params: ExportParams) -> None:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptqflow.core.errors import ModelError, describe_failure
+from ptqflow.core.figures import DIGITS
 from ptqflow.export import replay
 from ptqflow.export.agreement import compare, find_fault
 from ptqflow.export.qdq import StepOutput
-from ptqflow.models.accuracy import DIGITS, predictions
+from ptqflow.models.accuracy import predictions
 from ptqflow.runtime.runtimes import Runtime
 
 _STEPS, _SHARE = 2, 0.01
@@ -71,7 +72,6 @@ class Gate:
         if fault := find_fault(agreement, runtime, min_agreement):
             raise ModelError(f"{name} in {runtime} {fault}")
         return {
-            "runtime": runtime,
             "agreement": round(agreement.share, DIGITS),
             "top1": round(float((predicted == self.labels).mean()), DIGITS),
             "lost": agreement.lost,

@@ -1,6 +1,5 @@
 """The manifest of an exported model."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 
 from ptqflow.core.artifacts import sha256_file
 from ptqflow.core.code import hash_packages
+from ptqflow.core.figures import EvaluateMetrics
 from ptqflow.core.params import read_sections
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.export.export import Networks
@@ -23,7 +23,7 @@ _SECTIONS = ("data", "model", "train", "calib", "convert")
 
 
 def describe(
-    directory: Path, networks: Networks, dataset: DatasetCard, params: ExportParams, metrics: Mapping[str, Any]
+    directory: Path, networks: Networks, dataset: DatasetCard, params: ExportParams, metrics: EvaluateMetrics
 ) -> Manifest:
     """Return the manifest of the files in a directory.
 
@@ -58,7 +58,7 @@ def describe(
             for file in sorted(directory.iterdir())
         },
         min_agreement=params.min_agreement,
-        metrics={name: figure for name, figure in metrics.items() if name != "classes"},
+        metrics=metrics,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ptqflow.core.errors import ArtifactError
+from ptqflow.core.figures import EvaluateMetrics
 from ptqflow.core.text_table import format_text_table
 from ptqflow.runtime.manifest import Manifest, check_file
 
@@ -39,7 +40,7 @@ def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
         "torch": f"{manifest.torch_version}, engine {manifest.engine}"
         + (", needs a CPU with VNNI" if manifest.needs.vnni else ""),
         "format": f"{manifest.format_version}, written by ptqflow {manifest.ptqflow_version}",
-        **_figures(manifest),
+        "top-1": _figures(manifest.metrics),
     }
     yield from format_text_table([[name, text] for name, text in rows.items()]).split("\n")
     yield ""
@@ -62,13 +63,9 @@ def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
     yield from format_text_table([["layer", "operation", "precision", "scale", "zero point"], *layers]).split("\n")
 
 
-def _figures(manifest: Manifest) -> dict[str, str]:
-    """Return the accuracies on the test images that the manifest has."""
-    metrics = manifest.metrics
-    accuracy = ", ".join(
-        f"{title} {100 * metrics[name]['top1']:.2f} %"
-        for name, title in (("fp32", "FP32"), ("int8", "INT8"))
-        if "top1" in metrics.get(name, {})
+def _figures(metrics: EvaluateMetrics) -> str:
+    """Return the accuracy on the test images."""
+    return (
+        f"FP32 {100 * metrics.fp32.top1:.2f} %, INT8 {100 * metrics.int8.top1:.2f} %, "
+        f"agreement {100 * metrics.agreement:.2f} %"
     )
-    agreement = f", agreement {100 * metrics['agreement']:.2f} %" if "agreement" in metrics else ""
-    return {"top-1": f"{accuracy}{agreement}"} if accuracy else {}

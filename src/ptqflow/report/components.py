@@ -1,4 +1,4 @@
-"""Parts of the page that the template lays out."""
+"""Tables and charts of the page, and numbers as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with what it shows in words; its figures are in a table beside it."""
+    """A drawing and its description in words; its figures are in a table beside it."""
 
     title: str
     description: str
@@ -36,7 +36,7 @@ def limited_table(columns: Sequence[str], rows: Sequence[Sequence[str]], source:
 
 
 def cut(count: int) -> str:
-    """Return what to say where a chart does not show all."""
+    """Return the addition to a description where a chart does not show all."""
     return f", of which the first {BARS} are shown" if count > BARS else ""
 
 
@@ -49,6 +49,11 @@ def signed(value: float, digits: int) -> str:
     """Return a number with its sign, none for zero."""
     text = f"{value:+.{digits}f}"
     return text if text.strip("+-0.") else text[1:]
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction in percent with two decimals, or a dash where there is none."""
+    return "-" if fraction is None else f"{100 * fraction:.2f}"
 
 
 def decimals(value: float | None, digits: int) -> str:

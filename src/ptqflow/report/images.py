@@ -60,7 +60,7 @@ def changed_images(
 
 
 def image_uri(pixels: NDArray[np.uint8]) -> str:
-    """Return an image (height, width, 3) as a data URI: PNG as it is, or JPEG on 160 pixels where it is larger."""
+    """Return an image (height, width, 3) as a data URI: PNG unchanged, or JPEG on 160 pixels where it is larger."""
     image = Image.fromarray(np.array(pixels))
     if max(image.size) <= _LARGEST_SIDE:
         return _uri(image, "PNG")

@@ -1,21 +1,22 @@
-"""The network from within: its training, what each module costs, and the ranges of its tensors."""
+"""Training, sensitivity of the modules and ranges of the tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
+from ptqflow.core.figures import EPOCHS, QUANTIZED_RANGES, SENSITIVITY, EpochRow, SensitivityRow
 from ptqflow.report import charts
-from ptqflow.report.components import BARS, Chart, Table, cut, decimals, limited_table, listed, signed
+from ptqflow.report.components import BARS, Chart, Table, cut, decimals, limited_table, listed, percent, signed
 from ptqflow.report.results import Results
 
 
-def training(epochs: list[dict[str, float]]) -> dict[str, Any]:
+def training(epochs: Sequence[EpochRow]) -> dict[str, Any]:
     """Return the curves and the figures of every epoch, or a sentence where there was no training."""
     last = epochs[-1]
-    if last["epoch"] == 0:
+    if last.epoch == 0:
         return {
             "training": [],
             "epochs": None,
-            "untrained": f"None: the given weights as they are. Their top-1 on val is {100 * last['val_top1']:.2f} %.",
+            "untrained": f"None: the weights given are unchanged. Their top-1 on val is {percent(last.val_top1)} %.",
         }
     columns = {
         "train_loss": "loss, train",
@@ -24,113 +25,115 @@ def training(epochs: list[dict[str, float]]) -> dict[str, Any]:
         "val_top1": "top-1, val",
     }
     loss, top1 = ({f"train_{figure}": "train", f"val_{figure}": "val"} for figure in ("loss", "top1"))
-    rows = [[f"{row['epoch']:.0f}", *(f"{row[key]:.4f}" if key in row else "-" for key in columns)] for row in epochs]
-    best = max(epochs, key=lambda row: row["val_top1"])
+    rows = [[f"{row.epoch}", *(decimals(getattr(row, key), 4) for key in columns)] for row in epochs]
+    drawn = [row.model_dump(exclude_none=True) for row in epochs]
+    best = max(epochs, key=lambda row: row.val_top1)
     return {
         "training": [
             Chart(
                 "Loss",
-                f"Cross-entropy in nats over {len(epochs)} epochs; on val it ends at {last['val_loss']:.3f}.",
-                charts.draw(charts.curves(epochs, loss, 1, "cross-entropy")),
+                f"Cross-entropy in nats over {len(epochs)} epochs; on val it ends at {last.val_loss:.3f}.",
+                charts.draw(charts.curves(drawn, loss, 1, "cross-entropy")),
             ),
             Chart(
                 "Top-1",
-                f"Top-1 on val ends at {100 * last['val_top1']:.2f} %; its best, {100 * best['val_top1']:.2f} %, "
-                f"is after epoch {best['epoch']:.0f}.",
-                charts.draw(charts.curves(epochs, top1, 100, "top-1 %")),
+                f"Top-1 on val ends at {percent(last.val_top1)} %; its best, {percent(best.val_top1)} %, "
+                f"is after epoch {best.epoch}.",
+                charts.draw(charts.curves(drawn, top1, 100, "top-1 %")),
             ),
         ],
-        "epochs": limited_table(["epoch", *columns.values()], rows, "metrics/plots/train.csv"),
+        "epochs": limited_table(["epoch", *columns.values()], rows, str(EPOCHS.path)),
         "untrained": "",
     }
 
 
 def layers(results: Results) -> dict[str, Any]:
     """Return the sensitivity of the modules and the ranges of the tensors."""
-    count = results.convert["layers"]
-    alone = {name: figures["alone"] for name, figures in results.sensitivity.items()}
-    measured = sorted(
-        (name for name in alone if alone[name].get("sqnr_db") is not None), key=lambda name: alone[name]["sqnr_db"]
-    )
-    ranges = [
-        {"tensor": name, "low": chosen["low"], "high": chosen["high"], **results.calib["tensors"].get(name, {})}
-        for name, chosen in results.convert["tensors"].items()
-    ]
-    drawn = []
-    if measured:
-        bars = [
-            {"module": name, "sqnr_db": alone[name]["sqnr_db"], "drop": signed(100 * alone[name]["drop"], 2)}
-            for name in measured[:BARS]
-        ]
-        drawn.append(
-            Chart(
-                "Sensitivity",
-                "Signal above noise (SQNR) at the output of each module when it alone is quantized, the lowest first, "
-                f"and the loss of top-1 on val. {measured[0]} has the lowest SQNR of {len(measured)} modules"
-                f"{cut(len(measured))}. A budget goes by the loss, and by SQNR where it is equal.",
-                charts.draw(charts.sensitivities(bars)),
-            )
-        )
-    if ranges:
-        drawn.append(
-            Chart(
-                "Activation ranges",
-                "Bar: the range that the INT8 codes cover. Line: from the least to the largest value that calibration "
-                f"saw; what of it is outside the bar is clipped. {len(ranges)} tensors in execution order"
-                f"{cut(len(ranges))}.",
-                charts.draw(charts.ranges(ranges[:BARS])),
-            )
-        )
+    count = results.convert.layers
+    charts_drawn = [chart for chart in (_sensitivity_chart(results.sensitivity), _ranges_chart(results)) if chart]
     return {
-        "layers": f"{count['int8']} layers run on INT8, {count['fp32']} on FP32.",
+        "layers": f"{count.int8} layers run on INT8, {count.fp32} on FP32.",
         **_budget(results),
-        "layer_charts": drawn,
+        "layer_charts": charts_drawn,
         "sensitivity": _sensitivity_table(results.sensitivity),
         "ranges": _ranges_table(results),
     }
 
 
+def _sensitivity_chart(rows: Sequence[SensitivityRow]) -> Chart | None:
+    measured = sorted((row.sqnr_db, row.module, row.drop) for row in rows if row.sqnr_db is not None)
+    if not measured:
+        return None
+    bars = [
+        {"module": module, "sqnr_db": sqnr_db, "drop": signed(100 * drop, 2)}
+        for sqnr_db, module, drop in measured[:BARS]
+    ]
+    return Chart(
+        "Sensitivity",
+        "SQNR at the output of each module when it alone is quantized, the lowest first, and the loss of top-1 on val. "
+        f"{measured[0][1]} has the lowest SQNR of {len(measured)} modules{cut(len(measured))}. "
+        "convert.max_drop ranks modules by the loss, and by SQNR where it is equal.",
+        charts.draw(charts.sensitivities(bars)),
+    )
+
+
+def _ranges_chart(results: Results) -> Chart | None:
+    observed = {row.tensor: {"min": row.min, "max": row.max} for row in results.observed}
+    bars = [
+        {"tensor": row.tensor, "low": row.low, "high": row.high, **observed.get(row.tensor, {})}
+        for row in results.quantized
+    ]
+    if not bars:
+        return None
+    return Chart(
+        "Activation ranges",
+        "Bar: the range that the quantized levels cover. Line: from the smallest to the largest value that calibration "
+        f"observed; values outside the bar are clipped. {len(bars)} tensors in execution order{cut(len(bars))}.",
+        charts.draw(charts.ranges(bars[:BARS])),
+    )
+
+
 def _budget(results: Results) -> dict[str, Any]:
-    """Return what a budget keeps FP32 and what was tried for it; nothing without one."""
-    if (budget := results.convert.get("budget")) is None:
+    """Return the modules that convert.max_drop keeps FP32 and all trials; nothing without it."""
+    if not results.trials:
         return {"budget": "", "trail": None}
-    most = results.manifest.params["convert"]["max_drop"]
-    kept = f"these modules stay FP32: {budget['kept']}." if budget["kept"] else "no module has to stay FP32."
+    max_drop = results.manifest.params["convert"]["max_drop"]
+    kept = next(trial.kept for trial in results.trials if trial.chosen)
+    choice = f"these modules stay FP32: {kept}." if kept else "no module has to stay FP32."
     rows = [
-        [name, signed(100 * trial["drop"], 2), listed(trial["kept"].split(", ")) or "-"]
-        for name, trial in budget["trail"].items()
+        [f"{trial.modules}", signed(100 * trial.drop, 2), listed(trial.kept.split(", ")) or "-"]
+        for trial in results.trials
     ]
     return {
-        "budget": f"To lose at most {most:g} points of top-1 on val (convert.max_drop), {kept}",
+        "budget": f"To lose at most {max_drop:g} points of top-1 on val (convert.max_drop), {choice}",
         "trail": Table(
-            ["tried", "drop on val, points", "modules kept FP32"],
-            rows,
-            note="In the order of the trials; how long each took is in metrics/convert_seconds.json.",
-            words=True,
+            ["kept FP32", "drop on val, points", "modules"], rows, note="In the order of the trials.", words=True
         ),
     }
 
 
-def _sensitivity_table(sensitivity: Mapping[str, Any]) -> Table:
-    rows = [
-        [
-            name,
-            decimals(figures["alone"].get("sqnr_db"), 1),
-            decimals(figures["alone"].get("cosine"), 5),
-            signed(100 * figures["alone"]["drop"], 2),
-            decimals(figures["network"].get("sqnr_db"), 1),
-            decimals(figures["network"].get("cosine"), 5),
-        ]
-        for name, figures in sensitivity.items()
-    ]
+def _sensitivity_table(rows: Sequence[SensitivityRow]) -> Table:
     heads = ["module", "alone: SQNR, dB", "cosine", "drop on val, points", "in the network: SQNR, dB", "cosine"]
-    return limited_table(heads, rows, "metrics/sensitivity.json")
+    cells = [
+        [
+            row.module,
+            decimals(row.sqnr_db, 1),
+            decimals(row.cosine, 5),
+            signed(100 * row.drop, 2),
+            decimals(row.network_sqnr_db, 1),
+            decimals(row.network_cosine, 5),
+        ]
+        for row in rows
+    ]
+    return limited_table(heads, cells, str(SENSITIVITY.path))
 
 
 def _ranges_table(results: Results) -> Table:
-    rows = []
-    for name, chosen in results.convert["tensors"].items():
-        seen = results.calib["tensors"].get(name, {})
-        figures = (seen.get("min"), seen.get("max"), chosen["low"], chosen["high"])
-        rows.append([name, *(decimals(value, 4) for value in figures), f"{100 * chosen['clipped']:.4f}"])
-    return limited_table(["tensor", "least", "largest", "low", "high", "clipped %"], rows, "metrics/convert.json")
+    observed = {row.tensor: row for row in results.observed}
+    heads = ["tensor", "smallest", "largest", "low", "high", "clipped %"]
+    cells = []
+    for row in results.quantized:
+        seen = observed.get(row.tensor)
+        figures = (seen.min if seen else None, seen.max if seen else None, row.low, row.high)
+        cells.append([row.tensor, *(decimals(value, 4) for value in figures), f"{100 * row.clipped:.4f}"])
+    return limited_table(heads, cells, str(QUANTIZED_RANGES.path))

@@ -1,4 +1,4 @@
-"""The report: what the stages found, on one page that loads nothing and runs no script."""
+"""The report: the results of all stages on one page that loads nothing and runs no script."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ptqflow.report.results import Results
 def make_page(results: Results) -> str:
     """Return the report as HTML.
 
-    Everything that did not come from a drawing is escaped, so that a class may have any name.
+    Everything but the drawings is escaped, so that a class may have any name.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
@@ -21,11 +21,11 @@ def make_page(results: Results) -> str:
     return environment.get_template("page.html").render(
         title=f"{results.manifest.architecture} on {results.dataset.name}: FP32 and INT8",
         verdict=verdict(results.evaluate),
-        **overview.networks(results.evaluate),
+        **overview.networks(results),
         **overview.run(results),
         **network.training(results.epochs),
         **predictions.confusion(results),
-        **predictions.classes(results.evaluate),
+        **predictions.classes(results),
         **network.layers(results),
         **predictions.changed(results),
         **overview.size_and_speed(results),

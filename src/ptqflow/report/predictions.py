@@ -1,14 +1,16 @@
 """What the networks predict: confusion, classes and the images whose prediction changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from ptqflow.core.figures import CLASSES, ClassRow
 from ptqflow.evaluate.predictions import Prediction
-from ptqflow.evaluate.verdict import ALPHA, short_p
+from ptqflow.evaluate.significance import ALPHA
+from ptqflow.evaluate.verdict import format_points, short_p
 from ptqflow.report import charts
 from ptqflow.report.components import BARS, Chart, Table, limited_table, listed, signed
 from ptqflow.report.images import changed_images, matrix_uri
@@ -29,7 +31,7 @@ def confusion(results: Results) -> dict[str, Any]:
         for title, matrix in (("FP32", fp32), ("INT8, calibrated", int8))
     ]
     if not difference.any():
-        panels.append(("INT8 minus FP32", "Nothing: the two matrices are equal.", difference))
+        panels.append(("INT8 minus FP32", "The two matrices are equal.", difference))
     elif large:  # without a sign in each cell, one image of both could not be read in grey
         panels.append(("INT8 more often", f"Of the {moved:,} that changed: where to.", difference.clip(min=0)))
         panels.append(("INT8 less often", f"Of the {moved:,} that changed: where from.", -difference.clip(max=0)))
@@ -48,7 +50,7 @@ def confusion(results: Results) -> dict[str, Any]:
 
 
 def _count(labels: NDArray[np.int64], network: Prediction, classes: int) -> NDArray[np.int64]:
-    """Return how many images of each class (row) are taken for which (column)."""
+    """Return the number of images of each class (row) that are predicted as each class (column)."""
     matrix = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(matrix, (labels, network.predicted), 1)
     return matrix
@@ -71,42 +73,49 @@ def _cells(fp32: NDArray[np.int64], int8: NDArray[np.int64], classes: Sequence[s
     return limited_table(["actual as predicted", "FP32", "INT8", "difference"], rows, "metrics/plots/confusion_*.csv")
 
 
-def classes(evaluate: Mapping[str, Any]) -> dict[str, Any]:
+def classes(results: Results) -> dict[str, Any]:
     """Return the drop of each class that has test images, and list those that have none."""
-    present = {name: figures for name, figures in evaluate["classes"].items() if figures["images"]}
-    ordered = sorted(present, key=lambda name: -abs(present[name]["drop"]))
+    present = sorted(results.classes, key=lambda row: -abs(row.drop))
+    names = {row.name for row in present}
+    absent = [[name, "0", *"-----"] for name in results.dataset.classes if name not in names]
     points = [
         {
-            "class": name,
-            **{key: 100 * present[name][key] for key in ("drop", "low", "high")},
-            "sure": present[name]["p_holm"] < ALPHA,
+            "class": row.name,
+            **{name: 100 * figure for name, figure in (("drop", row.drop), ("low", row.low), ("high", row.high))},
+            "sure": _is_significant(row),
         }
-        for name in sorted(ordered[:BARS], key=lambda name: -present[name]["drop"])
+        for row in sorted(present[:BARS], key=lambda row: -row.drop)
     ]
-    sure = [name for name in ordered if present[name]["p_holm"] < ALPHA]
+    significant = [row.name for row in present if _is_significant(row)]
     description = (
-        (f"Of {len(ordered)} classes, the {BARS} that changed most. " if len(ordered) > BARS else "")
+        (f"Of {len(present)} classes, the {BARS} that changed most. " if len(present) > BARS else "")
         + "FP32 minus INT8, with 95 % intervals. "
-        + (f"Beyond noise after Holm's correction, a diamond: {listed(sure)}." if sure else "None is beyond noise.")
+        + (
+            f"Significant after Holm's correction, a diamond: {listed(significant)}."
+            if significant
+            else "None is significant after Holm's correction."
+        )
     )
-    rows = [_class_row(name, present[name]) for name in ordered]
-    absent = [[name, "0", *"-----"] for name in evaluate["classes"] if name not in present]
     heads = ["class", "images", "drop, points", "95 % interval", "only FP32 right", "only INT8 right", "p (Holm)"]
     return {
         "class_chart": Chart("Drop of top-1", description, charts.draw(charts.drops(points))) if points else None,
-        "classes": limited_table(heads, [*rows, *absent], "metrics/evaluate.json"),
+        "classes": limited_table(heads, [*map(_class_row, present), *absent], str(CLASSES.path)),
     }
 
 
-def _class_row(name: str, figures: Mapping[str, Any]) -> list[str]:
+def _is_significant(row: ClassRow) -> bool:
+    return row.p_holm < ALPHA
+
+
+def _class_row(row: ClassRow) -> list[str]:
     return [
-        name,
-        f"{figures['images']:,}",
-        signed(100 * figures["drop"], 2),
-        f"{signed(100 * figures['low'], 2)} to {signed(100 * figures['high'], 2)}",
-        f"{figures['only_fp32_right']:,}",
-        f"{figures['only_int8_right']:,}",
-        short_p(figures["p_holm"]),
+        row.name,
+        f"{row.images:,}",
+        signed(100 * row.drop, 2),
+        f"{format_points(row.low)} to {format_points(row.high)}",
+        f"{row.only_fp32_right:,}",
+        f"{row.only_int8_right:,}",
+        short_p(row.p_holm),
     ]
 
 
@@ -116,11 +125,11 @@ def changed(results: Results) -> dict[str, Any]:
     count = int((fp32.predicted != int8.predicted).sum())
     shown = changed_images(results.test.images, results.test.labels, results.dataset.classes, fp32, int8)
     if not count:
-        return {"changes": "None: INT8 predicts what FP32 predicts for every test image.", "changed": []}
+        return {"changes": "None: INT8 predicts the same class as FP32 for every test image.", "changed": []}
     text = (
-        f"{count:,} of {len(fp32.predicted):,} test images are taken for another class. Behind each prediction is its "
-        "margin, by which its probability leads that of the runner-up; "
-        + (f"these are the {len(shown)} " if count > len(shown) else "first come those ")
-        + "with the largest sum of both margins."
+        f"INT8 predicts another class than FP32 for {count:,} of {len(fp32.predicted):,} test images. Beside each "
+        "prediction is its margin, the probability of the class minus that of the second; "
+        + (f"shown are the {len(shown)} images with the largest " if count > len(shown) else "sorted by the ")
+        + "sum of both margins."
     )
     return {"changes": text, "changed": shown}

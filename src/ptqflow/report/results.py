@@ -1,19 +1,36 @@
-"""What the earlier stages wrote, as far as the report tells it."""
+"""What the earlier stages wrote, as far as the report shows it."""
 
-import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from ptqflow.core.artifacts import read_metrics
 from ptqflow.core.errors import ArtifactError
-from ptqflow.core.paths import DATASET, EXPORT, INT8, METRICS, PLOTS, PREDICTIONS
+from ptqflow.core.figures import (
+    BENCHMARK,
+    CLASSES,
+    EPOCHS,
+    OBSERVED_RANGES,
+    QUANTIZED_RANGES,
+    RELIABILITY,
+    SENSITIVITY,
+    TRIALS,
+    BenchmarkRow,
+    ClassRow,
+    ConvertMetrics,
+    EpochRow,
+    EvaluateMetrics,
+    ExportMetrics,
+    ObservedRange,
+    QuantizedRange,
+    ReliabilityBin,
+    SensitivityRow,
+    TrialRow,
+    read_evaluate_metrics,
+)
+from ptqflow.core.paths import DATASET, EXPORT, PREDICTIONS
 from ptqflow.data.dataset import DatasetCard, Split, open_dataset
 from ptqflow.evaluate.predictions import Prediction, load_predictions
-from ptqflow.runtime.manifest import INT8_ONNX, Manifest, read_manifest
-
-Figures = Mapping[str, Any]
+from ptqflow.runtime.manifest import Manifest, read_manifest
 
 
 @dataclass(frozen=True)
@@ -24,18 +41,21 @@ class Results:
     test: Split
     predictions: Mapping[str, Prediction]
     """Of fp32, int8_uncalibrated and int8."""
-    epochs: list[dict[str, float]]
-    """Rows of train.csv without empty cells."""
-    calib: Figures
-    convert: Figures
-    evaluate: Figures
-    sensitivity: Figures
-    export: Figures
-    int8: Figures
-    """The card of the INT8 model."""
+    epochs: list[EpochRow]
+    observed: list[ObservedRange]
+    quantized: list[QuantizedRange]
+    trials: list[TrialRow]
+    """Empty without `convert.max_drop`."""
+    convert: ConvertMetrics
+    evaluate: EvaluateMetrics
+    classes: list[ClassRow]
+    reliability: list[ReliabilityBin]
+    sensitivity: list[SensitivityRow]
+    """The modules that cost most first."""
+    export: ExportMetrics
     manifest: Manifest
-    benchmark: Figures | None
-    """None where nothing was measured, or another model."""
+    benchmark: list[BenchmarkRow]
+    """Empty where no runtime was timed with this model."""
 
 
 def read_results() -> Results:
@@ -53,40 +73,24 @@ def read_results() -> Results:
         dataset=dataset.card,
         test=dataset.test,
         predictions=predictions.networks,
-        epochs=_read_rows(PLOTS / "train.csv"),
-        **{stage: _read_json(_metrics(stage)) for stage in ("calib", "convert", "evaluate", "sensitivity", "export")},
-        int8=_read_json(INT8 / "card.json"),
+        epochs=EPOCHS.read(),
+        observed=OBSERVED_RANGES.read(),
+        quantized=QUANTIZED_RANGES.read(),
+        trials=TRIALS.read(),
+        convert=read_metrics("convert", ConvertMetrics),
+        evaluate=read_evaluate_metrics(),
+        classes=CLASSES.read(),
+        reliability=RELIABILITY.read(),
+        sensitivity=SENSITIVITY.read(),
+        export=read_metrics("export", ExportMetrics),
         manifest=manifest,
         benchmark=_read_benchmark(manifest),
     )
 
 
-def _metrics(stage: str) -> Path:
-    return METRICS / f"{stage}.json"
-
-
-def _read_benchmark(manifest: Manifest) -> Figures | None:
-    """Read the timings if they are of this model: they are no dependency, so that no stage waits for them."""
-    file = _metrics("benchmark")
-    if not file.exists():
-        return None
-    benchmark = _read_json(file)
-    return benchmark if benchmark.get("model_sha256") == manifest.files[INT8_ONNX].sha256 else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing: run `dvc repro`") from None
-    except ValueError as error:
-        raise ArtifactError(f"{path} is not valid JSON ({error}); run `dvc repro`") from None
-    return value
-
-
-def _read_rows(path: Path) -> list[dict[str, float]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(file)]
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing: run `dvc repro`") from None
+def _read_benchmark(manifest: Manifest) -> list[BenchmarkRow]:
+    """Return the timings of this model. They are no dependency of the report, so that no stage waits for them."""
+    if not BENCHMARK.path.exists():
+        return []
+    exported = {file.sha256 for file in manifest.files.values()}
+    return [row for row in BENCHMARK.read() if row.model_sha256 in exported]

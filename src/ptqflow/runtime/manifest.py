@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ptqflow.core.artifacts import Card, read_card, sha256_file, write_card
 from ptqflow.core.errors import ArtifactError
+from ptqflow.core.figures import EvaluateMetrics
 from ptqflow.core.normalization import Normalization
 
 VERSION = "0.1.0"
@@ -111,8 +112,8 @@ class Manifest(Card):
     files: dict[str, FileCard]
     min_agreement: Share
     """`export.min_agreement`: share of the test images for which a runtime must predict what torch predicted."""
-    metrics: dict[str, Any]
-    """metrics/evaluate.json without its classes: what torch measured on the test images."""
+    metrics: EvaluateMetrics
+    """metrics/evaluate.json: what torch measured on the test images."""
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -34,7 +34,8 @@ def live_log(folder: Path, ranks: Ranks) -> Iterator[Callable[[Epoch], None]]:
     def log(epoch: Epoch) -> None:
         _print(epoch)
         live.step = epoch.epoch
-        for name, figure in (epoch.as_row() | {"lr": epoch.lr, "images_per_second": epoch.images_per_second}).items():
+        figures = epoch.as_row().model_dump() | {"lr": epoch.lr, "images_per_second": epoch.images_per_second}
+        for name, figure in figures.items():
             if figure is not None:
                 live.log_metric(name, figure, plot=False)
         live.make_summary()  # type: ignore[no-untyped-call]

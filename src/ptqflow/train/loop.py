@@ -14,6 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ptqflow.core.errors import DataError, LaunchError, ModelError
+from ptqflow.core.figures import DIGITS, EpochRow
 from ptqflow.core.ranks import ALONE, Ranks
 from ptqflow.core.stage import is_rank
 from ptqflow.data.batching import images_together
@@ -51,14 +52,16 @@ class Epoch:
         speed = "" if self.images_per_second is None else f", {self.images_per_second:.0f} images/s"
         return f"epoch {self.epoch}: {train}val {100 * self.val.top1:.2f} % loss {self.val.loss:.4f}{speed}"
 
-    def as_row(self) -> dict[str, float | int | None]:
-        """Return the reproducible figures as a row of a table, rounded to 6 decimals."""
-        train = {
-            f"train_{name}": None if figure is None else round(figure, 6)
-            for name, figure in (("loss", self.train_loss), ("top1", self.train_top1))
-        }
+    def as_row(self) -> EpochRow:
+        """Return the reproducible figures, rounded to 6 decimals."""
         val = self.val.as_metrics()
-        return {"epoch": self.epoch, **train, "val_loss": val["loss"], "val_top1": val["top1"]}
+        return EpochRow(
+            epoch=self.epoch,
+            train_loss=None if self.train_loss is None else round(self.train_loss, DIGITS),
+            train_top1=None if self.train_top1 is None else round(self.train_top1, DIGITS),
+            val_loss=val["loss"],
+            val_top1=val["top1"],
+        )
 
 
 def pick_device() -> torch.device:

@@ -1,0 +1,268 @@
+"""What the stages write to metrics/ and others read: one schema for the writer and all readers.
+
+JSON holds the headline figures, which `dvc metrics diff` compares; the figures of every epoch, tensor and module are
+tables, which `dvc plots diff` compares.
+"""
+
+from typing import Annotated
+
+from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from ptqflow.core.artifacts import Card, Table, read_metrics
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A fraction of the images."""
+
+DIGITS = 6
+"""Decimals of a reported figure: beyond them, the batch size would change the rounding of FP32."""
+
+
+class EpochRow(Card):
+    """One epoch of training."""
+
+    epoch: NonNegativeInt
+    """Counted from 1; 0 is the network before any training."""
+    train_loss: NonNegativeFloat | None = None
+    """Mean cross-entropy in nats over the epoch, while the weights changed; None before any training."""
+    train_top1: Share | None = None
+    val_loss: NonNegativeFloat
+    """Mean cross-entropy in nats after the epoch."""
+    val_top1: Share
+
+
+class ObservedRange(Card):
+    """The smallest and the largest value of a tensor that calibration observed."""
+
+    tensor: str
+    min: FiniteFloat
+    max: FiniteFloat
+
+
+class QuantizedRange(Card):
+    """The range that `convert` chose for a tensor."""
+
+    tensor: str
+    low: FiniteFloat
+    """Value of the lowest quantized level."""
+    high: FiniteFloat
+    """Value of the highest quantized level."""
+    scale: PositiveFloat
+    zero_point: NonNegativeInt
+    clipped: Share
+    """Share of the calibration values more than half a step outside the range."""
+
+
+class SensitivityRow(Card):
+    """What the quantization of one module costs."""
+
+    module: str
+    sqnr_db: FiniteFloat | None = None
+    """Of its output with this module alone quantized; None where nothing changed or there is no signal."""
+    cosine: FiniteFloat | None = None
+    """The same, the cosine similarity to FP32."""
+    drop: FiniteFloat
+    """Loss of top-1 on val with this module alone quantized, a fraction of the images."""
+    network_sqnr_db: FiniteFloat | None = None
+    """Of its output in the INT8 network."""
+    network_cosine: FiniteFloat | None = None
+
+
+class TrialRow(Card):
+    """A conversion that was tried to stay within `convert.max_drop`."""
+
+    modules: NonNegativeInt
+    """Number of modules kept FP32."""
+    drop: FiniteFloat
+    """Loss of top-1 on val, a fraction of the images."""
+    chosen: bool
+    kept: str
+    """The modules kept FP32, separated by commas; a block stands for all modules in it."""
+
+
+class LayerCounts(Card):
+    """Layers of the INT8 network by the precision that they run in."""
+
+    int8: NonNegativeInt
+    fp32: NonNegativeInt
+
+
+class ConvertMetrics(Card):
+    """metrics/convert.json."""
+
+    layers: LayerCounts
+
+
+class NetworkFigures(Card):
+    """One network on the test images."""
+
+    top1: Share
+    top5: Share | None = None
+    """None where there are fewer than 5 classes."""
+    loss: NonNegativeFloat
+    """Mean cross-entropy in nats."""
+    size_mb: NonNegativeFloat
+    """Size of the file with the weights in MB (10^6 bytes)."""
+
+
+class Drop(Card):
+    """Top-1 of the reference minus top-1 of the candidate, a fraction; negative is a gain."""
+
+    top1: FiniteFloat
+    low: FiniteFloat
+    """Lower end of the 95 % confidence interval, with six significant digits."""
+    high: FiniteFloat
+
+
+class Counts(Card):
+    """Test images by which of the two networks classifies them correctly, and McNemar's exact p-value."""
+
+    both_right: NonNegativeInt
+    only_fp32_right: NonNegativeInt
+    only_int8_right: NonNegativeInt
+    both_wrong: NonNegativeInt
+    p: Share
+    """With six significant digits."""
+
+    @property
+    def images(self) -> int:
+        """Number of test images."""
+        return self.both_right + self.only_fp32_right + self.only_int8_right + self.both_wrong
+
+
+class PairedFigures(Card):
+    """Two networks compared image by image: the drop is what INT8, the candidate, loses against FP32, the reference."""
+
+    drop: Drop
+    agreement: Share
+    """Share of the images for which both predict the same class."""
+    paired: Counts
+
+
+class EvaluateMetrics(PairedFigures):
+    """metrics/evaluate.json: the headline figures of the stage `evaluate`."""
+
+    fp32: NetworkFigures
+    int8_uncalibrated: NetworkFigures
+    int8: NetworkFigures
+    sqnr_db: FiniteFloat | None = None
+    """Signal to quantization noise ratio of INT8's logits; None where they equal FP32's."""
+    kl: NonNegativeFloat
+    """Mean Kullback-Leibler divergence of INT8's probabilities from FP32's, in nats."""
+
+
+class ClassRow(Card):
+    """What INT8 loses on the test images of a class; one without test images has no row."""
+
+    name: str = Field(alias="class")
+    images: PositiveInt
+    drop: FiniteFloat
+    """Recall of FP32 minus recall of INT8, a fraction."""
+    low: FiniteFloat
+    """Lower end of the 95 % confidence interval."""
+    high: FiniteFloat
+    both_right: NonNegativeInt
+    only_fp32_right: NonNegativeInt
+    only_int8_right: NonNegativeInt
+    both_wrong: NonNegativeInt
+    p_holm: Share
+    """McNemar's exact p-value, adjusted by Holm's method for the number of classes."""
+
+
+class ReliabilityBin(Card):
+    """The test images whose confidence is in one of 15 equal bins; a bin without images has no row."""
+
+    network: str
+    images: PositiveInt
+    confidence: Share
+    """Mean probability of the predicted class."""
+    accuracy: Share
+    """Share of the images that are classified correctly."""
+
+
+class FileCheck(Card):
+    """An exported file compared with the network of torch that it was made from, on the test images."""
+
+    bit_exact: bool | None = None
+    """Whether the logits are equal bit by bit."""
+    agreement: Share | None = None
+    """Share of the images for which both predict the same class."""
+    top1: Share | None = None
+    lost: NonNegativeInt | None = None
+    """Images on which only torch is right."""
+    gained: NonNegativeInt | None = None
+    """Images on which only the file is right."""
+    openvino: "FileCheck | None" = None
+    """The same in OpenVINO."""
+
+
+class ExportMetrics(Card):
+    """metrics/export.json: the files by their names."""
+
+    int8_torchscript: FileCheck = Field(alias="int8.torchscript.pt")
+    int8_onnx: FileCheck | None = Field(None, alias="int8.onnx")
+    """None with `export.onnx=false`."""
+    fp32_onnx: FileCheck | None = Field(None, alias="fp32.onnx")
+
+    def check_of(self, file: str) -> FileCheck | None:
+        """Return what is known of a file by its name."""
+        fields = {field.alias: name for name, field in ExportMetrics.model_fields.items()}
+        return getattr(self, fields[file]) if file in fields else None
+
+
+class BenchmarkRow(Card):
+    """FP32 and INT8 in one runtime at one batch size: time, memory and size, and what they were measured with."""
+
+    runtime: str
+    batch: PositiveInt
+    speedup: PositiveFloat
+    """Median over the rounds of FP32's time / INT8's time."""
+    speedup_low: PositiveFloat
+    """5th percentile of the rounds."""
+    speedup_high: PositiveFloat
+    """95th percentile of the rounds."""
+    fp32_median_ms: PositiveFloat
+    fp32_p95_ms: PositiveFloat
+    fp32_images_per_s: PositiveFloat
+    fp32_first_ms: PositiveFloat
+    fp32_load_s: NonNegativeFloat
+    fp32_memory_mb: PositiveFloat
+    fp32_form: str
+    fp32_size_mb: PositiveFloat
+    int8_median_ms: PositiveFloat
+    int8_p95_ms: PositiveFloat
+    int8_images_per_s: PositiveFloat
+    int8_first_ms: PositiveFloat
+    int8_load_s: NonNegativeFloat
+    int8_memory_mb: PositiveFloat
+    int8_form: str
+    int8_size_mb: PositiveFloat
+    note: str | None = None
+    """Where INT8 is slower: why."""
+    cpu: str
+    cores: PositiveInt
+    threads: PositiveInt
+    instructions: str
+    """Of the CPU, those that INT8 kernels use, separated by spaces."""
+    versions: str
+    """Of the runtime's libraries."""
+    model_sha256: str
+    """Of the exported INT8 file."""
+
+
+EPOCHS = Table("train.csv", EpochRow)
+OBSERVED_RANGES = Table("calib_tensors.csv", ObservedRange)
+QUANTIZED_RANGES = Table("ranges.csv", QuantizedRange)
+TRIALS = Table("budget.csv", TrialRow)
+SENSITIVITY = Table("sensitivity.csv", SensitivityRow)
+CLASSES = Table("classes.csv", ClassRow)
+RELIABILITY = Table("reliability.csv", ReliabilityBin)
+BENCHMARK = Table("benchmark.csv", BenchmarkRow)
+
+
+def read_evaluate_metrics() -> EvaluateMetrics:
+    """Read metrics/evaluate.json.
+
+    Raises:
+        ArtifactError: the file is missing, or does not hold what this version writes.
+    """
+    return read_metrics("evaluate", EvaluateMetrics)
