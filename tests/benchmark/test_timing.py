@@ -51,7 +51,7 @@ def test_speedup_is_the_median_of_the_ratios_of_paired_rounds_with_their_percent
     assert (gain.low, gain.high) == pytest.approx(tuple(np.percentile(ratios, [5, 95])))
 
 
-def test_what_slows_a_whole_round_down_leaves_the_speedup_as_it_is() -> None:
+def test_what_slows_a_whole_round_down_leaves_the_speedup_unchanged() -> None:
     gain = speedup(timing((2.0,), (200.0,), (2.0,)), timing((6.0,), (600.0,), (6.0,)))
     assert (gain.low, gain.median, gain.high) == pytest.approx((3.0, 3.0, 3.0))
 

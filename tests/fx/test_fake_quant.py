@@ -3,7 +3,7 @@
 import miniature
 import pytest
 import torch
-from fresh_process import ENGINES, Branched, collect, convert_params
+from fresh_process import FULL_RANGE, Branched, collect, convert_params
 from torch import Tensor, nn
 
 from ptqflow.convert.quantize import quantize
@@ -12,7 +12,6 @@ from ptqflow.fx.fake_quant import Simulation, copy_to_simulate, round_weight
 from ptqflow.fx.graph import weighted_modules
 
 
-@pytest.mark.skipif("onednn" not in ENGINES, reason="onednn is not available")
 @pytest.mark.parametrize("network", [miniature.residual, Branched])
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_the_simulation_agrees_with_the_real_int8_network(
@@ -20,7 +19,7 @@ def test_the_simulation_agrees_with_the_real_int8_network(
 ) -> None:
     torch.manual_seed(0)
     model, images = network(len(miniature.CLASSES)).eval(), torch.cat(inputs)
-    params = convert_params(engine="onednn", head="int8", weight={"per_channel": per_channel})
+    params = convert_params(engine=FULL_RANGE, head="int8", weight={"per_channel": per_channel})
     quantized = quantize(model, miniature.card(), params, collect(model, inputs), miniature.split(40))
 
     simulated = copy_to_simulate(quantized.prepared)

@@ -103,14 +103,14 @@ DOWNSAMPLING = {
 class Activations(nn.Module):
     """A convolution with something after it."""
 
-    def __init__(self, behind: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, after: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3)
-        self.behind = behind
+        self.after = after
         self.last = nn.Conv2d(8, 6, 6)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.flatten(self.last(self.behind(self.conv(x))), 1)
+        return torch.flatten(self.last(self.after(self.conv(x))), 1)
 
 
 class Constant(nn.Module):

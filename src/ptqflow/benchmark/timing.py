@@ -10,7 +10,7 @@ import numpy as np
 
 from ptqflow.benchmark.worker_process import Cell
 
-# The threads of a runtime go on spinning for a while after a run, on the cores that the next process needs.
+# The threads of a runtime spin on for a while after a run, on the cores that the next process needs.
 PAUSE_SECONDS = 0.005
 MS_DIGITS = 4
 RATIO_DIGITS = 3
