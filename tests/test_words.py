@@ -55,7 +55,7 @@ def test_words_in_another_sense_pass(text: str) -> None:
 
 
 def test_attributes_and_variables_of_python_are_not_prose() -> None:
-    assert find_words("co" "des = file.tell()\nparts = path.parts\n", is_python=True) == []
+    assert find_words("co" + "des = file.tell()\nparts = path.parts\n", is_python=True) == []
 
 
 def test_a_finding_names_file_line_and_what_to_write_instead(tmp_path: Path) -> None:
