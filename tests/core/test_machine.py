@@ -1,6 +1,7 @@
 """The CPU and how much of it is usable, by the files that Linux has for it."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,14 @@ import pytest
 
 from ptqflow.benchmark.grid import pinned_threads
 from ptqflow.core.errors import BenchmarkError
-from ptqflow.core.machine import cpu_model, cpu_quota, describe_machine, instructions, usable_cores
+from ptqflow.core.machine import (
+    cpu_model,
+    cpu_quota,
+    describe_machine,
+    instructions,
+    lacks_vnni_instructions,
+    usable_cores,
+)
 
 X86 = "processor\t: 0\nmodel name\t: AMD EPYC: the 9th\nflags\t\t: fpu avx2 avx512f avx512_vnni\n\nflags\t\t: fpu\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n"
@@ -113,3 +121,32 @@ def test_this_machine_is_described() -> None:
     assert machine["threads"] == 1
     assert machine["cpu"]
     assert machine["cores"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "lacks"),
+    [("avx2 avx512f", True), ("avx2 avx_vnni", False), ("avx2 avx512f avx512_vnni", False), ("", True)],
+)
+@pytest.mark.parametrize(("machine", "is_x86"), [("x86_64", True), ("AMD64", True), ("aarch64", False)])
+def test_an_x86_without_vnni_is_recognized_by_its_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, is_x86: bool, flags: str, lacks: bool
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"model name\t: X\nflags\t\t: {flags}\n")
+
+    assert lacks_vnni_instructions(tmp_path) is (is_x86 and lacks)
+
+
+def test_a_system_that_does_not_list_the_instructions_counts_as_without_vnni(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "AMD64")
+    assert lacks_vnni_instructions(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc/cpuinfo")
+def test_of_this_cpu_torch_says_the_same() -> None:
+    torch = pytest.importorskip("torch")
+    if platform.machine() in ("x86_64", "AMD64"):
+        assert lacks_vnni_instructions() is not bool(torch.cpu._is_vnni_supported())

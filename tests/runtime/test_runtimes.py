@@ -63,6 +63,19 @@ def test_a_cpu_without_vnni_is_reported_if_the_kernels_need_it(export: Path, mon
     assert ptqflow.load(export, "torchscript").runtime == "torchscript"
 
 
+@pytest.mark.parametrize("lacks", [True, False])
+def test_openvino_is_skipped_where_its_kernels_would_overflow(
+    export: Path, monkeypatch: pytest.MonkeyPatch, lacks: bool
+) -> None:
+    monkeypatch.setattr("ptqflow.runtime.runtimes.lacks_vnni_instructions", lambda: lacks)
+
+    change_manifest(export, needs={"vnni": True})
+    obstacle = find_obstacle("openvino", read_manifest(export))
+    assert (obstacle is not None and "a CPU without VNNI" in obstacle) is lacks
+    change_manifest(export, needs={"vnni": False})
+    assert find_obstacle("openvino", read_manifest(export)) is None
+
+
 def test_if_no_runtime_can_run_a_model_the_reason_of_each_is_reported(export: Path) -> None:
     change_manifest(export, files={})
 

@@ -12,6 +12,7 @@ from typing import Any
 INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
 _ROOT = Path("/")
 _CPUINFO = Path("/proc/cpuinfo")
+_X86 = ("x86_64", "AMD64")
 
 
 def usable_cores(root: Path = _ROOT) -> int:
@@ -49,6 +50,15 @@ def instructions(cpuinfo: str) -> list[str]:
     """Return those of INSTRUCTIONS that the CPU has, by the text of /proc/cpuinfo."""
     flags = (_field(cpuinfo, "flags") or _field(cpuinfo, "Features")).split()
     return [name for name in INSTRUCTIONS if name in flags]
+
+
+def lacks_vnni_instructions(root: Path = _ROOT) -> bool:
+    """Return whether the CPU is an x86 without the VNNI instructions, or one of which the system does not say so.
+
+    There, kernels for int8 weights add pairs of products in 16 bits, which can overflow with 8-bit activations.
+    """
+    found = instructions(_read(root / "proc/cpuinfo"))
+    return platform.machine() in _X86 and "avx_vnni" not in found and "avx512_vnni" not in found
 
 
 def _quotas(root: Path) -> Iterator[float]:

@@ -44,7 +44,7 @@ def describe(
         image_size=card.image_size,
         input=InputCard(mean=card.normalization.mean, std=card.normalization.std),
         engine=scheme.engine,
-        needs=Needs(vnni=scheme.engine != "qnnpack" and not scheme.reduce_range),
+        needs=Needs(vnni=not scheme.reduce_range),
         torch_version=torch.__version__.partition("+")[0],
         params=_params(),
         dataset_sha256=dict(dataset.sha256),

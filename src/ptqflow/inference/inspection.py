@@ -38,7 +38,7 @@ def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
         "output": f"{manifest.output.name}, float32 (N, {len(manifest.classes)})",
         "calibrated": f"on {manifest.calibration.images} images",
         "torch": f"{manifest.torch_version}, engine {manifest.engine}"
-        + (", needs a CPU with VNNI" if manifest.needs.vnni else ""),
+        + (", 8-bit activations, which on x86 need VNNI" if manifest.needs.vnni else ""),
         "format": f"{manifest.format_version}, written by ptqflow {manifest.ptqflow_version}",
         "top-1": _figures(manifest.metrics),
     }

@@ -45,10 +45,10 @@ class OutputCard(Card):
 
 
 class Needs(Card):
-    """What the kernels of torch require of a CPU; ONNX Runtime and OpenVINO run on any."""
+    """What the INT8 kernels of torch and OpenVINO require of a CPU; ONNX Runtime runs on any."""
 
     vnni: bool
-    """On x86: without VNNI, sums of 8-bit activations would overflow."""
+    """On x86: the activations have 8 bits, whose sums overflow in these kernels without VNNI. QNNPACK's do not."""
 
 
 class CalibrationCard(Card):
