@@ -250,7 +250,7 @@ def test_published_weights_are_looked_for_in_torchs_cache_and_checked(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     file = write("hub/checkpoints/resnet18-f37072fd.pth")
     message = refusal(weights="IMAGENET1K_V1")
-    assert f"model.weights: {tmp_path / file} is not what its name says (SHA-256 f37072fd…); remove it" in message
+    assert f"model.weights: {tmp_path / file} does not have the SHA-256 of its name (f37072fd…); remove it" in message
 
 
 def test_weights_that_cannot_be_downloaded_say_what_to_do(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(tmp_path: Path) -> Non
         "inputs: model.weights: the download of https://download.pytorch.org/models/resnet18"
     )
     assert "Connection refused" in result.stderr
-    assert result.stderr.endswith("get the file by other means and set model.weights to its path\n")
+    assert result.stderr.endswith("download the file by other means and set model.weights to its path\n")
     assert len(result.stderr.splitlines()) == 1
 
 

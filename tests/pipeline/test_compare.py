@@ -164,7 +164,7 @@ def test_revisions_with_other_test_images_are_refused(repository: Repository) ->
 
 def test_a_revision_equals_itself(project: Project) -> None:
     output = project.run("ptqflow", "compare", "HEAD", "main").output
-    assert "B predicts what A predicts for every one" in output
+    assert "B and A predict the same class for all of the" in output
     assert "No prediction changed." in output
 
 
