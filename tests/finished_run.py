@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping, Sequence
 
 import miniature
 import numpy as np
@@ -55,6 +57,7 @@ from ptqflow.train.loop import Epoch
 
 CLASS_NAMES = ("ant", "bee", "cat", "dog")
 SHA256 = hashlib.sha256(b"").hexdigest()
+CONFIDENCE = 0.7
 CONV = {"conv1": 21.5, "layer1.0.conv2": 33.25, "fc": 48.0}
 
 
@@ -65,6 +68,7 @@ def write_run(
     size: int = 16,
     absent: int | None = None,
     changed: float = 0.1,
+    predicted: Mapping[str, Sequence[int]] | None = None,
     epochs: int = 20,
     modules: dict[str, float | None] | None = None,
     name: str = "image_folder",
@@ -79,6 +83,8 @@ def write_run(
         size: of the images in pixels.
         absent: a class without test images.
         changed: share of the predictions that INT8 changes.
+        predicted: classes that each network predicts for the images with `CONFIDENCE`, all other classes being equally
+            likely; random ones by default. Labels count up and start again after the last class.
         epochs: of training; 0 leaves one row that was not trained for.
         modules: SQNR of each with it alone quantized, None where the logits are equal.
         name: of the data set.
@@ -89,13 +95,10 @@ def write_run(
     present = [i for i in range(len(classes)) if i != absent]
     labels = np.resize(np.array(present, dtype=np.int64), images)
     test_sha256 = _write_dataset(classes, labels, size, name)
-    fp32 = _confuse(labels, len(classes), 0.2, seed=1)
-    predicted = {
-        "fp32": fp32,
-        "int8_uncalibrated": _confuse(labels, len(classes), 0.6, seed=2),
-        "int8": _confuse(fp32, len(classes), changed, seed=3),
-    }
-    logits = {network: _logits(values, len(classes), seed) for seed, (network, values) in enumerate(predicted.items())}
+    if predicted is None:
+        logits = _random_logits(labels, len(classes), changed)
+    else:
+        logits = {network: _logits_with_confidence(values, len(classes)) for network, values in predicted.items()}
     evaluate = _write_evaluation(classes, labels, logits, test_sha256)
     _write_epochs(epochs)
     _write_modules(modules)
@@ -153,10 +156,27 @@ def _write_dataset(classes: tuple[str, ...], labels: NDArray[np.int64], size: in
     return save_dataset(DATASET, name, source, dict.fromkeys(("train", "val", "test"), pool)).sha256["test"]
 
 
-def _logits(predicted: NDArray[np.int64], classes: int, seed: int) -> torch.Tensor:
+def _random_logits(labels: NDArray[np.int64], classes: int, changed: float) -> dict[str, torch.Tensor]:
+    fp32 = _confuse(labels, classes, 0.2, seed=1)
+    predicted = {
+        "fp32": fp32,
+        "int8_uncalibrated": _confuse(labels, classes, 0.6, seed=2),
+        "int8": _confuse(fp32, classes, changed, seed=3),
+    }
+    return {network: _logits_above(values, classes, seed) for seed, (network, values) in enumerate(predicted.items())}
+
+
+def _logits_above(predicted: NDArray[np.int64], classes: int, seed: int) -> torch.Tensor:
     """Return logits (N, classes) whose largest is that of the predicted class."""
     logits = np.random.default_rng(seed).normal(size=(len(predicted), classes))
     logits[np.arange(len(predicted)), predicted] = logits.max(axis=1) + 1
+    return torch.from_numpy(logits)
+
+
+def _logits_with_confidence(predicted: Sequence[int], classes: int) -> torch.Tensor:
+    """Return logits (N, classes), 0 but for the predicted class, whose probability is `CONFIDENCE`."""
+    logits = np.zeros((len(predicted), classes))
+    logits[np.arange(len(predicted)), predicted] = math.log((classes - 1) * CONFIDENCE / (1 - CONFIDENCE))
     return torch.from_numpy(logits)
 
 

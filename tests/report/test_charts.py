@@ -9,13 +9,13 @@ import altair as alt
 import numpy as np
 import pytest
 import vl_convert
+from svg import SVG, texts
 
 import ptqflow.report
 from ptqflow.report import charts
 from ptqflow.report.charts import COLORS, draw
 
 HOSTILE = ("</script><script>alert(1)</script>", 'a"b\\', "datum.x", "a\u2028b", "'+alert(1)+'", "")
-SVG = "{http://www.w3.org/2000/svg}"
 ROWS = [
     {
         **dict.fromkeys(("class", "tensor", "module"), name),
@@ -41,10 +41,6 @@ def specs() -> dict[str, alt.LayerChart]:
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, str]:
     return {name: draw(spec) for name, spec in specs().items()}
-
-
-def texts(svg: str) -> list[str]:
-    return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
 def test_every_chart_is_well_formed_with_no_script_no_link_and_no_id(drawn: dict[str, str]) -> None:

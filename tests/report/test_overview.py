@@ -1,0 +1,167 @@
+import dataclasses
+from math import log, log10
+
+from finished_run import SHA256, write_benchmark, write_run
+
+from ptqflow.core.artifacts import write_metrics
+from ptqflow.core.figures import ExportMetrics, FileCheck
+from ptqflow.report.overview import networks, run, size_and_speed
+from ptqflow.report.results import read_results
+
+LABELS = [i % 4 for i in range(20)]
+FP32 = [1, 2, *LABELS[2:]]  # wrong on the first two images
+INT8 = [1, 3, *((label + 1) % 4 for label in LABELS[2:8]), *LABELS[8:]]  # wrong on these and on six more
+PREDICTED = {"fp32": FP32, "int8_uncalibrated": [0] * 20, "int8": INT8}
+
+
+def cross_entropy(right: float) -> str:
+    """Of a network that predicts each class with a probability of 0.7, so that each other class has 0.1."""
+    return f"{-right * log(0.7) - (1 - right) * log(0.1):.4f}"
+
+
+def test_each_network_has_its_own_figures() -> None:
+    write_run(images=20, predicted=PREDICTED)
+    table = networks(read_results())["networks"]
+
+    assert table.columns == ["", "top-1 %", "top-5 %", "loss", "ECE", "confidence", "MB"]
+    assert table.rows == [
+        ["FP32", "90.00", "-", cross_entropy(0.9), "0.2000", "0.7000", "1.25"],
+        ["INT8, not calibrated", "25.00", "-", cross_entropy(0.25), "0.4500", "0.7000", "1.25"],
+        ["INT8, calibrated", "60.00", "-", cross_entropy(0.6), "0.1000", "0.7000", "1.25"],
+    ]
+
+
+def test_five_classes_have_a_top_5() -> None:
+    write_run(classes=("a", "b", "c", "d", "e"), images=10)
+    assert [row[2] for row in networks(read_results())["networks"].rows] == ["100.00"] * 3
+
+
+def test_the_drop_has_its_interval_and_the_distance_of_the_logits() -> None:
+    # All 6 images that one network alone classifies correctly are FP32's: the lower end of their share is 0.025^(1/6).
+    # On 7 images, 0.7 and 0.1 have changed places, and with them 2 of the logits, all others being equal.
+    write_run(images=20, predicted=PREDICTED)
+    low = 100 * (2 * 0.025 ** (1 / 6) - 1) * 6 / 20
+    kl = 7 / 20 * 0.6 * log(7)
+    assert networks(read_results())["drop"] == (
+        f"The drop of top-1 is +30.00 points (95 % interval {low:.2f} to 30.00). INT8 predicts the same class as FP32 "
+        f"for 65.00 % of the images; the mean divergence KL(FP32 ‖ INT8) is {kl:.3g} nats, "
+        f"the SQNR of the logits is {10 * log10(20 / 14):.1f} dB."
+    )
+
+
+def test_equal_logits_have_no_drop_and_no_sqnr() -> None:
+    write_run(images=20, predicted=PREDICTED | {"int8": FP32})
+    assert networks(read_results())["drop"] == (
+        "The drop of top-1 is 0.00 points (95 % interval 0.00 to 0.00). INT8 predicts the same class as FP32 "
+        "for 100.00 % of the images; the mean divergence KL(FP32 ‖ INT8) is 0 nats."
+    )
+
+
+def test_images_are_counted_by_which_network_is_right_with_the_p_of_mcnemar() -> None:
+    write_run(images=20, predicted=PREDICTED)
+    table = networks(read_results())["paired"]
+    assert table.columns == ["20 test images", "INT8 right", "INT8 wrong"]
+    assert table.rows == [["FP32 right", "12", "6"], ["FP32 wrong", "0", "2"]]
+    assert table.note == f"Exact McNemar test of the two counts off the diagonal: p = {2 * 0.5**6:.2g}."
+
+
+def test_a_gain_is_a_negative_drop() -> None:
+    write_run(images=20, predicted=PREDICTED | {"fp32": INT8, "int8": FP32})
+    section = networks(read_results())
+    assert section["drop"].startswith("The drop of top-1 is -30.00 points (95 % interval -30.00 to -")
+    assert section["paired"].rows == [["FP32 right", "12", "0"], ["FP32 wrong", "6", "2"]]
+
+
+def test_the_run_is_described_by_what_its_files_record() -> None:
+    write_run(images=1200, name="ants")
+    assert run(read_results())["run"] == {
+        "Data": "ants: made up",
+        "Images": ("1,200 train, 1,200 val, 1,200 test; 4 classes, 16 by 16 pixels, 1 unreadable files left out"),
+        "Model": "resnet18, stem standard",
+        "Calibration": "320 training images",
+        "Engine": "onednn",
+        "Versions": "ptqflow 0.1.0, torch 2.13.0",
+    }
+
+
+def test_without_unreadable_files_none_are_mentioned() -> None:
+    write_run(images=8)
+    results = read_results()
+    whole = dataclasses.replace(results, dataset=results.dataset.model_copy(update={"skipped": 0}))
+    assert run(whole)["run"]["Images"] == "8 train, 8 val, 8 test; 4 classes, 16 by 16 pixels"
+
+
+def test_params_are_listed_by_their_dotted_keys_and_an_empty_section_stays() -> None:
+    write_run(images=8)
+    results = read_results()
+    params = {**results.manifest.params, "export": {}}
+    results = dataclasses.replace(results, manifest=results.manifest.model_copy(update={"params": params}))
+    assert run(results)["params"].rows == [
+        ["data.name", "image_folder"],
+        ["data.limit", "None"],
+        ["convert.activation.method", "mse"],
+        ["convert.max_drop", "0.5"],
+        ["export", "{}"],
+    ]
+
+
+def test_hashes_are_those_of_the_dataset_card_and_of_the_manifest() -> None:
+    write_run(images=8)
+    results = read_results()
+    files = ("fp32.onnx", "int8.onnx", "int8.torchscript.pt")
+    assert len(set(results.dataset.sha256.values())) == 1  # the splits have the same images
+    assert run(results)["hashes"].rows == [
+        *(["data, " + split, results.dataset.sha256["test"]] for split in ("train", "val", "test")),
+        *([of, SHA256] for of in ("calibration images, their order", "FP32 weights")),
+        *([f"export, {file}", SHA256] for file in files),
+        ["code that made the export", SHA256],
+    ]
+
+
+def test_each_file_has_its_size_and_the_result_of_its_check() -> None:
+    write_run(images=8)
+    checked = "99.75 % of predictions equal, top-1 85.00 %, 2 images lost, 1 gained"
+    assert size_and_speed(read_results())["files"].rows == [
+        ["fp32.onnx", "1.25", checked],
+        ["int8.onnx", "1.25", checked],
+        ["int8.torchscript.pt", "1.25", "equal logits"],
+    ]
+
+
+def test_a_file_with_other_logits_is_said_to_have_them_and_one_without_a_check_has_a_dash() -> None:
+    write_run(images=8)
+    checks = {"int8.torchscript.pt": FileCheck(bit_exact=False, agreement=1), "fp32.onnx": FileCheck()}
+    write_metrics("export", ExportMetrics.model_validate(checks))
+    assert [row[2] for row in size_and_speed(read_results())["files"].rows] == [
+        *("-", "-", "different logits, 100.00 % of predictions equal"),
+    ]
+
+
+def test_a_run_without_onnx_files_has_the_torchscript_file_and_its_timings() -> None:
+    write_run(images=8, onnx=False)
+    write_benchmark()
+    section = size_and_speed(read_results())
+    assert section["files"].rows == [["int8.torchscript.pt", "1.25", "equal logits"]]
+    assert len(section["speed"].rows) == 2
+
+
+def test_timings_are_medians_with_the_interval_of_the_speedup_and_the_notes() -> None:
+    write_run(images=8)
+    write_benchmark()
+    section = size_and_speed(read_results())
+
+    assert section["speed"].columns == ["runtime", "FP32, ms", "INT8, ms", "speed-up of INT8", "INT8 images/s"]
+    assert section["speed"].rows == [
+        ["onnxruntime, batch 1", "8.00", "4.00", "2.00 (2.00 to 2.00)", "250"],
+        ["openvino, batch 1", "4.00", "8.00", "0.50 (0.50 to 0.50)", "125"],
+    ]
+    assert section["machine"] == ("Medians, measured on A <fast> CPU with 1 threads; onnxruntime 1.0; openvino 1.0.")
+    assert section["speed_notes"] == ["openvino, batch 1: the head stayed FP32, & more"]
+
+
+def test_without_timings_of_this_model_there_is_no_table_of_speed() -> None:
+    write_run(images=8)
+    write_benchmark(model_sha256="0" * 64)
+    section = size_and_speed(read_results())
+    assert len(section.pop("files").rows) == 3
+    assert section == {"speed": None, "machine": "", "speed_notes": []}
