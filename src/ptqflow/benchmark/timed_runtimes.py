@@ -174,7 +174,7 @@ def _onnxruntime(task: Task) -> tuple[Load, dict[str, str]]:
 
 
 def _openvino(task: Task) -> tuple[Load, dict[str, str]]:
-    import openvino
+    openvino = import_openvino()
 
     def request(**more: str) -> Any:
         threads = {"INFERENCE_NUM_THREADS": str(task.threads), "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}

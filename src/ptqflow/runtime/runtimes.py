@@ -1,5 +1,6 @@
 """The libraries that run an exported model, and how each opens a file."""
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -109,6 +110,14 @@ def onnxruntime_session(model: Path | bytes, **options: Any) -> Any:
     return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
 
 
+def import_openvino() -> Any:
+    """Return the module `openvino` without its telemetry, which starts a process that sends reports to a server."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # so that its import fails
+    import openvino
+
+    return openvino
+
+
 def openvino_model(path: Path, shape: tuple[int, ...] | None = None, **properties: str) -> Any:
     """Return a `CompiledModel` of an ONNX file on the CPU.
 
@@ -119,9 +128,7 @@ def openvino_model(path: Path, shape: tuple[int, ...] | None = None, **propertie
         shape: of the input, for which the model is compiled; None leaves the number of images dynamic.
         properties: of OpenVINO's CPU plugin, such as INFERENCE_NUM_THREADS.
     """
-    import openvino
-
-    core = openvino.Core()
+    core = import_openvino().Core()
     model = core.read_model(path)
     if shape is not None:
         model.reshape(shape)
