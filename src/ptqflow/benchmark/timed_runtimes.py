@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ptqflow.runtime.runtimes import PACKAGES, onnxruntime_session, openvino_model, torchscript_module
+from ptqflow.runtime.runtimes import PACKAGES, import_openvino, onnxruntime_session, openvino_model, torchscript_module
 
 Runtime = Literal["torch_eager", "torchscript", "onnxruntime", "openvino"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
