@@ -87,7 +87,8 @@ def drop_interval(pairs: Pairs) -> Interval:
     lost, won = pairs.only_reference_right, pairs.only_candidate_right
     low_share = float(betaincinv(lost, won + 1, ALPHA / 2)) if lost else 0.0
     high_share = float(betaincinv(lost + 1, won, 1 - ALPHA / 2)) if won else 1.0
-    low, high = ((2 * share - 1) * pairs.discordant / pairs.images for share in (low_share, high_share))
+    # Adding 0.0 makes 0.0 of -0.0.
+    low, high = ((2 * share - 1) * pairs.discordant / pairs.images + 0.0 for share in (low_share, high_share))
     return Interval(low, high)
 
 
