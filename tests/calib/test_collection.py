@@ -2,26 +2,16 @@
 
 from typing import Any
 
-import miniature
 import numpy as np
 import pytest
 import torch
+from statistics_of_miniatures import INFINITY, NAN, OBSERVED, assert_equal, collect, only_residual
 from torch import Tensor, fx, nn
 from torch.ao.quantization.quantize_fx import fuse_fx
 
-from ptqflow.calib.collection import collect_statistics, observe
 from ptqflow.calib.histogram import histogram_of
 from ptqflow.calib.statistics import Statistics
-from ptqflow.calib.tensor_statistics import TensorStatistics
 from ptqflow.core.errors import ModelError
-
-NAN, INFINITY = float("nan"), float("inf")
-only_residual = pytest.mark.parametrize("function", ["residual"], indirect=True)
-OBSERVED = {
-    "residual": ["x", "conv1", "maxpool", "conv2", "relu", "avgpool", "flatten", "fc"],
-    "normed": ["x", "norm", "conv", "gelu", "mean", "fc"],
-}
-
 
 WEIGHTED = {"residual": ["conv1", "conv2", "fc"], "normed": ["conv", "fc"]}
 
@@ -38,30 +28,6 @@ class Recorder(fx.Interpreter):
         if isinstance(value, Tensor):
             self.given[n.name] = value
         return value
-
-
-def collect(network: nn.Module, batches: list[Tensor], first: int = 0) -> Statistics:
-    rows = np.arange(first, first + sum(map(len, batches))).reshape(len(batches), -1)
-    return collect_statistics(observe(network, miniature.SIZE), batches, rows)
-
-
-def arrays_of(seen: TensorStatistics | None) -> list[Any]:
-    if seen is None:
-        return []
-    return [seen.minima, seen.maxima, seen.histogram.exponent, seen.histogram.first, seen.histogram.counts]
-
-
-def assert_equal(one: Statistics, other: Statistics) -> None:
-    """Bit for bit, and of the same types."""
-    assert one.tensors.keys() == other.tensors.keys()
-    assert one.means.keys() == other.means.keys()
-    pairs = [(one.rows, other.rows)]
-    pairs += [(one.means[name], other.means[name]) for name in one.means]
-    for name, seen in one.tensors.items():
-        left, right = arrays_of(seen), arrays_of(other.tensors[name])
-        pairs += zip(left, right, strict=True)
-    for left, right in pairs:
-        np.testing.assert_array_equal(left, right, strict=isinstance(left, np.ndarray))
 
 
 def test_the_statistics_are_those_of_what_flows_through_the_fused_fp32_network(

@@ -1,18 +1,16 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import miniature
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from statistics_of_miniatures import OBSERVED, arrays_of, assert_equal, collect, only_residual
 from torch import Tensor, nn
 
-from ptqflow.calib.collection import collect_statistics, observe
 from ptqflow.calib.statistics import Statistics, StatisticsCard, load_statistics, save_statistics
-from ptqflow.calib.tensor_statistics import TensorStatistics
 from ptqflow.convert.params import ActivationParams, ConvertParams, WeightParams
 from ptqflow.convert.qparams import resolve_scheme, set_ranges
 from ptqflow.core.engines import ENGINES, Engine, available_engines
@@ -21,15 +19,6 @@ from ptqflow.fx.convert import convert
 from ptqflow.fx.fused_adds import fused_additions
 from ptqflow.fx.graph import name_observed
 from ptqflow.fx.prepare import EVERYTHING, prepare
-
-NAN, INFINITY = float("nan"), float("inf")
-
-OBSERVED = {
-    "residual": ["x", "conv1", "maxpool", "conv2", "relu", "avgpool", "flatten", "fc"],
-    "normed": ["x", "norm", "conv", "gelu", "mean", "fc"],
-}
-
-only_residual = pytest.mark.parametrize("function", ["residual"], indirect=True)
 
 
 class Empty(nn.Module):
@@ -63,30 +52,6 @@ class Block(nn.Module):
         x = self.stem(x)
         x = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))) + x)
         return self.fc(x.mean((2, 3)))
-
-
-def collect(network: nn.Module, batches: list[Tensor], first: int = 0) -> Statistics:
-    rows = np.arange(first, first + sum(map(len, batches))).reshape(len(batches), -1)
-    return collect_statistics(observe(network, miniature.SIZE), batches, rows)
-
-
-def arrays_of(seen: TensorStatistics | None) -> list[Any]:
-    if seen is None:
-        return []
-    return [seen.minima, seen.maxima, seen.histogram.exponent, seen.histogram.first, seen.histogram.counts]
-
-
-def assert_equal(one: Statistics, other: Statistics) -> None:
-    """Bit for bit, and of the same types."""
-    assert one.tensors.keys() == other.tensors.keys()
-    assert one.means.keys() == other.means.keys()
-    pairs = [(one.rows, other.rows)]
-    pairs += [(one.means[name], other.means[name]) for name in one.means]
-    for name, seen in one.tensors.items():
-        left, right = arrays_of(seen), arrays_of(other.tensors[name])
-        pairs += zip(left, right, strict=True)
-    for left, right in pairs:
-        np.testing.assert_array_equal(left, right, strict=isinstance(left, np.ndarray))
 
 
 def params(engine: Engine) -> ConvertParams:

@@ -1,0 +1,43 @@
+"""Statistics of the miniature networks, collected and compared."""
+
+from typing import Any
+
+import miniature
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+from ptqflow.calib.collection import collect_statistics, observe
+from ptqflow.calib.statistics import Statistics
+from ptqflow.calib.tensor_statistics import TensorStatistics
+
+NAN, INFINITY = float("nan"), float("inf")
+OBSERVED = {
+    "residual": ["x", "conv1", "maxpool", "conv2", "relu", "avgpool", "flatten", "fc"],
+    "normed": ["x", "norm", "conv", "gelu", "mean", "fc"],
+}
+only_residual = pytest.mark.parametrize("function", ["residual"], indirect=True)
+
+
+def collect(network: nn.Module, batches: list[Tensor], first: int = 0) -> Statistics:
+    rows = np.arange(first, first + sum(map(len, batches))).reshape(len(batches), -1)
+    return collect_statistics(observe(network, miniature.SIZE), batches, rows)
+
+
+def arrays_of(seen: TensorStatistics | None) -> list[Any]:
+    if seen is None:
+        return []
+    return [seen.minima, seen.maxima, seen.histogram.exponent, seen.histogram.first, seen.histogram.counts]
+
+
+def assert_equal(one: Statistics, other: Statistics) -> None:
+    """Bit for bit, and of the same types."""
+    assert one.tensors.keys() == other.tensors.keys()
+    assert one.means.keys() == other.means.keys()
+    pairs = [(one.rows, other.rows)]
+    pairs += [(one.means[name], other.means[name]) for name in one.means]
+    for name, seen in one.tensors.items():
+        left, right = arrays_of(seen), arrays_of(other.tensors[name])
+        pairs += zip(left, right, strict=True)
+    for left, right in pairs:
+        np.testing.assert_array_equal(left, right, strict=isinstance(left, np.ndarray))
