@@ -84,4 +84,8 @@ def test_predictions_of_other_images_are_refused() -> None:
 
 def test_the_report_is_made_without_torch() -> None:
     code = "import sys, ptqflow.report.page, ptqflow.report.results; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(filter(None, sys.path))})
+    subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code],
+        check=True,
+        env={"PYTHONPATH": ":".join(filter(None, sys.path))},
+    )

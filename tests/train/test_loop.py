@@ -265,9 +265,9 @@ def test_a_row_has_the_figures_rounded_to_six_decimals() -> None:
     _, epochs = train(epochs=1)
 
     row = epochs[0].as_row()
-    assert list(row) == ["epoch", "train_loss", "train_top1", "val_loss", "val_top1"]
-    assert row["train_loss"] == round(epochs[0].train_loss, 6)
-    assert row["val_loss"] == round(epochs[0].val.loss, 6)
+    assert list(row.model_dump()) == ["epoch", "train_loss", "train_top1", "val_loss", "val_top1"]
+    assert row.train_loss == round(epochs[0].train_loss, 6)
+    assert row.val_loss == round(epochs[0].val.loss, 6)
 
 
 @pytest.mark.parametrize("batch_size", [4, 30], ids=["many steps", "one step"])
