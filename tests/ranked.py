@@ -49,7 +49,7 @@ def main() -> None:
         checkpoints = Checkpoints(Path("checkpoints"), inputs)
         rows = []
         for epoch in fit(model, train, val, recipe, params(**options), device, ranks, checkpoints):
-            rows.append(epoch.as_row())
+            rows.append(epoch.as_row().model_dump())
             if ranks.rank == 0:
                 print(epoch, flush=True)
     if ranks.rank == 0:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from ptqflow.benchmark.timed_runtimes import Loaded, Run
 from ptqflow.benchmark.worker import fastest_form, peak_memory, time_round, warm_up
@@ -56,6 +58,17 @@ def test_of_several_forms_the_fastest_is_timed() -> None:
     name, run, _ = fastest_form(loaded, 30.0)
     assert (name, run()) == ("fast", "fast")
     assert fastest_form(Loaded(fast, dict, {"slow": lambda: slow}), 0.0)[0] == "plain"
+
+
+def test_a_form_that_does_not_run_is_left_out() -> None:
+    images = torch.zeros(1, 3, 31, 31)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(2)).eval()  # of 29 pixels, which oneDNN refuses
+    frozen = torch.jit.freeze(torch.jit.trace(network, images))
+    optimized = torch.jit.optimize_for_inference(frozen)
+    with pytest.raises(RuntimeError):
+        optimized(images)
+    loaded = Loaded(lambda: network(images), dict, {"optimized": lambda: lambda: optimized(images)})
+    assert fastest_form(loaded, 1e9)[0] == "plain"
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
