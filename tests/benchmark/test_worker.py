@@ -60,6 +60,7 @@ def test_of_several_forms_the_fastest_is_timed() -> None:
     assert fastest_form(Loaded(fast, dict, {"slow": lambda: slow}), 0.0)[0] == "plain"
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_form_that_does_not_run_is_left_out() -> None:
     images = torch.zeros(1, 3, 31, 31)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(2)).eval()  # of 29 pixels, which oneDNN refuses
