@@ -9,6 +9,7 @@ from ptqflow.core.stage import run
 
 def main() -> None:
     """Write models/int8, models/int8_uncalibrated, metrics/convert.json and tables in metrics/plots."""
+    from ptqflow.calib.sampling import input_batches
     from ptqflow.calib.statistics import load_statistics
     from ptqflow.convert.accuracy_budget import Budget, describe_trial, meet_budget
     from ptqflow.convert.params import ConvertParams
@@ -40,9 +41,10 @@ def main() -> None:
     quantized, control = (
         quantize(fp32.module, fp32.card, params, seen, dataset.train, budget.kept) for seen in (statistics, None)
     )
-    layers = list_layers(fp32.module, quantized.converted, quantized.scheme.fp32)
+    layers = list_layers(fp32.module, quantized.converted)
+    images = next(input_batches(dataset.train, statistics.rows[:1], fp32.card.normalization))
     for directory, made in ((INT8, quantized), (INT8_UNCALIBRATED, control)):  # neither was refused
-        save_int8(directory, made.prepared, made.converted, layers, made.card)
+        save_int8(directory, made.prepared, made.converted, layers, made.card, images)
     print(describe_layers(layers))
     write_csv(PLOTS / "activations.csv", histogram_rows(statistics, quantized.qparams))
     QUANTIZED_RANGES.write(range_rows(statistics, quantized.qparams))

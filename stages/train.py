@@ -22,6 +22,7 @@ def main() -> None:
     from ptqflow.core.inputs import WEIGHTS, given
     from ptqflow.core.ranks import joined
     from ptqflow.data.dataset import open_dataset
+    from ptqflow.data.preprocessing import first_images
     from ptqflow.models.fp32 import save_fp32
     from ptqflow.train.checkpoints import Checkpoints, or_warn
     from ptqflow.train.live import live_log
@@ -60,7 +61,7 @@ def main() -> None:
                 write_figures()
     if ranks.rank == 0:
         write_figures()  # once more: the disk may have room again, else the stage fails here
-        save_fp32(FP32, model, card)
+        save_fp32(FP32, model, card, first_images(dataset.val, card.normalization))
         checkpoints.remove()
 
 

@@ -104,7 +104,7 @@ def main(folder: Path, threads: int) -> None:
     for name, network in ((RESIDUAL, miniature.residual), (BRANCHED, branched)):
         card = miniature.card().model_copy(update={"name": name, "code_sha256": hash_code(name)})
         path = folder / name.replace(":", "_")
-        save_fp32(path / "fp32", network(len(miniature.CLASSES)), card)
+        save_fp32(path / "fp32", network(len(miniature.CLASSES)), card, inputs)
         fp32 = load_fp32(path / "fp32")
         model, card = fp32.module, fp32.card
         save_statistics(
@@ -114,8 +114,8 @@ def main(folder: Path, threads: int) -> None:
         for choice, changes in ((choice, changes) for choice, (of, changes) in CHOICES.items() if of == name):
             seen = None if choice.endswith("uncalibrated") else statistics
             quantized = quantize(model, card, convert_params(**changes), seen, train)
-            layers = list_layers(model, quantized.converted, quantized.scheme.fp32)
-            save_int8(folder / choice, quantized.prepared, quantized.converted, layers, quantized.card)
+            layers = list_layers(model, quantized.converted)
+            save_int8(folder / choice, quantized.prepared, quantized.converted, layers, quantized.card, inputs)
             with torch.inference_mode():
                 torch.save(quantized.converted(inputs), folder / choice / "logits.pt")
 

@@ -48,15 +48,15 @@ def file_card(path: Path) -> FileCard:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """models/ as the stages before leave it; both ONNX files hold the same network, which is all that timing needs."""
     folder = tmp_path_factory.mktemp("benchmark")
-    save_fp32(folder / "fp32", miniature.residual(len(miniature.CLASSES)), miniature.card())
-    fp32 = load_fp32(folder / "fp32")
-    model, card = fp32.module, fp32.card
     train = miniature.split(16)
     inputs = to_input(torch.from_numpy(train.images), miniature.NORMALIZATION)
+    save_fp32(folder / "fp32", miniature.residual(len(miniature.CLASSES)), miniature.card(), inputs)
+    fp32 = load_fp32(folder / "fp32")
+    model, card = fp32.module, fp32.card
     engine = torch.backends.quantized.engine
     quantized = quantize(model, card, convert_params(), collect(model, list(inputs.split(8))), train)
-    layers = list_layers(model, quantized.converted, quantized.scheme.fp32)
-    save_int8(folder / "int8", quantized.prepared, quantized.converted, layers, quantized.card)
+    layers = list_layers(model, quantized.converted)
+    save_int8(folder / "int8", quantized.prepared, quantized.converted, layers, quantized.card, inputs)
 
     export = folder / "export"
     export.mkdir()

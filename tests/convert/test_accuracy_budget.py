@@ -22,6 +22,7 @@ from ptqflow.fx.artifact import load_int8, save_int8
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.prepare import EVERYTHING, prepare
 from ptqflow.models.accuracy import compute_logits
+from ptqflow.models.canonical import canonicalize
 
 MINMAX = {"method": "minmax"}
 
@@ -111,7 +112,7 @@ def test_what_the_budget_keeps_comes_back_from_disk_bit_for_bit(tmp_path: Path, 
     """Also where an override is for a tensor that gets no range then."""
     miniature_card = miniature.card()
     torch.manual_seed(0)
-    model, train = miniature.residual(len(miniature.CLASSES)).eval(), miniature.split(40)
+    model, train = canonicalize(miniature.residual(len(miniature.CLASSES)), miniature.SIZE), miniature.split(40)
     statistics = collect(model, list(images_of(train).split(8)))
     overrides = {"conv2": "entropy"} if overrides else {}
     params = convert_params(engine="x86", activation=MINMAX, overrides=overrides)
@@ -119,7 +120,7 @@ def test_what_the_budget_keeps_comes_back_from_disk_bit_for_bit(tmp_path: Path, 
     quantized = quantize(model, miniature_card, params, statistics, train, ("conv2", "avgpool"))
 
     assert quantized.scheme.fp32 == ("avgpool", "conv2", "fc")
-    save_int8(tmp_path / "int8", quantized.prepared, quantized.converted, [], quantized.card)
+    save_int8(tmp_path / "int8", quantized.prepared, quantized.converted, [], quantized.card, images_of(train))
     restored = load_int8(tmp_path / "int8").module
     with torch.inference_mode():
         assert torch.equal(restored(images_of(train)), quantized.converted(images_of(train)))
@@ -253,7 +254,7 @@ def test_a_block_is_kept_whole_with_its_additions_once_all_its_modules_are() -> 
     params = convert_params(head="int8", activation=MINMAX)
     converted = quantize(model, miniature.card(), params, statistics, train, ("blocks.0",)).converted
     assert "add" in str(converted.graph)
-    layers = list_layers(model, converted, ("blocks.0",))
+    layers = list_layers(model, converted)
     assert {layer.precision for layer in layers if layer.note == "kept FP32"} == {"fp32"}
     assert [layer.operation for layer in layers if layer.note == "kept FP32"] == ["Conv2d", "Conv2d", "add"]
 

@@ -8,11 +8,11 @@ from fresh_process import collect, convert_params
 from torch import Tensor, nn
 
 from ptqflow.calib.sampling import hash_rows
-from ptqflow.convert.qparams import restore_ranges
 from ptqflow.convert.quantize import quantize
 from ptqflow.fx.graph import observer_nodes
 from ptqflow.fx.observer import RangeObserver
 from ptqflow.fx.prepare import prepare
+from ptqflow.fx.qparams import restore_ranges
 
 
 def ranges_of(prepared: nn.Module) -> list[tuple[float, int]]:

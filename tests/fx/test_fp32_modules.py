@@ -14,7 +14,7 @@ from ptqflow.core.engines import Engine
 from ptqflow.core.errors import ParamsError
 from ptqflow.evaluate.metrics import sqnr_db
 from ptqflow.fx.fp32_modules import (
-    find_head,
+    find_heads,
     is_kept,
     is_kept_node,
     kept_modules,
@@ -155,7 +155,7 @@ def test_kept_modules_are_those_named_and_the_head_without_what_is_inside_others
     ],
 )
 def test_the_head_is_the_last_layer_with_weights(model: str, head: str) -> None:
-    assert find_head(models.get_model(model, weights=None, num_classes=7)) == head
+    assert find_heads(models.get_model(model, weights=None, num_classes=7)) == [head]
 
 
 class Scaled(nn.Module):
@@ -180,7 +180,7 @@ class Scaled(nn.Module):
     ],
 )
 def test_the_head_is_found_after_what_has_no_weights(model: nn.Module, head: str | None) -> None:
-    assert find_head(model) == head
+    assert find_heads(model) == ([head] if head else [])
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_all_of_that_is_int8_where_nothing_is_kept(everything: tuple[nn.Module, 
     model, statistics = everything
     quantized = quantize(model, miniature.card(), convert_params(), statistics, miniature.split(40))
 
-    layers = list_layers(model, quantized.converted, quantized.scheme.fp32)
+    layers = list_layers(model, quantized.converted)
     assert [layer.name for layer in layers if layer.precision == "fp32"] == ["fc"]
 
 
@@ -269,7 +269,7 @@ def test_a_kept_module_runs_fp32_between_int8_ones_and_the_list_says_so(
     assert kept & taken.keys()  # the others are fused into them
     assert all(taken[node] == {torch.float32} for node in kept & taken.keys())
     assert taken[f"conv{index}"] == {torch.quint8}
-    layers = list_layers(model, quantized.converted, quantized.scheme.fp32)
+    layers = list_layers(model, quantized.converted)
     listed = {layer.name.replace(".", "_"): layer.precision for layer in layers if layer.note == "kept FP32"}
     computes_nothing = LAYERS[index] in (nn.Identity, nn.Dropout)
     assert listed == {"fc": "fp32"} | ({} if computes_nothing else dict.fromkeys(kept & taken.keys(), "fp32"))
@@ -291,7 +291,7 @@ def test_any_module_can_be_kept_on_any_engine_with_the_same_statistics(
     quantized = quantize(model, miniature.card(), params, collect(model, inputs), miniature.split(40))
 
     assert quantized.scheme.fp32 == tuple(sorted([kept, "fc"]))
-    layers = list_layers(model, quantized.converted, quantized.scheme.fp32)
+    layers = list_layers(model, quantized.converted)
     assert {layer.note for layer in layers if is_kept(layer.name, [kept])} == {"kept FP32"}
     with torch.inference_mode():
         ratio = sqnr_db(quantized.converted(images), model(images))

@@ -7,16 +7,20 @@ import miniature
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ptqflow.core.errors import ArtifactError
 from ptqflow.models.architecture import build_model, hash_code
 from ptqflow.models.fp32 import WEIGHTS, ModelCard, load_fp32, save_fp32
 
 
+def images(size: int) -> Tensor:
+    return torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.fixture
 def saved(tmp_path: Path, network: nn.Module) -> Path:
-    save_fp32(tmp_path / "fp32", network, miniature.card())
+    save_fp32(tmp_path / "fp32", network, miniature.card(), images(miniature.SIZE))
     return tmp_path / "fp32"
 
 
@@ -33,7 +37,7 @@ def test_a_network_comes_back_bit_for_bit_in_evaluation_mode(saved: Path, networ
 
 def test_equal_weights_make_equal_bytes_whatever_their_layout(saved: Path, network: nn.Module) -> None:
     again = saved.with_name("again")
-    save_fp32(again, network.to(memory_format=torch.channels_last).train(), miniature.card())
+    save_fp32(again, network.to(memory_format=torch.channels_last).train(), miniature.card(), images(miniature.SIZE))
 
     assert {file.name: file.read_bytes() for file in again.iterdir()} == {
         file.name: file.read_bytes() for file in saved.iterdir()
@@ -43,7 +47,7 @@ def test_equal_weights_make_equal_bytes_whatever_their_layout(saved: Path, netwo
 def test_a_network_that_checks_the_version_of_its_state_comes_back(tmp_path: Path) -> None:
     model = build_model("mnasnet0_5", "standard", len(miniature.CLASSES), 32)
     card = miniature.card().model_copy(update={"name": "mnasnet0_5", "image_size": 32, "code_sha256": None})
-    save_fp32(tmp_path / "fp32", model, card)
+    save_fp32(tmp_path / "fp32", model, card, images(card.image_size))
 
     loaded = load_fp32(tmp_path / "fp32").module
     assert torch.equal(loaded.state_dict()["layers.0.weight"], model.state_dict()["layers.0.weight"])
@@ -97,7 +101,12 @@ def test_changed_user_code_is_found(tmp_path: Path, user_module: Callable[[str],
     code = "from miniature import residual as build\n"
     name = f"{user_module(code)}:build"
     card: ModelCard = miniature.card().model_copy(update={"name": name, "code_sha256": hash_code(name)})
-    save_fp32(tmp_path / "fp32", build_model(name, "standard", len(card.classes), card.image_size), card)
+    save_fp32(
+        tmp_path / "fp32",
+        build_model(name, "standard", len(card.classes), card.image_size),
+        card,
+        images(miniature.SIZE),
+    )
     load_fp32(tmp_path / "fp32")
 
     (tmp_path / f"{name.partition(':')[0]}.py").write_text(code + "depth = 2\n")

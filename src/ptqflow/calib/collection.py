@@ -17,6 +17,7 @@ from ptqflow.calib.statistics import Statistics
 from ptqflow.data.batching import images_together
 from ptqflow.fx.graph import layer_means, name_observed, weighted_modules
 from ptqflow.fx.prepare import EVERYTHING, prepare
+from ptqflow.models.memory_format import to_channels_last
 
 _PIXELS = 1 << 18  # of images that run through the network together
 
@@ -38,7 +39,7 @@ def observe(model: nn.Module, image_size: int) -> Observed:
         ModelError: as `prepare`.
     """
     prepared = prepare(model, image_size, EVERYTHING)
-    prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
+    to_channels_last(prepared)
     return Observed(prepared, _separate_observers(model, prepared))
 
 

@@ -1,6 +1,6 @@
 """What `convert` chooses: what is quantized, and the range of each tensor."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from glob import escape
 
 from torch import nn
@@ -12,12 +12,11 @@ from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.ranges import Levels, Method, QParams, choose_range, to_qparams
 from ptqflow.core.engines import lacks_vnni
 from ptqflow.core.errors import ArtifactError, ParamsError
-from ptqflow.fx.artifact import TensorQParams
 from ptqflow.fx.engine import overflowing_layers
 from ptqflow.fx.fp32_modules import is_kept, kept_modules, match_names, refuse_fused_steps
 from ptqflow.fx.graph import name_observed, only_clamped
-from ptqflow.fx.observer import RangeObserver
 from ptqflow.fx.prepare import Scheme
+from ptqflow.fx.qparams import observed_together
 
 
 def resolve_scheme(model: nn.Module, params: ConvertParams, also_fp32: Sequence[str] = ()) -> Scheme:
@@ -85,7 +84,7 @@ def set_ranges(
     """
     refuse_fused_steps(model, prepared, scheme.fp32)
     names_of = name_observed(model, prepared)
-    together = _observed_together(prepared, names_of)
+    together = observed_together(prepared, names_of)
     ranged = statistics.tensors.keys() if idle_overrides else {name for names in together.values() for name in names}
     overrides = _overrides(model, statistics, params, ranged)
     levels = Levels(scheme.quant_max, params.activation.symmetric)
@@ -105,19 +104,6 @@ def set_ranges(
         observer.scale, observer.zero_point = qparams.scale, qparams.zero_point
         chosen |= dict.fromkeys(seen, qparams)
     return chosen
-
-
-def restore_ranges(model: nn.Module, prepared: GraphModule, qparams: Mapping[str, TensorQParams]) -> None:
-    """Set on every observer the scale and zero point that `set_ranges` chose when the network was converted.
-
-    Args:
-        model: the FP32 network.
-        prepared: it with observers.
-        qparams: of the INT8 network's card.
-    """
-    for observer, names in _observed_together(prepared, name_observed(model, prepared)).items():
-        if chosen := next((qparams[name] for name in names if name in qparams), None):
-            observer.scale, observer.zero_point = chosen.scale, chosen.zero_point
 
 
 def _overrides(
@@ -140,12 +126,3 @@ def _overrides(
             )
         overrides.append((set(names), method))
     return overrides
-
-
-def _observed_together(prepared: GraphModule, names: Mapping[str, str]) -> dict[RangeObserver, list[str]]:
-    together: dict[RangeObserver, list[str]] = {}
-    for target, name in names.items():
-        observer = prepared.get_submodule(target)
-        if isinstance(observer, RangeObserver):  # else a fixed range
-            together.setdefault(observer, []).append(name)
-    return together

@@ -14,10 +14,11 @@ from ptqflow.convert.qparams import resolve_scheme, set_ranges
 from ptqflow.convert.ranges import QParams
 from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.data.dataset import Split
-from ptqflow.fx.artifact import Int8Card, TensorQParams
-from ptqflow.fx.bias_rounding import round_biases
-from ptqflow.fx.convert import convert
+from ptqflow.fx.artifact import Int8Card
+from ptqflow.fx.bias_rounding import fit_biases, round_biases
+from ptqflow.fx.convert import MissingKernelError, convert
 from ptqflow.fx.prepare import Scheme, prepare
+from ptqflow.fx.qparams import TensorQParams
 from ptqflow.models.fp32 import ModelCard
 
 
@@ -63,14 +64,34 @@ def quantize(
         ModelError: the network cannot be traced or converted, or does not run on this engine.
     """
     scheme = resolve_scheme(model, params, also_fp32)
+    while True:
+        try:
+            return _quantize(model, card, params, scheme, statistics, train, idle_overrides=bool(also_fp32))
+        except MissingKernelError as error:
+            if error.step in scheme.without_kernel:
+                raise
+            scheme = scheme.model_copy(update={"without_kernel": (*scheme.without_kernel, error.step)})
+
+
+def _quantize(
+    model: nn.Module,
+    card: ModelCard,
+    params: ConvertParams,
+    scheme: Scheme,
+    statistics: Statistics | None,
+    train: Split,
+    *,
+    idle_overrides: bool,
+) -> Quantized:
     prepared = prepare(model, card.image_size, scheme, mse_scales)
     qparams = {}
     if statistics:
-        qparams = set_ranges(model, prepared, scheme, statistics, params, idle_overrides=bool(also_fp32))
+        qparams = set_ranges(model, prepared, scheme, statistics, params, idle_overrides=idle_overrides)
     if statistics and params.bias_correction:
         batches = input_batches(train, statistics.rows, card.normalization)
         correct_biases(prepared, statistics.means, batches)
     converted = convert(prepared, scheme, card.image_size)
+    fit_biases(converted, card.image_size)
     if params.round_biases:
         round_biases(converted, card.image_size)
     int8_card = Int8Card(

@@ -14,7 +14,6 @@ from torch import Tensor, fx, nn
 from torch.fx import GraphModule, Node
 from tqdm import tqdm
 
-from ptqflow.convert.qparams import restore_ranges
 from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.errors import DataError
 from ptqflow.core.figures import DIGITS, SensitivityRow
@@ -26,8 +25,10 @@ from ptqflow.fx.fake_quant import Observer, copy_to_simulate, round_values, roun
 from ptqflow.fx.graph import weighted_modules
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.prepare import prepare, without_torch_warnings
+from ptqflow.fx.qparams import restore_ranges
 from ptqflow.models.accuracy import predictions
 from ptqflow.models.fp32 import ModelCard
+from ptqflow.models.memory_format import to_channels_last
 
 _PIXELS = 1 << 17  # of images at a time: all values of the FP32 network for them are in memory together
 
@@ -120,7 +121,7 @@ def measure_sensitivity(
     prepared = prepare(model, card.image_size, int8.scheme, mse_scales)
     restore_ranges(model, prepared, int8.qparams)
     partial_passes = PartialPasses(prepared)
-    layers = list_layers(model, converted, int8.scheme.fp32)
+    layers = list_layers(model, converted)
     tallies = {
         layer.name: _Tally() for layer in layers if layer.precision == "int8" and layer.name in partial_passes.calls
     }
@@ -185,7 +186,7 @@ class PartialPasses(fx.Interpreter):
 
     def __init__(self, prepared: GraphModule) -> None:
         simulated = copy_to_simulate(prepared)
-        simulated.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions are faster so
+        to_channels_last(simulated)
         for module in simulated.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]  # or the kept value that it reads would change

@@ -2,10 +2,13 @@
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ptqflow.core.normalization import Normalization
+from ptqflow.data.batching import images_together
+from ptqflow.data.dataset import Split
 
 
 def to_input(
@@ -26,6 +29,13 @@ def to_input(
         return scaled.view(images.shape).permute(0, 3, 1, 2)
     scaled = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
     return (scaled - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+
+
+def first_images(split: Split, normalization: Normalization) -> Tensor:
+    """Return the first images of a split, normalized: at most 32, and as many as 2**19 pixels hold."""
+    size = split.images.shape[1]
+    count = min(32, images_together(size, 1 << 19))
+    return to_input(torch.from_numpy(np.array(split.images[:count])), normalization)
 
 
 @lru_cache(maxsize=16)  # a copy to a GPU would wait for it, and cannot be part of a CUDA graph

@@ -74,7 +74,7 @@ def _params() -> dict[str, dict[str, Any]]:
 
 def _layers(networks: Networks) -> tuple[LayerCard, ...]:
     roundings = step_roundings(networks.int8.module, networks.card.image_size)
-    layers = list_layers(networks.fp32, networks.int8.module, networks.int8.card.scheme.fp32)
+    layers = list_layers(networks.fp32, networks.int8.module)
     return tuple(
         LayerCard(
             name=layer.name,

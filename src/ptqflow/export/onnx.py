@@ -17,7 +17,7 @@ from torch.onnx.errors import OnnxExporterError
 
 from ptqflow.core.errors import ModelError
 from ptqflow.export.onnx_fold import fold
-from ptqflow.export.qdq import DOMAIN
+from ptqflow.export.qdq import DOMAIN, round_to_uint8
 from ptqflow.fx.prepare import without_torch_warnings
 from ptqflow.runtime.manifest import INPUT, OUTPUT
 
@@ -62,7 +62,7 @@ def _trace(model: nn.Module, image_size: int) -> bytes:
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
-                custom_opsets={DOMAIN: 1} if isinstance(model, GraphModule) else None,
+                custom_opsets={DOMAIN: 1} if _has_roundings(model) else None,
             )
     except (OnnxExporterError, RuntimeError) as error:
         found = re.search(r"aten::\w+", str(error))
@@ -72,6 +72,11 @@ def _trace(model: nn.Module, image_size: int) -> bytes:
             "write it with other operations, or set export.onnx=false"
         ) from None
     return buffer.getvalue()
+
+
+def _has_roundings(model: nn.Module) -> bool:
+    nodes: list[Node] = list(model.graph.nodes) if isinstance(model, GraphModule) else []
+    return any(node.target is round_to_uint8 for node in nodes)
 
 
 @contextmanager

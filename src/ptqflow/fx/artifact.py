@@ -4,26 +4,21 @@ import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat
-from torch.fx import GraphModule
+from pydantic import NonNegativeInt
+from torch import Tensor, fx
+from torch.fx import GraphModule, Node
 
 from ptqflow.core.artifacts import Card, HashedFile, new_directory, write_text
-from ptqflow.core.errors import ArtifactError, EngineError
+from ptqflow.core.errors import ArtifactError, EngineError, ModelError
 from ptqflow.fx.convert import convert
 from ptqflow.fx.layers import Layer, describe_layers
 from ptqflow.fx.prepare import Scheme, prepare, without_torch_warnings
+from ptqflow.fx.qparams import TensorQParams, restore_ranges
+from ptqflow.models.canonical import canonicalize
 from ptqflow.models.fp32 import ModelCard, build_from_card
-
-
-class TensorQParams(Card):
-    """How the values of a tensor are quantized."""
-
-    scale: PositiveFloat
-    """A float32."""
-    zero_point: NonNegativeInt
 
 
 class Int8Card(Card):
@@ -54,9 +49,15 @@ STATE = HashedFile("state.pt", Int8Card, "state_sha256", "convert")
 
 
 def save_int8(
-    directory: Path, prepared: GraphModule, converted: GraphModule, layers: list[Layer], card: Int8Card
+    directory: Path, prepared: GraphModule, converted: GraphModule, layers: list[Layer], card: Int8Card, images: Tensor
 ) -> None:
-    """Write the state, its card, both graphs and the list of layers as text; whole or not at all, deterministic."""
+    """Write the state, its card, both graphs and the list of layers as text; whole or not at all, deterministic.
+
+    What was written is read back and compared with the network on `images`, float32 (N, 3, H, W), first.
+
+    Raises:
+        ModelError: the network that is read back computes something else; or its logits are not finite.
+    """
     buffer = io.BytesIO()
     torch.save(converted.state_dict(), buffer)
     with new_directory(directory) as partial:
@@ -64,6 +65,42 @@ def save_int8(
         write_text(partial / "converted.txt", f"{converted.graph}\n")
         write_text(partial / "layers.txt", describe_layers(layers))
         STATE.write(partial, buffer.getvalue(), card)
+        _require_equal(converted, load_int8(partial).module, images)
+
+
+def _require_equal(converted: GraphModule, reloaded: GraphModule, images: Tensor) -> None:
+    with without_torch_warnings(), torch.inference_mode():
+        logits = converted(images)
+        if not logits.isfinite().all():
+            raise ModelError("the INT8 network returns logits that are not finite")
+        if torch.equal(logits, reloaded(images)):
+            return
+    steps, others = step_values(converted, images), step_values(reloaded, images)
+    first = next((name for name, value in steps.items() if not torch.equal(value, others[name])), "its output")
+    raise ModelError(
+        f"the INT8 network computes something else once it is read back, first in {first}, which keeps something "
+        "outside the state_dict; name it in convert.keep_fp32"
+    )
+
+
+def step_values(network: GraphModule, images: Tensor) -> dict[str, Tensor]:
+    """Return what each step of a network returns, dequantized, by the name of its module or its node."""
+    recorder = _Recorder(network)
+    with without_torch_warnings(), torch.inference_mode():
+        recorder.run(images)
+    return recorder.values
+
+
+class _Recorder(fx.Interpreter):
+    def __init__(self, network: GraphModule) -> None:
+        super().__init__(network)
+        self.values: dict[str, Tensor] = {}
+
+    def run_node(self, n: Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor) and n.op != "output":
+            self.values[str(n.target) if n.op == "call_module" else n.name] = result.dequantize().clone()
+        return result
 
 
 def load_int8(directory: Path, engine: str | None = None) -> Int8Model:
@@ -83,8 +120,11 @@ def load_int8(directory: Path, engine: str | None = None) -> Int8Model:
             f"{directory} was converted for {card.scheme.engine} and would compute other results on {engine}; "
             f"set convert.engine={engine} and run `dvc repro`"
         )
-    model, image_size = build_from_card(card.model), card.model.image_size
-    module = convert(prepare(model, image_size, card.scheme), card.scheme, image_size)
+    image_size = card.model.image_size
+    model = canonicalize(build_from_card(card.model), image_size)
+    prepared = prepare(model, image_size, card.scheme)
+    restore_ranges(model, prepared, card.qparams)  # some kernels keep them outside of the state
+    module = convert(prepared, card.scheme, image_size)
     try:
         with without_torch_warnings():
             module.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))

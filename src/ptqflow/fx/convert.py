@@ -1,18 +1,18 @@
 """convert_fx: from observers to INT8."""
 
 import copy
+from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.ao.quantization.quantize_fx import convert_fx
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from ptqflow.core.engines import Engine
 from ptqflow.core.errors import ModelError
 from ptqflow.fx.engine import use_engine
-from ptqflow.fx.fp32_modules import is_kept_node
 from ptqflow.fx.graph import is_clamp
-from ptqflow.fx.prepare import Scheme, backend_config, is_miscomputed, without_torch_warnings
+from ptqflow.fx.prepare import Scheme, backend_config, fp32_reason, without_torch_warnings
 
 _SHIELD = "stays_fp32"
 
@@ -24,12 +24,13 @@ def convert(prepared: GraphModule, scheme: Scheme, image_size: int) -> GraphModu
 
     Raises:
         EngineError: this machine lacks the engine.
+        MissingKernelError: a step has no INT8 kernel.
         ModelError: torch cannot convert the network, or its INT8 form does not run on this engine.
     """
     use_engine(scheme.engine, scheme.reduce_range)
     with without_torch_warnings():
         try:
-            converted = _convert_shielded(prepared, scheme)
+            converted = _convert_shielded(prepared)
         except Exception as error:  # torch raises anything for what it does not expect
             raise ModelError(
                 f"torch cannot convert the network to INT8 ({_one_line(error)}); name the module that it is about in "
@@ -37,16 +38,16 @@ def convert(prepared: GraphModule, scheme: Scheme, image_size: int) -> GraphModu
             ) from None
     if scheme.engine == "qnnpack":
         _order_for_clamps(converted)
-    _check_runs(converted, scheme.engine, image_size)
+    _check_runs(converted, prepared, scheme.engine, image_size)
     return converted
 
 
-def _convert_shielded(prepared: GraphModule, scheme: Scheme) -> GraphModule:
+def _convert_shielded(prepared: GraphModule) -> GraphModule:
     """Convert with a step after each one that stays FP32: between INT8 ones, torch would put an INT8 kernel there."""
     shielded = copy.deepcopy(prepared)
     shielded.add_module(_SHIELD, nn.Identity())
     for node in list(shielded.graph.nodes):
-        if is_kept_node(node, scheme.fp32) or is_miscomputed(node, shielded):
+        if fp32_reason(node):
             with shielded.graph.inserting_after(node):
                 shield = shielded.graph.call_module(_SHIELD, (node,))
             node.replace_all_uses_with(shield, delete_user_cb=lambda user, shield=shield: user is not shield)
@@ -61,15 +62,42 @@ def _convert_shielded(prepared: GraphModule, scheme: Scheme) -> GraphModule:
     return converted
 
 
-def _check_runs(converted: GraphModule, engine: Engine, image_size: int) -> None:
+class MissingKernelError(ModelError):
+    """A step has no INT8 kernel on the engine for how it is used; it runs if it stays FP32."""
+
+    def __init__(self, step: str, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+        """Name of its module, or of the function's node."""
+
+
+class _Steps(fx.Interpreter):
+    """Runs a network and records which step is running."""
+
+    running: Node
+
+    def run_node(self, n: Node) -> Any:
+        self.running = n
+        return super().run_node(n)
+
+
+def _check_runs(converted: GraphModule, prepared: GraphModule, engine: Engine, image_size: int) -> None:
     # Not all that converts runs: a mean over 1x1 pixels does on qnnpack alone.
+    steps = _Steps(converted)
     try:
         with without_torch_warnings(), torch.inference_mode():
-            converted.forward(torch.zeros(2, 3, image_size, image_size))
+            steps.run(torch.zeros(2, 3, image_size, image_size))
     except Exception as error:  # torch raises anything for what it does not expect
+        step = str(steps.running.target) if steps.running.op == "call_module" else steps.running.name
+        reason = _one_line(error)[:200]
+        if any(node.name == steps.running.name and not fp32_reason(node) for node in prepared.graph.nodes):
+            raise MissingKernelError(
+                step,
+                f"torch has no INT8 kernel on {engine} for how {step} is used ({reason}); name it in convert.keep_fp32",
+            ) from None
         raise ModelError(
-            f"the INT8 network cannot take images of {image_size}x{image_size} on {engine} ({_one_line(error)}); "
-            "try another data.image_size or convert.engine"
+            f"the INT8 network cannot take images of {image_size}x{image_size} on {engine}: {step} raises "
+            f"{type(error).__name__} ({reason}); name it in convert.keep_fp32, or try another convert.engine"
         ) from None
 
 

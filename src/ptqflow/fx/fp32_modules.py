@@ -1,6 +1,7 @@
 """Which modules stay FP32."""
 
 import difflib
+import re
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 
@@ -9,6 +10,9 @@ from torch.fx import GraphModule, Node
 
 from ptqflow.core.errors import ParamsError
 from ptqflow.fx.graph import fused_steps, trace
+from ptqflow.models.canonical import scope
+
+_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 def match_names(key: str, patterns: Iterable[str], names: Collection[str]) -> list[str]:
@@ -33,15 +37,14 @@ def kept_modules(model: nn.Module, patterns: Sequence[str], keeps_head: bool) ->
     Args:
         model: the FP32 network.
         patterns: `convert.keep_fp32`.
-        keeps_head: whether the last layer with weights on the way to the output is one of them.
+        keeps_head: whether the last layers with weights on the way to the output are among them.
 
     Raises:
         ParamsError: a pattern matches nothing.
     """
-    names = [name for name, _ in model.named_modules() if name]
+    names = list(dict.fromkeys([name for name, _ in model.named_modules() if name] + _step_names(trace(model))))
     matched = match_names("convert.keep_fp32", patterns, names)
-    head = find_head(model) if keeps_head else None
-    kept = sorted({*matched, *([head] if head else [])})
+    kept = sorted({*matched, *(find_heads(model) if keeps_head else [])})
     return tuple(name for name in kept if not is_kept(name.rpartition(".")[0], kept))
 
 
@@ -53,8 +56,7 @@ def is_kept(name: str, kept: Collection[str]) -> bool:
 
 def is_kept_node(node: Node, kept: Collection[str]) -> bool:
     """Return whether a step of a network, traced or prepared, belongs to one of the `kept` modules."""
-    path = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
-    return bool(path) and is_kept(path[-1], kept)
+    return node.name in kept or is_kept(scope(node), kept)
 
 
 def refuse_fused_steps(model: nn.Module, prepared: GraphModule, kept: Collection[str]) -> None:
@@ -69,14 +71,25 @@ def refuse_fused_steps(model: nn.Module, prepared: GraphModule, kept: Collection
                 raise ParamsError(f"convert.keep_fp32: {step.target} is fused into {node.target}; name that layer too")
 
 
-def find_head(model: nn.Module) -> str | None:
-    """Return the last layer with weights on the way to the output, None for a network without any."""
+def find_heads(model: nn.Module) -> list[str]:
+    """Return the layers with weights that the output depends on through no other such layer, in no order of theirs."""
     traced = trace(model)
-    node = next(node for node in traced.graph.nodes if node.op == "output")
-    while node.all_input_nodes:
-        node = node.all_input_nodes[0]
-        if node.op == "call_module" and isinstance(
-            traced.get_submodule(str(node.target)), nn.Linear | nn.modules.conv._ConvNd
-        ):
-            return str(node.target)
-    return None
+    heads: dict[str, None] = {}
+    waiting = [node for node in traced.graph.nodes if node.op == "output"]
+    seen = set(waiting)
+    while waiting:
+        for node in waiting.pop().all_input_nodes:
+            if node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), _WEIGHTED):
+                heads[str(node.target)] = None
+            elif node not in seen:
+                seen.add(node)
+                waiting.append(node)
+    return list(heads)
+
+
+def _step_names(traced: GraphModule) -> list[str]:
+    """Return the paths of all modules that steps belong to, and the names of functions and methods."""
+    paths = [scope(node) for node in traced.graph.nodes]
+    parents = [path[: dot.start()] for path in paths for dot in re.finditer(r"\.", path)]
+    calls = [node.name for node in traced.graph.nodes if node.op in ("call_function", "call_method")]
+    return [name for name in (*parents, *paths, *calls) if name]

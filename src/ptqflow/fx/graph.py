@@ -1,24 +1,26 @@
 """Names for what flows through a network, the same in every graph that torch.fx makes of it."""
 
-import copy
-import itertools
-
 import torch
 from torch import Tensor, fx, nn
 from torch.ao.quantization import FixedQParamsObserver
-from torch.ao.quantization.quantize_fx import fuse_fx
+from torch.ao.quantization.fx.fuse import fuse
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
 from ptqflow.fx.observer import RangeObserver
+from ptqflow.models.canonical import copy_sharing_tensors
 
 _RELUS = (functional.relu, torch.relu, "relu")
 _CLAMPS = (functional.relu6, functional.hardtanh, torch.clamp, "clamp")
 
 
 def trace(model: nn.Module) -> GraphModule:
-    """Return the steps of a network in evaluation mode, in a copy that shares its tensors."""
-    return fx.symbolic_trace(_copy_sharing_tensors(model))
+    """Return the steps of a network in evaluation mode, in a copy that shares its tensors.
+
+    A canonical form is copied with the scopes of its steps, which another trace would lose.
+    """
+    copied = copy_sharing_tensors(model).eval()
+    return copied if isinstance(copied, GraphModule) else fx.symbolic_trace(copied)
 
 
 def name_observed(model: nn.Module, prepared: GraphModule) -> dict[str, str]:
@@ -31,7 +33,7 @@ def name_observed(model: nn.Module, prepared: GraphModule) -> dict[str, str]:
     """
     traced = trace(model)
     names: dict[Node, str] = {}
-    for node, steps in fused_steps(traced, fuse_fx(_copy_sharing_tensors(model))).items():
+    for node, steps in fused_steps(traced, fuse(trace(model), is_qat=False)).items():
         name = str(node.target) if node.op == "call_module" else node.name
         calls = sum(taken.partition(":")[0] == name for taken in names.values())
         names[steps[-1]] = f"{name}:{calls}" if calls else name
@@ -101,12 +103,6 @@ def layer_means(layer: nn.Module, output: Tensor) -> Tensor:
     """Return the mean of each output channel of a convolution (N, C, H, W) or a linear layer (…, C): (C,)."""
     channel = 1 if isinstance(layer, nn.Conv2d) else output.dim() - 1
     return output.mean([dimension for dimension in range(output.dim()) if dimension != channel])
-
-
-def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode: torch.fx adds the constants that it meets to the modules that it traces."""
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
 
 
 def _is_renamed(step: Node) -> bool:

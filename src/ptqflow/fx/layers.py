@@ -1,19 +1,16 @@
 """Which layers of a converted network run on INT8, which stayed FP32, and why."""
 
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, get_args
 
 from torch import nn
 from torch.ao.nn.intrinsic import quantized as nniq
-from torch.ao.quantization.backend_config import get_native_backend_config
 from torch.fx import GraphModule, Node
 
 from ptqflow.core.text_table import format_text_table
-from ptqflow.fx.fp32_modules import is_kept_node
+from ptqflow.fx.fp32_steps import quantizable
 from ptqflow.fx.graph import fused_steps, trace
-from ptqflow.fx.prepare import is_miscomputed
+from ptqflow.fx.prepare import fp32_reason
 
 Precision = Literal["int8", "fp32"]
 
@@ -48,13 +45,12 @@ class Layer:
     """What was fused into it, or why it is not INT8."""
 
 
-def list_layers(model: nn.Module, converted: GraphModule, kept: Collection[str]) -> list[Layer]:
+def list_layers(model: nn.Module, converted: GraphModule) -> list[Layer]:
     """List the computing steps of a converted network in the order in which they run.
 
     Args:
         model: the FP32 network that it was made from; what of it is gone has been fused.
         converted: the network as it runs.
-        kept: modules that were to stay FP32.
     """
     steps = fused_steps(trace(model), converted)
     fused = {str(node.target): [_step_name(step) for step in followed[1:]] for node, followed in steps.items()}
@@ -81,7 +77,7 @@ def list_layers(model: nn.Module, converted: GraphModule, kept: Collection[str])
         elif takes_int8:
             layers.append(Layer(name, operation, "int8", "works on INT8 values unchanged"))
         else:
-            layers.append(Layer(name, operation, "fp32", _reason(node, converted, kept)))
+            layers.append(Layer(name, operation, "fp32", _reason(node, converted)))
     return layers
 
 
@@ -133,27 +129,10 @@ def _step_name(step: Node) -> str:
     return str(step.target) if step.op == "call_module" else step.name
 
 
-def _reason(node: Node, converted: GraphModule, kept: Collection[str]) -> str:
-    if is_kept_node(node, kept):
-        return "kept FP32"
-    if is_miscomputed(node, converted):
-        return "torch's INT8 kernel for it is wrong"
+def _reason(node: Node, converted: GraphModule) -> str:
+    if reason := fp32_reason(node):
+        return reason
     kind: Any = type(converted.get_submodule(str(node.target))) if node.op == "call_module" else node.target
-    if kind not in _quantizable():
+    if kind not in quantizable():
         return "torch has no INT8 kernel for it"
     return "torch has an INT8 kernel for it, but not for how it is used here"
-
-
-@cache
-def _quantizable() -> frozenset[Any]:
-    """Return the module classes, functions and method names that torch's native backends have a pattern for."""
-
-    def steps(pattern: Any) -> Iterator[Any]:
-        if isinstance(pattern, tuple):
-            for step in pattern:
-                yield from steps(step)
-        else:
-            yield pattern
-
-    configs = get_native_backend_config().configs
-    return frozenset(step for config in configs if config.pattern is not None for step in steps(config.pattern))

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,14 +19,16 @@ from torch.ao.quantization import (
     get_default_qconfig_mapping,
 )
 from torch.ao.quantization.backend_config import BackendConfig, get_native_backend_config, get_onednn_backend_config
-from torch.ao.quantization.quantize_fx import prepare_fx
+from torch.ao.quantization.fx.fuse import fuse
+from torch.ao.quantization.fx.prepare import prepare as insert_observers
 from torch.fx import GraphModule, Node
 
 from ptqflow.core.artifacts import Card
 from ptqflow.core.engines import Engine
 from ptqflow.core.errors import ModelError
+from ptqflow.fx.fp32_steps import fp32_steps
 from ptqflow.fx.fused_adds import additions_are_safe, fused_additions
-from ptqflow.fx.graph import observer_nodes, unevenly_fused
+from ptqflow.fx.graph import observer_nodes, trace, unevenly_fused
 from ptqflow.fx.observer import RangeObserver, WeightObserver, WeightScales, unit_scales
 
 
@@ -42,6 +44,8 @@ class Scheme(Card):
     """Whether the scales of weights have the least squared error, else the largest weight sets them."""
     fp32: tuple[str, ...]
     """Modules that stay FP32, with all that is in them."""
+    without_kernel: tuple[str, ...] = ()
+    """Steps that stay FP32 because the engine has no INT8 kernel for how they are used."""
     fuse_additions: bool
     """Whether an addition that follows a convolution is fused into it where the engine can do that."""
 
@@ -51,8 +55,8 @@ class Scheme(Card):
         return 127 if self.reduce_range else 255
 
 
-# What torch 2.13 computes wrongly with INT8: PReLU with slopes below 1, transposed convolutions on some engines.
-_MISCOMPUTED = (nn.PReLU, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_REASON = "stays_fp32"
+"""Key of a node's `meta`, and scope of functions that stay FP32."""
 
 EVERYTHING = Scheme(
     engine="x86", reduce_range=False, per_channel=True, mse_weights=False, fp32=(), fuse_additions=False
@@ -69,7 +73,7 @@ def prepare(
     can.
 
     Args:
-        model: FP32, in evaluation mode.
+        model: FP32, in evaluation mode, in its canonical form.
         image_size: height and width of the input in pixels.
         scheme: what is quantized, and to which levels.
         weight_scales: chooses the scales of weights where `scheme.mse_weights` is set; the default is for a network
@@ -95,9 +99,10 @@ def backend_config(prepared: GraphModule) -> BackendConfig:
     return get_onednn_backend_config() if fused_additions(prepared) else get_native_backend_config()
 
 
-def is_miscomputed(node: Node, graph: GraphModule) -> bool:
-    """Return whether a node is of a kind that stays FP32 because torch's INT8 kernels for it are wrong."""
-    return node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), _MISCOMPUTED)
+def fp32_reason(node: Node) -> str | None:
+    """Return why a step of a prepared or converted network stays FP32, None if it need not."""
+    reason: str | None = node.meta.get(_REASON)
+    return reason
 
 
 @contextmanager
@@ -125,19 +130,44 @@ def _prepare_fusing_additions(
 def _prepare(
     model: nn.Module, image_size: int, scheme: Scheme, weight_scales: WeightScales, backend: BackendConfig
 ) -> GraphModule:
+    traced = trace(model)
+    reasons = fp32_steps(traced, scheme.engine, scheme.fp32, scheme.without_kernel)
     example = torch.zeros(1, 3, image_size, image_size)
     with without_torch_warnings():
-        mapping = _qconfig_mapping(scheme, weight_scales)
+        mapping = _qconfig_mapping(scheme, weight_scales, _fp32_modules(traced, reasons))
         try:
-            prepared = prepare_fx(copy.deepcopy(model).eval(), mapping, (example,), backend_config=backend)
-        except Exception as error:  # the user's code and torch's may raise anything
+            fused = fuse(copy.deepcopy(traced), is_qat=False, backend_config=backend)
+            prepared = insert_observers(
+                fused, mapping, False, _scopes(traced, reasons), example_inputs=(example,), backend_config=backend
+            )
+        except Exception as error:  # torch's code raises anything for what it does not expect
             raise ModelError(
-                f"torch.fx cannot trace {type(model).__name__} ({' '.join(str(error).split())}); its forward may not "
-                "branch or loop on the values of its input"
+                f"torch cannot insert observers into {type(model).__name__} ({' '.join(str(error).split())[:300]}); "
+                "name the module that it is about in convert.keep_fp32"
             ) from None
         _free_ranges(prepared, mapping, scheme)
+    for node in prepared.graph.nodes:
+        if node.name in reasons:
+            node.meta[_REASON] = reasons[node.name]
     _reshape_for_view(prepared)
     return prepared
+
+
+def _fp32_modules(traced: GraphModule, reasons: dict[str, str]) -> list[str]:
+    """Return the modules of which every call stays FP32."""
+    calls = [node for node in traced.graph.nodes if node.op == "call_module"]
+    int8 = {node.target for node in calls if node.name not in reasons}
+    return [str(node.target) for node in calls if node.target not in int8]
+
+
+def _scopes(traced: GraphModule, reasons: dict[str, str]) -> dict[str, tuple[str, Any]]:
+    """Return path and type of the module that each step belongs to, by which torch chooses its qconfig."""
+    scopes = {}
+    for node in traced.graph.nodes:
+        stack = list(node.meta.get("nn_module_stack", {}).values())
+        is_fp32 = node.name in reasons and node.op != "call_module"
+        scopes[node.name] = (_REASON, nn.Module) if is_fp32 else stack[-1] if stack else ("", nn.Module)
+    return scopes
 
 
 def _reshape_for_view(prepared: GraphModule) -> None:
@@ -177,17 +207,15 @@ def _refuse_miscomputed(model: nn.Module, prepared: GraphModule) -> None:
             raise ModelError(f"{node.name}: torch's INT8 addition ignores alpha; write x + alpha * y")
 
 
-def _qconfig_mapping(scheme: Scheme, weight_scales: WeightScales) -> QConfigMapping:
-    """Return torch's default mapping for the engine, with our observers for its histograms and for weights."""
+def _qconfig_mapping(scheme: Scheme, weight_scales: WeightScales, fp32: Collection[str]) -> QConfigMapping:
+    """Return torch's default mapping for the engine, with our observers, and none for the modules `fp32`."""
     mapping = get_default_qconfig_mapping(scheme.engine)
     activation = partial(RangeObserver, scheme.quant_max)
     mapping.set_global(QConfig(activation=activation, weight=_weight_observer(scheme, weight_scales)))
     for kind, qconfig in mapping.object_type_qconfigs.items():
         if qconfig and isinstance(qconfig.activation(), HistogramObserver):  # else a fixed range, or that of the input
             mapping.set_object_type(kind, qconfig._replace(activation=activation))
-    for kind in _MISCOMPUTED:
-        mapping.set_object_type(kind, None)
-    for name in scheme.fp32:
+    for name in (*fp32, _REASON):
         mapping.set_module_name(name, None)
     return mapping
 

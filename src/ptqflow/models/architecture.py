@@ -35,6 +35,7 @@ def build_model(name: str, stem: str, num_classes: int, image_size: int) -> nn.M
     model = _build_user_model(name, num_classes) if ":" in name else _build_torchvision(name, num_classes, image_size)
     if stem == "small":
         _shrink_stem(name, model)
+    model.float()  # whatever type the user's function made its weights of
     _check_output(name, model, num_classes, image_size)
     return model
 
@@ -108,7 +109,7 @@ def _shrink_stem(name: str, model: nn.Module) -> None:
 def _check_output(name: str, model: nn.Module, num_classes: int, image_size: int) -> None:
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # parameters of lazy modules that were made in inference mode could not be trained
             output = model(torch.zeros(2, 3, image_size, image_size))
     except _ANY as error:
         raise ModelError(

@@ -7,12 +7,14 @@ from typing import Literal
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from ptqflow.core.artifacts import Card, HashedFile, new_directory
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.normalization import Normalization
 from ptqflow.models.architecture import build_model, hash_code
+from ptqflow.models.canonical import canonicalize
+from ptqflow.models.same_network import require_same_network
 
 
 class ModelCard(Card):
@@ -44,7 +46,7 @@ WEIGHTS = HashedFile("weights.safetensors", ModelCard, "weights_sha256", "train"
 
 
 def build_from_card(card: ModelCard) -> nn.Module:
-    """Build the network that a card describes, with random weights, in evaluation mode.
+    """Build the user's network that a card describes, with random weights, in evaluation mode.
 
     Raises:
         ArtifactError: the user's module has changed since the network was trained.
@@ -54,22 +56,42 @@ def build_from_card(card: ModelCard) -> nn.Module:
     return build_model(card.name, card.stem, len(card.classes), card.image_size).eval()
 
 
-def save_fp32(directory: Path, model: nn.Module, card: ModelCard) -> None:
-    """Write weights and card, whole or not at all; equal weights make equal bytes."""
+def save_fp32(directory: Path, model: nn.Module, card: ModelCard, images: Tensor) -> None:
+    """Write weights and card, whole or not at all; equal weights make equal bytes.
+
+    What was written is read back and compared with the network on `images` first.
+
+    Args:
+        directory: that is written.
+        model: the user's; is moved to the CPU and set to evaluation mode.
+        card: of the model.
+        images: float32 (N, 3, H, W), normalized.
+
+    Raises:
+        ModelError: the weights do not determine the network, or it cannot be traced.
+    """
+    model.cpu().eval()
     state = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
     with new_directory(directory) as partial:
         WEIGHTS.write(partial, safetensors.torch.save(state), card)
+        reloaded = _load(partial)
+        require_same_network(model, reloaded.module, canonicalize(reloaded.module, card.image_size), images)
 
 
 def load_fp32(directory: Path) -> Fp32Model:
-    """Return the network that `save_fp32` wrote.
+    """Return the network that `save_fp32` wrote, in its canonical form.
 
     Raises:
         ArtifactError: a file is missing or changed, or the user's code has changed.
     """
+    loaded = _load(directory)
+    return Fp32Model(canonicalize(loaded.module, loaded.card.image_size), loaded.card)
+
+
+def _load(directory: Path) -> Fp32Model:
     data, card = WEIGHTS.read(directory)
     module = build_from_card(card)
     state = module.state_dict()

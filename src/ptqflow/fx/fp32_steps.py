@@ -1,0 +1,110 @@
+"""Which steps of a network stay FP32: what is asked for, what torch computes wrongly, and what would gain nothing."""
+
+import operator
+from collections.abc import Collection, Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.ao.quantization.backend_config import get_native_backend_config
+from torch.fx import GraphModule, Node
+from torch.nn import functional as F
+
+from ptqflow.core.engines import Engine
+from ptqflow.fx.fp32_modules import is_kept_node
+
+MISCOMPUTED = (nn.PReLU, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""What torch 2.13 computes wrongly on INT8: PReLU with slopes below 1, transposed convolutions on some engines."""
+WRONG = "torch's INT8 kernel for it is wrong"
+_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+_SCALAR = (operator.add, operator.mul, torch.add, torch.mul)
+_PASSIVE = frozenset(("getitem", "chunk", "split", "unbind", "expand", "movedim", "swapaxes"))
+_SIZES = frozenset(("size", "dim", "getattr"))
+
+
+def fp32_steps(
+    traced: GraphModule, engine: Engine, kept: Collection[str], without_kernel: Collection[str]
+) -> dict[str, str]:
+    """Return, for each step that stays FP32 by choice, the reason, by the name of its node.
+
+    A step without weights runs on INT8 only between INT8 steps: where its inputs are FP32, or all that reads its output
+    is, rounding them would cost accuracy and save nothing.
+
+    Args:
+        traced: the network's canonical form.
+        engine: of the INT8 network.
+        kept: names of modules and steps that are to stay FP32.
+        without_kernel: names of those for which the engine has no INT8 kernel as they are used.
+    """
+    reasons = {node.name: reason for node in traced.graph.nodes if (reason := _reason(node, traced, engine, kept))}
+    missing = [node for node in traced.graph.nodes if is_kept_node(node, without_kernel)]
+    reasons |= {node.name: "torch has no INT8 kernel for how it is used here" for node in missing}
+    steps = [node for node in traced.graph.nodes if _may_be_int8(node, traced) and node.name not in reasons]
+    int8 = set(steps)
+    free = [node for node in steps if not _is_weighted(node, traced)]
+    changed = True
+    while changed:
+        alone = [node for node in free if node in int8 and _is_among_fp32(node, int8)]
+        int8.difference_update(alone)
+        changed = bool(alone)
+    return reasons | {node.name: "between FP32 steps" for node in free if node not in int8}
+
+
+@cache
+def quantizable() -> frozenset[Any]:
+    """Return the module classes, functions and method names that torch's native backends have a pattern for."""
+
+    def steps(pattern: Any) -> Iterator[Any]:
+        if isinstance(pattern, tuple):
+            for step in pattern:
+                yield from steps(step)
+        else:
+            yield pattern
+
+    configs = get_native_backend_config().configs
+    return frozenset(step for config in configs if config.pattern is not None for step in steps(config.pattern))
+
+
+def _reason(node: Node, traced: GraphModule, engine: Engine, kept: Collection[str]) -> str | None:
+    if node.op not in ("call_module", "call_function", "call_method"):
+        return None
+    module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if is_kept_node(node, kept):
+        return "kept FP32"
+    if isinstance(module, MISCOMPUTED) or (engine == "qnnpack" and _has_ignored_options(node, module)):
+        return WRONG
+    if node.target in _SCALAR and not all(isinstance(argument, Node) for argument in node.args[:2]):
+        return "scales or shifts by a number, which needs no rounding"
+    return None
+
+
+def _has_ignored_options(node: Node, module: nn.Module | None) -> bool:
+    """Return whether a pooling has options that QNNPACK's kernel ignores."""
+    if isinstance(module, nn.AvgPool2d):
+        return bool(module.ceil_mode or module.divisor_override or (module.padding and not module.count_include_pad))
+    return node.target is F.avg_pool2d and bool(node.kwargs.keys() - {"kernel_size", "stride"} or len(node.args) > 3)
+
+
+def _may_be_int8(node: Node, traced: GraphModule) -> bool:
+    if node.op == "call_module":
+        return type(traced.get_submodule(str(node.target))) in quantizable()
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.target in quantizable() or name in _PASSIVE
+
+
+def _is_weighted(node: Node, traced: GraphModule) -> bool:
+    return node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), _WEIGHTED)
+
+
+def _is_among_fp32(node: Node, int8: set[Node]) -> bool:
+    values = [argument for argument in node.all_input_nodes if not _is_size(argument)]
+    readers = [user for user in node.users if not _is_size(user)]
+    return not any(value in int8 for value in values) or not any(reader in int8 for reader in readers)
+
+
+def _is_size(node: Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op in ("call_function", "call_method") and name in _SIZES
