@@ -17,7 +17,7 @@ from ptqflow.calib.statistics import Statistics
 from ptqflow.data.batching import images_together
 from ptqflow.fx.graph import layer_means, name_observed, weighted_modules
 from ptqflow.fx.prepare import EVERYTHING, prepare
-from ptqflow.models.memory_format import to_channels_last
+from ptqflow.models.memory_format import lay_out
 
 _PIXELS = 1 << 18  # of images that run through the network together
 
@@ -39,7 +39,7 @@ def observe(model: nn.Module, image_size: int) -> Observed:
         ModelError: as `prepare`.
     """
     prepared = prepare(model, image_size, EVERYTHING)
-    to_channels_last(prepared)
+    lay_out(prepared, torch.channels_last)
     return Observed(prepared, _separate_observers(model, prepared))
 
 

@@ -28,7 +28,7 @@ from ptqflow.fx.prepare import prepare, without_torch_warnings
 from ptqflow.fx.qparams import restore_ranges
 from ptqflow.models.accuracy import predictions
 from ptqflow.models.fp32 import ModelCard
-from ptqflow.models.memory_format import to_channels_last
+from ptqflow.models.memory_format import lay_out
 
 _PIXELS = 1 << 17  # of images at a time: all values of the FP32 network for them are in memory together
 
@@ -186,7 +186,7 @@ class PartialPasses(fx.Interpreter):
 
     def __init__(self, prepared: GraphModule) -> None:
         simulated = copy_to_simulate(prepared)
-        to_channels_last(simulated)
+        lay_out(simulated, torch.channels_last)
         for module in simulated.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]  # or the kept value that it reads would change

@@ -14,6 +14,7 @@ from ptqflow.core.errors import ArtifactError
 from ptqflow.core.normalization import Normalization
 from ptqflow.models.architecture import build_model, hash_code
 from ptqflow.models.canonical import canonicalize
+from ptqflow.models.memory_format import lay_out
 from ptqflow.models.same_network import require_same_network
 
 
@@ -63,7 +64,7 @@ def save_fp32(directory: Path, model: nn.Module, card: ModelCard, images: Tensor
 
     Args:
         directory: that is written.
-        model: the user's; is moved to the CPU and set to evaluation mode.
+        model: the user's; is moved to the CPU, set to evaluation mode and laid out contiguously.
         card: of the model.
         images: float32 (N, 3, H, W), normalized.
 
@@ -71,10 +72,8 @@ def save_fp32(directory: Path, model: nn.Module, card: ModelCard, images: Tensor
         ModelError: the weights do not determine the network, or it cannot be traced.
     """
     model.cpu().eval()
-    state = {
-        name: tensor.detach().clone(memory_format=torch.contiguous_format)
-        for name, tensor in model.state_dict().items()
-    }
+    lay_out(model, torch.contiguous_format)  # as what is read back
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
     with new_directory(directory) as partial:
         WEIGHTS.write(partial, safetensors.torch.save(state), card)
         reloaded = _load(partial)

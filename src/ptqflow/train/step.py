@@ -15,7 +15,7 @@ from ptqflow.core.errors import PtqflowWarning
 from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import Ranks
 from ptqflow.data.preprocessing import to_input
-from ptqflow.models.memory_format import to_channels_last
+from ptqflow.models.memory_format import lay_out
 from ptqflow.train.augmentation import crop_and_flip, cut_out
 from ptqflow.train.batches import Batch
 from ptqflow.train.params import TrainParams
@@ -51,7 +51,7 @@ class Trainer:
         self._augments = bool(params.crop_padding or recipe.horizontal_flip)
         self._normalization = recipe.normalization
         model.to(device)
-        to_channels_last(model)
+        lay_out(model, torch.channels_last)
         self.model = synchronize(model) if self._synchronizes() else model
         self.average = copy.deepcopy(self.model) if params.ema_decay else None
         self._rate = torch.tensor(params.lr, device=device)
