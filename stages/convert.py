@@ -20,6 +20,7 @@ def main() -> None:
     from ptqflow.core.params import read_params
     from ptqflow.data.dataset import open_dataset
     from ptqflow.fx.artifact import save_int8
+    from ptqflow.fx.fidelity import measure_fidelity, require_fidelity
     from ptqflow.fx.layers import count_layers, describe_layers, list_layers
     from ptqflow.models.fp32 import load_fp32
 
@@ -43,6 +44,8 @@ def main() -> None:
     )
     layers = list_layers(fp32.module, quantized.converted)
     images = next(input_batches(dataset.train, statistics.rows[:1], fp32.card.normalization))
+    fidelity = measure_fidelity(fp32.module, quantized.converted, images)
+    require_fidelity(fidelity, params.min_sqnr_db, fp32.module, quantized.converted, images)
     for directory, made in ((INT8, quantized), (INT8_UNCALIBRATED, control)):  # neither was refused
         save_int8(directory, made.prepared, made.converted, layers, made.card, images)
     print(describe_layers(layers))

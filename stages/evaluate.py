@@ -20,16 +20,20 @@ def main() -> None:
     from ptqflow.core.figures import CLASSES, RELIABILITY
     from ptqflow.core.ranks import joined
     from ptqflow.data.dataset import open_dataset
+    from ptqflow.data.preprocessing import first_images
     from ptqflow.evaluate.metrics import class_rows, compare, confusion_rows, per_class_rows, reliability_rows
     from ptqflow.evaluate.predictions import PredictionsCard, predict, save_predictions
     from ptqflow.fx.artifact import STATE, load_int8
+    from ptqflow.fx.fidelity import Fidelity, require_fidelity
     from ptqflow.models.accuracy import compute_logits
+    from ptqflow.models.fidelity import median_sqnr_db
     from ptqflow.models.fp32 import WEIGHTS, load_fp32
 
     dataset = open_dataset(DATASET)
     test = dataset.test
     fp32 = load_fp32(FP32)
-    networks = {"fp32": fp32.module, **{name: load_int8(directory).module for name, directory in INT8_DIRS.items()}}
+    int8 = {name: load_int8(directory) for name, directory in INT8_DIRS.items()}
+    networks = {"fp32": fp32.module, **{name: model.module for name, model in int8.items()}}
     files = {"fp32": WEIGHTS.path(FP32), **{name: STATE.path(directory) for name, directory in INT8_DIRS.items()}}
     with joined(params.threads) as ranks:
         logits = {
@@ -38,6 +42,9 @@ def main() -> None:
         }
     if ranks.rank:
         return
+    fidelity = Fidelity(median_sqnr_db(logits["int8"], logits["fp32"]), f"{len(test)} test images")
+    examples = first_images(test, fp32.card.normalization)
+    require_fidelity(fidelity, int8["int8"].card.min_sqnr_db, fp32.module, int8["int8"].module, examples)
     sizes = {name: file.stat().st_size for name, file in files.items()}
     for name in networks:
         write_csv(PLOTS / f"confusion_{name}.csv", confusion_rows(logits[name], test.labels, fp32.card.classes))

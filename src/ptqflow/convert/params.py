@@ -52,6 +52,8 @@ class ConvertParams(Params):
     """
     bias_correction: bool
     """Whether the mean error of each layer is subtracted from its bias."""
+    min_sqnr_db: Annotated[float, Field(ge=0, le=100)] | None = 10.0
+    """The least SQNR to FP32 in decibels, as the median over images, with which INT8 is accepted; null: no limit."""
     max_drop: Annotated[float, Field(ge=0, le=100)] | None
     """Points of top-1 that INT8 may lose on val: the most harmful modules stay FP32 until it does; null: no limit."""
 

@@ -98,6 +98,7 @@ def _quantize(
         scheme=scheme,
         model=card,
         calibration_images=statistics.rows.size if statistics else 0,
+        min_sqnr_db=params.min_sqnr_db if statistics else None,
         calibration_sha256=hash_rows(statistics.rows) if statistics else "",
         qparams={
             name: TensorQParams(scale=chosen.scale, zero_point=chosen.zero_point) for name, chosen in qparams.items()

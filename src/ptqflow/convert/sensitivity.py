@@ -22,7 +22,7 @@ from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.artifact import Int8Card
 from ptqflow.fx.fake_quant import Observer, copy_to_simulate, round_values, round_weight
-from ptqflow.fx.graph import weighted_modules
+from ptqflow.fx.graph import clamps, weighted_modules
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.prepare import prepare, without_torch_warnings
 from ptqflow.fx.qparams import restore_ranges
@@ -102,10 +102,11 @@ def measure_sensitivity(
 ) -> dict[str, Sensitivity]:
     """Measure what the quantization of each module costs, in the order in which they run.
 
-    The modules are those that run on INT8 in the converted network. Alone, a module is simulated in the prepared
-    network: its weight, and what goes into it and comes out of it, are rounded to quantized levels; all else is
-    FP32. The values of the FP32 network are kept for some images at a time, and only what depends on the module runs
-    again. In the network, its output is that of the real kernels, not of a simulation: that is what is deployed.
+    They are the modules, and functions such as additions, that run on INT8 in the converted network. Alone, one is
+    simulated in the prepared network: its weight, and what goes into it and comes out of it, are rounded to quantized
+    levels; all else is FP32. Where its output only goes into clamps such as ReLU6, what these return is compared: what
+    they cut off is no error. The values of the FP32 network are kept for some images at a time, and only what depends
+    on the module runs again. In the network, its output is that of the real kernels: that is what is deployed.
 
     Args:
         model: FP32, in evaluation mode.
@@ -136,7 +137,7 @@ def measure_sensitivity(
             right += _count_right(_finite(partial_passes.run_fp32(batch), chunk), val.labels[chunk])
             references = {name: partial_passes.outputs(name) for name in tallies}
             with without_torch_warnings():
-                _Int8Pass(converted, references, tallies).run(batch)
+                _Int8Pass(converted, partial_passes.ends, references, tallies).run(batch)
             bar.update()
             for name, tally in tallies.items():
                 outputs, logits = partial_passes.run_quantizing(name)
@@ -191,11 +192,16 @@ class PartialPasses(fx.Interpreter):
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]  # or the kept value that it reads would change
         super().__init__(simulated, garbage_collect_values=False)
+        self._network = simulated
         self.calls: dict[str, list[Node]] = {}
-        """Of each module, the nodes that call it."""
+        """Of each module, the nodes that call it; of each function, its node."""
         for node in simulated.graph.nodes:
-            if node.op == "call_module" and self._observer(node) is None:
+            if node.op in ("call_function", "call_method"):
+                self.calls[node.name] = [node]
+            elif node.op == "call_module" and self._observer(node) is None:
                 self.calls.setdefault(str(node.target), []).append(node)
+        self.ends = {node.name: self._end(node).name for nodes in self.calls.values() for node in nodes}
+        """Of each such node, the one whose output is compared: the last of the clamps that alone read its output."""
         self._rounded = _rounded_modules(simulated)
         self._fp32: dict[Node, Any] = {}
 
@@ -207,7 +213,7 @@ class PartialPasses(fx.Interpreter):
 
     def outputs(self, name: str) -> list[Tensor]:
         """Return the output of each call of a module in FP32."""
-        return [self._fp32[node] for node in self.calls[name]]
+        return [self._fp32[self._end(node)] for node in self.calls[name]]
 
     def run_quantizing(self, name: str) -> tuple[list[Tensor], Tensor]:
         """Return the output of each call of a module, and the logits, with that module alone quantized."""
@@ -244,12 +250,26 @@ class PartialPasses(fx.Interpreter):
             return value if observer is None else round_values(observer, value)
 
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), read)
+        if node.op != "call_module":
+            return getattr(self, node.op)(node.target, args, kwargs)
         return self._rounded.get(str(node.target), self.fetch_attr(str(node.target)))(*args, **kwargs)
 
     def _rounded_output(self, node: Node, changed: Mapping[Node, Any]) -> Tensor:
-        observers = [user for user in node.users if self._observer(user) is not None]
-        value: Tensor = changed[observers[0] if observers else node]
+        end = self._end(node)
+        observers = [user for user in end.users if self._observer(user) is not None]
+        value: Tensor = changed[observers[0] if observers else end]
         return value
+
+    def _end(self, node: Node) -> Node:
+        """Return the last of the clamps that alone read the output of a node, or the node."""
+        while len(node.users) == 1:
+            reader = next(iter(node.users))
+            if self._observer(reader) is not None and len(reader.users) == 1:
+                reader = next(iter(reader.users))
+            if not clamps(reader, self._network):
+                break
+            node = reader
+        return node
 
     def _observer(self, node: Node) -> Any:
         module = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -280,16 +300,28 @@ class _Int8Pass(fx.Interpreter):
     """Runs a converted network and compares the output of each module with FP32's."""
 
     def __init__(
-        self, converted: GraphModule, references: Mapping[str, Sequence[Tensor]], tallies: Mapping[str, _Tally]
+        self,
+        converted: GraphModule,
+        ends: Mapping[str, str],
+        references: Mapping[str, Sequence[Tensor]],
+        tallies: Mapping[str, _Tally],
     ) -> None:
         super().__init__(converted)
         self._left = {name: iter(values) for name, values in references.items()}
         self._tallies = tallies
+        nodes = {node.name for node in converted.graph.nodes}
+        self._measured: dict[str, str] = {}
+        """Of the nodes whose output is compared, the module or function that it is the output of."""
+        for node in converted.graph.nodes:
+            name = str(node.target) if node.op == "call_module" else node.name
+            if name in references:
+                end = ends.get(node.name, node.name)
+                self._measured[end if end in nodes else node.name] = name
 
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = super().call_module(target, args, kwargs)
-        if target in self._left:
-            self._tallies[target].network.add(next(self._left[target]), output.dequantize())
+    def run_node(self, n: Node) -> Any:
+        output = super().run_node(n)
+        if name := self._measured.get(n.name):
+            self._tallies[name].network.add(next(self._left[name]), output.dequantize())
         return output
 
 

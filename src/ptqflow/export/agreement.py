@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from ptqflow.runtime.runtimes import Runtime
 
+SQNR_MARGIN_DB = 3.0
+"""How much less an exported file's SQNR to FP32 may be than torch's: noise of twice the power."""
 OPENVINO_AGREEMENT = 0.98
 """The most that is required of OpenVINO, which adds a residual before it rounds, whatever the graph says."""
 _SIGMAS = 3.09
@@ -40,6 +42,23 @@ def compare(predicted: NDArray[np.integer], reference: NDArray[np.integer], labe
         different=int((predicted != reference).sum()),
         lost=int((reference_right & ~right).sum()),
         gained=int((right & ~reference_right).sum()),
+    )
+
+
+def find_loss(sqnr_db: float, torch_sqnr_db: float) -> str | None:
+    """Return what is wrong with the logits of an exported file, None if they are as near to FP32's as torch's.
+
+    Labels alone would pass a file that computes some of its steps wrongly, on images that are easy to classify.
+
+    Args:
+        sqnr_db: of the file's logits to FP32's, the median over the test images.
+        torch_sqnr_db: of the INT8 network of torch.
+    """
+    if sqnr_db >= torch_sqnr_db - SQNR_MARGIN_DB:
+        return None
+    return (
+        f"has logits with an SQNR of {sqnr_db:.1f} dB to FP32's, the median of the test images, where torch's have "
+        f"{torch_sqnr_db:.1f} dB; {SQNR_MARGIN_DB:g} dB less are accepted"
     )
 
 

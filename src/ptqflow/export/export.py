@@ -97,14 +97,14 @@ def check_files(gate: Gate, networks: Networks, logits: Tensor, test: Split, par
     share = params.min_agreement
     figures = {INT8_TORCHSCRIPT: gate.require_equal("torchscript", INT8_TORCHSCRIPT, logits)}
     if params.onnx:
+        fp32 = compute_logits(networks.fp32, test, networks.card.normalization, gate.batch_size, "fp32")
         try:
-            figures[INT8_ONNX] = gate.require_agreement("onnxruntime", INT8_ONNX, logits, share)
+            figures[INT8_ONNX] = gate.require_agreement("onnxruntime", INT8_ONNX, logits, share, fp32)
         except ModelError as error:
             raise ModelError(f"{error}; {_where(gate, networks, test)}") from None
-        fp32 = compute_logits(networks.fp32, test, networks.card.normalization, gate.batch_size, "fp32")
-        figures[FP32_ONNX] = gate.require_agreement("onnxruntime", FP32_ONNX, fp32, share)
+        figures[FP32_ONNX] = gate.require_agreement("onnxruntime", FP32_ONNX, fp32, share, fp32)
         if params.openvino:
-            figures[INT8_ONNX]["openvino"] = gate.require_agreement("openvino", INT8_ONNX, logits, share)
+            figures[INT8_ONNX]["openvino"] = gate.require_agreement("openvino", INT8_ONNX, logits, share, fp32)
     return ExportMetrics.model_validate(figures)
 
 

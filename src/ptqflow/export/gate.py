@@ -9,15 +9,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ptqflow.core.errors import ModelError, describe_failure
 from ptqflow.core.figures import DIGITS
 from ptqflow.export import replay
-from ptqflow.export.agreement import compare, find_fault
+from ptqflow.export.agreement import compare, find_fault, find_loss
 from ptqflow.export.qdq import StepOutput
 from ptqflow.models.accuracy import predictions
+from ptqflow.models.fidelity import median_sqnr_db
 from ptqflow.runtime.runtimes import Runtime
 
 _STEPS, _SHARE = 2, 0.01
@@ -65,9 +67,26 @@ class Gate:
             raise ModelError(f"{name} returns other logits than the INT8 model, first for test image {image}")
         return {"bit_exact": True}
 
-    def require_agreement(self, runtime: Runtime, name: str, reference: Tensor, min_agreement: float) -> dict[str, Any]:
-        """Require predictions equivalent to those of the reference, float64 (N, classes), by `find_fault`."""
-        predicted = self.replay(runtime, name, len(self.labels)).argmax(axis=1)
+    def require_agreement(
+        self, runtime: Runtime, name: str, reference: Tensor, min_agreement: float, fp32: Tensor
+    ) -> dict[str, Any]:
+        """Require predictions equivalent to those of the reference, by `find_fault`, and logits as near to FP32's.
+
+        Args:
+            runtime: that runs the file.
+            name: of the file.
+            reference: logits of torch's network, float64 (N, classes).
+            min_agreement: `export.min_agreement`.
+            fp32: logits of the FP32 network, of the same shape.
+
+        Raises:
+            ModelError: they are not.
+        """
+        logits = self.replay(runtime, name, len(self.labels))
+        predicted = logits.argmax(axis=1)
+        sqnr_db = median_sqnr_db(torch.from_numpy(logits), fp32)
+        if reference is not fp32 and (loss := find_loss(sqnr_db, median_sqnr_db(reference, fp32))):
+            raise ModelError(f"{name} in {runtime} {loss}")
         agreement = compare(predicted, predictions(reference), self.labels)
         if fault := find_fault(agreement, runtime, min_agreement):
             raise ModelError(f"{name} in {runtime} {fault}")

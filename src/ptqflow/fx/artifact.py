@@ -4,12 +4,12 @@ import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeInt
-from torch import Tensor, fx
-from torch.fx import GraphModule, Node
+from torch import Tensor
+from torch.fx import GraphModule
 
 from ptqflow.core.artifacts import Card, HashedFile, new_directory, write_text
 from ptqflow.core.errors import ArtifactError, EngineError, ModelError
@@ -17,6 +17,7 @@ from ptqflow.fx.convert import convert
 from ptqflow.fx.layers import Layer, describe_layers
 from ptqflow.fx.prepare import Scheme, prepare, without_torch_warnings
 from ptqflow.fx.qparams import TensorQParams, restore_ranges
+from ptqflow.fx.values import step_values
 from ptqflow.models.canonical import canonicalize
 from ptqflow.models.fp32 import ModelCard, build_from_card
 
@@ -34,6 +35,8 @@ class Int8Card(Card):
     """Hash of their rows in the train split, little-endian int64, in the order in which they were seen."""
     qparams: dict[str, TensorQParams]
     """Scale and zero point that `convert` chose for each tensor, by its name; none for the control."""
+    min_sqnr_db: float | None = None
+    """The least median SQNR to FP32, in decibels, that `convert` required and `evaluate` does; None: no limit."""
     state_sha256: str = ""
 
 
@@ -81,26 +84,6 @@ def _require_equal(converted: GraphModule, reloaded: GraphModule, images: Tensor
         f"the INT8 network computes something else once it is read back, first in {first}, which keeps something "
         "outside the state_dict; name it in convert.keep_fp32"
     )
-
-
-def step_values(network: GraphModule, images: Tensor) -> dict[str, Tensor]:
-    """Return what each step of a network returns, dequantized, by the name of its module or its node."""
-    recorder = _Recorder(network)
-    with without_torch_warnings(), torch.inference_mode():
-        recorder.run(images)
-    return recorder.values
-
-
-class _Recorder(fx.Interpreter):
-    def __init__(self, network: GraphModule) -> None:
-        super().__init__(network)
-        self.values: dict[str, Tensor] = {}
-
-    def run_node(self, n: Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, Tensor) and n.op != "output":
-            self.values[str(n.target) if n.op == "call_module" else n.name] = result.dequantize().clone()
-        return result
 
 
 def load_int8(directory: Path, engine: str | None = None) -> Int8Model:

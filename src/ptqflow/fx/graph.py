@@ -56,8 +56,13 @@ def only_clamped(prepared: GraphModule) -> set[str]:
     return {
         str(node.target)
         for node in observer_nodes(prepared)
-        if node.users and all(_is_relu(user, prepared) or is_clamp(user, prepared) for user in node.users)
+        if node.users and all(clamps(user, prepared) for user in node.users)
     }
+
+
+def clamps(node: Node, graph: GraphModule) -> bool:
+    """Return whether a node cuts off values as ReLU or ReLU6 does."""
+    return _is_relu(node, graph) or is_clamp(node, graph)
 
 
 def is_clamp(node: Node, graph: GraphModule) -> bool:

@@ -112,6 +112,13 @@ def _check_output(name: str, model: nn.Module, num_classes: int, image_size: int
         with torch.no_grad():  # parameters of lazy modules that were made in inference mode could not be trained
             output = model(torch.zeros(2, 3, image_size, image_size))
     except _ANY as error:
+        first = next(((path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d)), None)
+        if first and first[1].in_channels != 3:
+            raise ModelError(
+                f"model.name={name} takes images with in_channels={first[1].in_channels} ({first[0]}), and those of the "
+                "data set have 3: red, green and blue; compute its channels from them first in the function's network, "
+                "such as images.mean(1, keepdim=True) for grey ones"
+            ) from error
         raise ModelError(
             f"model.name={name} cannot take images of {image_size}x{image_size} ({type(error).__name__}: {error}); "
             "try another data.image_size"
