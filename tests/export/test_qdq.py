@@ -95,7 +95,17 @@ def test_the_graph_rounds_where_torch_does_and_to_the_same_levels(exported: Expo
         assert levels.max() < 255 + 1e-3
 
 
-def test_a_kernel_without_a_float_operation_is_named(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+class Summed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Conv2d(3, 6, 3), nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.left(x) + self.right(x))).flatten(1)
+
+
+def test_a_kernel_without_a_float_operation_is_named(inputs: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = make_networks(Summed().eval(), miniature.card(), inputs, head="int8")
     monkeypatch.delitem(_FUNCTIONS, "add_relu")
     with pytest.raises(ModelError, match=r"support torch's INT8 kernel add_relu; list .* in convert.keep_fp32"):
-        build_qdq(exported.networks.int8.module, miniature.SIZE)
+        build_qdq(networks.int8.module, miniature.SIZE)

@@ -22,7 +22,7 @@ from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.artifact import Int8Card
 from ptqflow.fx.fake_quant import Observer, copy_to_simulate, round_values, round_weight
-from ptqflow.fx.graph import clamps, weighted_modules
+from ptqflow.fx.graph import clamps, step_name, weighted_modules
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.prepare import prepare, without_torch_warnings
 from ptqflow.fx.qparams import restore_ranges
@@ -313,8 +313,7 @@ class _Int8Pass(fx.Interpreter):
         self._measured: dict[str, str] = {}
         """Of the nodes whose output is compared, the module or function that it is the output of."""
         for node in converted.graph.nodes:
-            name = str(node.target) if node.op == "call_module" else node.name
-            if name in references:
+            if (name := step_name(node)) in references:
                 end = ends.get(node.name, node.name)
                 self._measured[end if end in nodes else node.name] = name
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ptqflow.core.errors import ModelError
 from ptqflow.fx.bias_rounding import sum_scale
+from ptqflow.fx.graph import step_name
 from ptqflow.fx.layers import ends_with_relu
 from ptqflow.fx.prepare import without_torch_warnings
 
@@ -231,7 +232,7 @@ def step_names(converted: GraphModule) -> dict[Node, str]:
     taken: set[str] = set()
     for node in converted.graph.nodes:
         path = str(node.target)
-        names[node] = path if node.op == "call_module" and path not in taken else node.name
+        names[node] = node.name if path in taken else step_name(node)
         taken.add(names[node])
     return names
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from ptqflow.core.errors import ModelError
-from ptqflow.fx.graph import fused_steps, trace
+from ptqflow.fx.graph import fused_steps, step_name, trace
 from ptqflow.fx.prepare import without_torch_warnings
 from ptqflow.fx.values import step_values
 from ptqflow.models.fidelity import median_sqnr_db
@@ -66,19 +66,17 @@ def require_fidelity(
 
 
 def _losses(model: nn.Module, converted: GraphModule, images: Tensor) -> list[tuple[str, str, str]]:
-    """Return the steps in which most fidelity is lost, with the median SQNR of their worst input and of their output."""
+    """Return the steps in which most fidelity is lost, with the median SQNR of their worst input and their output."""
     exact, found = step_values(trace(model), images), step_values(converted, images)
     sqnr: dict[Node, float] = {}
     losses = []
     for node, steps in fused_steps(trace(model), converted).items():
-        reference, values = exact.get(_name(steps[-1])), found.get(_name(node))
+        reference, values = exact.get(step_name(steps[-1])), found.get(step_name(node))
         if reference is None or values is None or reference.shape != values.shape or reference.dim() < 2:
             continue
         sqnr[node] = min(median_sqnr_db(values.flatten(1), reference.flatten(1)), _EXACT)
-        before = min((sqnr[source] for source in _sources(node, sqnr)), default=math.inf)
-        losses.append(
-            (min(before, 99.0) - sqnr[node], _name(steps[0]), f"{min(before, 99.0):.0f}", f"{sqnr[node]:.0f}")
-        )
+        before = min((sqnr[source] for source in _sources(node, sqnr)), default=_EXACT)
+        losses.append((before - sqnr[node], step_name(steps[0]), f"{before:.0f}", f"{sqnr[node]:.0f}"))
     return [(name, before, after) for _, name, before, after in sorted(losses, reverse=True)[:_NAMED]]
 
 
@@ -88,7 +86,3 @@ def _sources(node: Node, known: dict[Node, float]) -> list[Node]:
     for argument in node.all_input_nodes:
         sources += [argument] if argument in known else _sources(argument, known)
     return sources
-
-
-def _name(node: Node) -> str:
-    return str(node.target) if node.op == "call_module" else node.name

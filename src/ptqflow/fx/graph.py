@@ -23,6 +23,17 @@ def trace(model: nn.Module) -> GraphModule:
     return copied if isinstance(copied, GraphModule) else fx.symbolic_trace(copied)
 
 
+def note_steps(prepared: GraphModule) -> None:
+    """Note on the steps of a prepared network their names, which `convert_fx` changes."""
+    for node in prepared.graph.nodes:
+        node.stack_trace = node.name  # all that convert_fx keeps of a function that it replaces
+
+
+def step_name(node: Node) -> str:
+    """Return the path of the module that a node calls, of a function its name in the canonical form."""
+    return str(node.target) if node.op == "call_module" else node.stack_trace or node.name
+
+
 def name_observed(model: nn.Module, prepared: GraphModule) -> dict[str, str]:
     """Return, for each observer of a prepared network in order, the name of the tensor that it observes.
 

@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from ptqflow.core.text_table import format_text_table
 from ptqflow.fx.fp32_steps import quantizable
-from ptqflow.fx.graph import fused_steps, trace
+from ptqflow.fx.graph import fused_steps, step_name, trace
 from ptqflow.fx.prepare import fp32_reason
 
 Precision = Literal["int8", "fp32"]
@@ -53,7 +53,7 @@ def list_layers(model: nn.Module, converted: GraphModule) -> list[Layer]:
         converted: the network as it runs.
     """
     steps = fused_steps(trace(model), converted)
-    fused = {str(node.target): [_step_name(step) for step in followed[1:]] for node, followed in steps.items()}
+    fused = {str(node.target): [step_name(step) for step in followed[1:]] for node, followed in steps.items()}
     int8_values: set[Node] = set()
     sizes: set[Node] = set()
     layers = []
@@ -71,7 +71,7 @@ def list_layers(model: nn.Module, converted: GraphModule) -> list[Layer]:
             int8_values.add(node)
         if (operation := _operation(node, converted)) is None:
             continue
-        name = str(node.target) if node.op == "call_module" else node.name
+        name = step_name(node)
         if has_int8_kernel:
             layers.append(Layer(name, operation, "int8", f"with {', '.join(fused[name])}" if fused.get(name) else ""))
         elif takes_int8:
@@ -123,10 +123,6 @@ def _operation(node: Node, converted: GraphModule) -> str | None:
 
 def _function_name(node: Node) -> str:
     return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", node.target))
-
-
-def _step_name(step: Node) -> str:
-    return str(step.target) if step.op == "call_module" else step.name
 
 
 def _reason(node: Node, converted: GraphModule) -> str:

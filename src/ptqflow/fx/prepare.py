@@ -28,7 +28,7 @@ from ptqflow.core.engines import Engine
 from ptqflow.core.errors import ModelError
 from ptqflow.fx.fp32_steps import fp32_steps
 from ptqflow.fx.fused_adds import additions_are_safe, fused_additions
-from ptqflow.fx.graph import observer_nodes, trace, unevenly_fused
+from ptqflow.fx.graph import note_steps, observer_nodes, trace, unevenly_fused
 from ptqflow.fx.observer import RangeObserver, WeightObserver, WeightScales, unit_scales
 
 
@@ -149,6 +149,7 @@ def _prepare(
     for node in prepared.graph.nodes:
         if node.name in reasons:
             node.meta[_REASON] = reasons[node.name]
+    note_steps(prepared)
     _reshape_for_view(prepared)
     return prepared
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx import GraphModule, Node
 
+from ptqflow.fx.graph import step_name
 from ptqflow.fx.prepare import without_torch_warnings
 
 
@@ -25,5 +26,5 @@ class _Recorder(fx.Interpreter):
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
         if isinstance(result, Tensor) and n.op != "output":
-            self.values[str(n.target) if n.op == "call_module" else n.name] = result.dequantize().clone()
+            self.values[step_name(n)] = result.dequantize().clone()
         return result

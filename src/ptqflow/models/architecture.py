@@ -115,9 +115,9 @@ def _check_output(name: str, model: nn.Module, num_classes: int, image_size: int
         first = next(((path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d)), None)
         if first and first[1].in_channels != 3:
             raise ModelError(
-                f"model.name={name} takes images with in_channels={first[1].in_channels} ({first[0]}), and those of the "
-                "data set have 3: red, green and blue; compute its channels from them first in the function's network, "
-                "such as images.mean(1, keepdim=True) for grey ones"
+                f"model.name={name} takes images with in_channels={first[1].in_channels} ({first[0]}), and those of "
+                "the data set have 3: red, green and blue; let the network compute its own from them first, such as "
+                "images.mean(1, keepdim=True) for grey ones"
             ) from error
         raise ModelError(
             f"model.name={name} cannot take images of {image_size}x{image_size} ({type(error).__name__}: {error}); "
