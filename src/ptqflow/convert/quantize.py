@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 from ptqflow.calib.sampling import hash_rows, input_batches
 from ptqflow.calib.statistics import Statistics
 from ptqflow.convert.bias_correction import correct_biases
+from ptqflow.convert.concatenations import unequal_concatenations
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.qparams import resolve_scheme, set_ranges
 from ptqflow.convert.ranges import QParams
@@ -84,6 +85,9 @@ def _quantize(
     idle_overrides: bool,
 ) -> Quantized:
     prepared = prepare(model, card.image_size, scheme, mse_scales)
+    if statistics and (unequal := unequal_concatenations(model, prepared, statistics)):
+        scheme = scheme.model_copy(update={"unequal": unequal})
+        prepared = prepare(model, card.image_size, scheme, mse_scales)
     qparams = {}
     if statistics:
         qparams = set_ranges(model, prepared, scheme, statistics, params, idle_overrides=idle_overrides)

@@ -1,7 +1,7 @@
 """Which steps of a network stay FP32: what is asked for, what torch computes wrongly, and what would gain nothing."""
 
 import operator
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -18,14 +18,14 @@ MISCOMPUTED = (nn.PReLU, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspos
 """What torch 2.13 computes wrongly on INT8: PReLU with slopes below 1, transposed convolutions on some engines."""
 WRONG = "torch's INT8 kernel for it is wrong"
 _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+_FLOAT_INSIDE = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.Softmax)
+_FLOAT_INSIDE_FUNCTIONS = (F.layer_norm, F.group_norm, F.instance_norm, F.softmax, torch.softmax, "softmax")
 _SCALAR = (operator.add, operator.mul, torch.add, torch.mul)
 _PASSIVE = frozenset(("getitem", "chunk", "split", "unbind", "expand", "movedim", "swapaxes"))
 _SIZES = frozenset(("size", "dim", "getattr"))
 
 
-def fp32_steps(
-    traced: GraphModule, engine: Engine, kept: Collection[str], without_kernel: Collection[str]
-) -> dict[str, str]:
+def fp32_steps(traced: GraphModule, engine: Engine, chosen: Mapping[str, Collection[str]]) -> dict[str, str]:
     """Return, for each step that stays FP32 by choice, the reason, by the name of its node.
 
     A step without weights runs on INT8 only between INT8 steps: where its inputs are FP32, or all that reads its output
@@ -34,12 +34,9 @@ def fp32_steps(
     Args:
         traced: the network's canonical form.
         engine: of the INT8 network.
-        kept: names of modules and steps that are to stay FP32.
-        without_kernel: names of those for which the engine has no INT8 kernel as they are used.
+        chosen: names of modules and steps that are to stay FP32, by the reason.
     """
-    reasons = {node.name: reason for node in traced.graph.nodes if (reason := _reason(node, traced, engine, kept))}
-    missing = [node for node in traced.graph.nodes if is_kept_node(node, without_kernel)]
-    reasons |= {node.name: "torch has no INT8 kernel for how it is used here" for node in missing}
+    reasons = {node.name: reason for node in traced.graph.nodes if (reason := _reason(node, traced, engine, chosen))}
     steps = [node for node in traced.graph.nodes if _may_be_int8(node, traced) and node.name not in reasons]
     int8 = set(steps)
     free = [node for node in steps if not _is_weighted(node, traced)]
@@ -66,14 +63,16 @@ def quantizable() -> frozenset[Any]:
     return frozenset(step for config in configs if config.pattern is not None for step in steps(config.pattern))
 
 
-def _reason(node: Node, traced: GraphModule, engine: Engine, kept: Collection[str]) -> str | None:
+def _reason(node: Node, traced: GraphModule, engine: Engine, chosen: Mapping[str, Collection[str]]) -> str | None:
     if node.op not in ("call_module", "call_function", "call_method"):
         return None
     module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if is_kept_node(node, kept):
-        return "kept FP32"
+    if reason := next((reason for reason, names in chosen.items() if is_kept_node(node, names)), None):
+        return reason
     if isinstance(module, MISCOMPUTED) or (engine == "qnnpack" and _has_ignored_options(node, module)):
         return WRONG
+    if isinstance(module, _FLOAT_INSIDE) or node.target in _FLOAT_INSIDE_FUNCTIONS:
+        return "computes in float inside, on INT8 values too"
     if node.target in _SCALAR and not all(isinstance(argument, Node) for argument in node.args[:2]):
         return "scales or shifts by a number, which needs no rounding"
     return None

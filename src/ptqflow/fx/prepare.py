@@ -46,6 +46,8 @@ class Scheme(Card):
     """Modules that stay FP32, with all that is in them."""
     without_kernel: tuple[str, ...] = ()
     """Steps that stay FP32 because the engine has no INT8 kernel for how they are used."""
+    unequal: tuple[str, ...] = ()
+    """Concatenations that stay FP32 because their inputs have ranges of other magnitudes."""
     fuse_additions: bool
     """Whether an addition that follows a convolution is fused into it where the engine can do that."""
 
@@ -131,7 +133,12 @@ def _prepare(
     model: nn.Module, image_size: int, scheme: Scheme, weight_scales: WeightScales, backend: BackendConfig
 ) -> GraphModule:
     traced = trace(model)
-    reasons = fp32_steps(traced, scheme.engine, scheme.fp32, scheme.without_kernel)
+    chosen = {
+        "kept FP32": scheme.fp32,
+        "torch has no INT8 kernel for how it is used here": scheme.without_kernel,
+        "its inputs have ranges of other magnitudes": scheme.unequal,
+    }
+    reasons = fp32_steps(traced, scheme.engine, chosen)
     example = torch.zeros(1, 3, image_size, image_size)
     with without_torch_warnings():
         mapping = _qconfig_mapping(scheme, weight_scales, _fp32_modules(traced, reasons))
