@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def _working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run each test in a directory of its own: the library resolves params.yaml, inputs/ and metrics/ from there."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # to which the library adds the directory, for the user's modules
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def require_same_network(trained: nn.Module, reloaded: nn.Module, canonical: Gra
 
     Args:
         trained: the network in memory, in evaluation mode on the CPU.
-        reloaded: built anew, with its state_dict.
+        reloaded: built again, with its state_dict.
         canonical: form of `reloaded`.
         images: float32 (N, 3, H, W), normalized.
 
