@@ -16,7 +16,9 @@ def main() -> None:
     from ptqflow.fetch.fetch import fetch
 
     card = fetch(params, given(DATA), DATASET)
-    write_metrics("fetch", {**card.sizes, "classes": len(card.classes), "skipped": card.skipped})
+    write_metrics(
+        "fetch", {**card.sizes, "classes": len(card.classes), "skipped": card.skipped, "ignored": card.ignored}
+    )
 
 
 if __name__ == "__main__":

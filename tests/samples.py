@@ -20,6 +20,7 @@ def data_params(**changes: object) -> DataParams:
     values: dict[str, object] = {
         "name": "image_folder",
         "path": "given",
+        "encoding": None,
         "image_size": 16,
         "limit": None,
         "val_fraction": 0.2,
@@ -80,6 +81,17 @@ def write_zip(path: Path, files: dict[str, bytes], compression: int = zipfile.ZI
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
+    return path
+
+
+def write_zip_of_raw_names(path: Path, files: dict[bytes, bytes]) -> Path:
+    """Write a zip whose names are bytes without the flag that says UTF-8, as Windows does."""
+    placeholders = {name: (b"~%d" % i).ljust(len(name), b"~") for i, name in enumerate(files)}
+    write_zip(path, {placeholders[name].decode(): data for name, data in files.items()})
+    packed = path.read_bytes()
+    for name, placeholder in placeholders.items():
+        packed = packed.replace(placeholder, name)
+    path.write_bytes(packed)
     return path
 
 

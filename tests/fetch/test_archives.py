@@ -8,7 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from samples import ARCHIVE_WRITERS, WRITERS, image_files, write_folder, write_tar, write_zip
+from samples import (
+    ARCHIVE_WRITERS,
+    WRITERS,
+    image_files,
+    write_folder,
+    write_tar,
+    write_zip,
+    write_zip_of_raw_names,
+)
 
 from ptqflow.core.errors import DataError
 from ptqflow.fetch.archives import list_files, read_files
@@ -50,10 +58,23 @@ def test_empty_folders_are_listed(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_hidden_files_are_left_out(kind: str) -> None:
-    hidden = {".DS_Store": b"", "train/.x/a.png": b"", "__MACOSX/train/cat/0.png": b"", "train/cat/._0.png": b""}
-    root = WRITERS[kind](GIVEN, {"train/cat/0.png": b"1"} | hidden)
-    assert list_files(root).files == ["train/cat/0.png"]
+def test_hidden_and_system_files_are_left_out_at_any_depth_and_counted(kind: str) -> None:
+    ignored = {
+        ".DS_Store": b"",
+        "train/.x/a.png": b"",
+        "__MACOSX/train/cat/0.png": b"",
+        "train/cat/._0.png": b"",
+        "train/cat/._1.png": b"",
+        "@eaDir/": b"",
+        "train/@eaDir/cat/0.png": b"",
+        "train/cat/@eaDir/0.png/SYNOPHOTO_THUMB_M.png": b"",
+        "train/cat/Thumbs.db": b"",
+        "System Volume Information/": b"",
+    }
+    listing = list_files(WRITERS[kind](GIVEN, {"train/cat/0.png": b"1"} | ignored))
+    assert listing.files == ["train/cat/0.png"]
+    assert set(listing.folders) <= {"train", "train/cat"}
+    assert listing.ignored == {".DS_Store": 1, ".x": 1, "__MACOSX": 1, "._*": 2, "@eaDir": 2, "Thumbs.db": 1}
 
 
 def test_an_archive_made_of_the_current_folder_lists_as_the_folder() -> None:
@@ -146,6 +167,57 @@ def patch_zip_headers(at_local: int, at_central: int, value: int) -> None:
     GIVEN.write_bytes(data)
 
 
+def test_folders_of_a_zip_may_end_in_a_backslash_as_in_those_of_powershell_5() -> None:
+    write_zip(GIVEN, {"train\\": b"", "train\\cat\\": b"", "train\\cat\\0.png": b"1", "train\\dog\\": b""})
+    listing = list_files(GIVEN)
+    assert (listing.files, listing.folders) == (["train/cat/0.png"], ["train", "train/cat", "train/dog"])
+    assert read_all(GIVEN) == {"train/cat/0.png": b"1"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("utf-8", "café"), ("gbk", "猫"), ("cp866", "пёс"), ("cp850", "Käfer"), ("shift_jis", "表")],
+)
+def test_a_name_in_a_zip_that_does_not_state_its_encoding_is_refused_with_how_it_may_read(
+    encoding: str, name: str
+) -> None:
+    raw = f"train\\{name}\\0.png".encode(encoding)
+    write_zip_of_raw_names(GIVEN, {b"train\\dog\\0.png": b"1", raw: b"2"})
+    message = refusal()
+    assert f"the entry {raw!r} does not say in which encoding its name is; set data.encoding to the one" in message
+    assert f"{encoding} ({name!r})" in message
+    assert list_files(GIVEN, encoding).files == sorted(["train/dog/0.png", f"train/{name}/0.png"])
+    assert dict(read_files(GIVEN, [f"train/{name}/0.png"], encoding)) == {f"train/{name}/0.png": b"2"}
+
+
+def test_a_name_that_the_given_encoding_cannot_be_is_reported() -> None:
+    write_zip_of_raw_names(GIVEN, {"train/Käfer/0.png".encode("cp850"): b"1"})
+    with pytest.raises(DataError) as caught:
+        list_files(GIVEN, "utf-8")
+    assert r"the name b'train/K\x84fer/0.png' is not data.encoding=utf-8 (invalid start byte at byte 7); set it to" in (
+        str(caught.value)
+    )
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_name_whose_encoding_the_archive_states_is_not_read_in_the_given_one(kind: str) -> None:
+    if kind == "tar":
+        with tarfile.open(GIVEN, "w", format=tarfile.PAX_FORMAT) as archive:
+            archive.addfile(tarfile.TarInfo("train/猫/0.png"))
+    else:
+        write_zip(GIVEN, {"train/猫/0.png": b""})
+    assert list_files(GIVEN, "cp866").files == ["train/猫/0.png"]
+
+
+def test_a_tar_that_does_not_state_the_encoding_of_its_names_is_read_in_the_given_one() -> None:
+    with tarfile.open(GIVEN, "w", format=tarfile.GNU_FORMAT, encoding="gbk") as archive:
+        archive.addfile(tarfile.TarInfo("train/猫/0.png"))
+        archive.addfile(tarfile.TarInfo("train/狗/0.png"))
+    assert list_files(GIVEN, "gbk").files == sorted(["train/猫/0.png", "train/狗/0.png"])
+    with pytest.raises(DataError, match=r"is not data\.encoding=utf-8"):
+        list_files(GIVEN, "utf-8")
+
+
 def test_an_encrypted_zip_is_refused() -> None:
     patch_zip_headers(6, 8, 1)
     assert "is encrypted; pack it without a password" in refusal()
@@ -158,7 +230,10 @@ def test_a_zip_with_a_compression_that_python_lacks_is_refused() -> None:
 
 def test_a_zip_with_a_name_that_is_not_the_utf8_it_says_is_refused() -> None:
     patch_zip_headers(40, 56, 0xFF)  # the first byte of ü
-    assert "can't decode byte 0xff" in refusal()
+    assert (
+        r"the name b'train/cat/\xff\xbc.png' is not the UTF-8 that it is said to be (invalid start byte at byte 10)"
+        in (refusal())
+    )
 
 
 def test_a_file_without_a_name_in_a_zip_is_left_out() -> None:

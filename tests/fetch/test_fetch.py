@@ -139,6 +139,12 @@ def test_memory_is_bounded_by_pixels_not_by_images(tmp_path: Path) -> None:
     assert growth < 60_000_000
 
 
+def test_hidden_and_system_files_are_counted_apart(given: Path) -> None:
+    write_folder(given, {"train/@eaDir/0.png": b"", "test/cat/Thumbs.db": b"", ".git/": b""})
+    card = fetch(data_params(), given, OUT)
+    assert (card.ignored, card.skipped, sum(card.sizes.values())) == (2, 0, 48)
+
+
 def test_skipped_files_are_counted(given: Path) -> None:
     (given / "train/cat/0.png").write_bytes(b"broken")
     card = fetch(data_params(on_bad_image="skip"), given, OUT)

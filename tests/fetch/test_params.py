@@ -28,6 +28,8 @@ def read(**changes: object) -> DataParams:
         ("seed", 0),
         ("seed", 2**32 - 1),
         ("on_bad_image", "skip"),
+        ("encoding", "cp866"),
+        ("encoding", "UTF-8"),
     ],
 )
 def test_the_ends_of_what_is_allowed_are_allowed(key: str, value: object) -> None:
@@ -40,6 +42,14 @@ def test_the_ends_of_what_is_allowed_are_allowed(key: str, value: object) -> Non
         ("name", "mnist", "data.name is 'mnist': input should be 'digits', 'cifar10', 'cifar100', 'fashion_mnist' or"),
         ("path", 7, "data.path is 7: input should be a valid string"),
         ("path", "", "data.path is '': string should have at least 1 character"),
+        (
+            "encoding",
+            "cp86",
+            "data.encoding is 'cp86': not an encoding of Python's that extends ASCII; did you mean cp86",
+        ),
+        ("encoding", "gkb", "did you mean gbk?"),
+        ("encoding", "utf-16", "data.encoding is 'utf-16': not an encoding of Python's that extends ASCII"),
+        ("encoding", "base64", "extends ASCII; such as utf-8, gbk, shift_jis or cp866"),
         ("image_size", 7, "data.image_size is 7: input should be greater than or equal to 8"),
         ("image_size", 4097, "data.image_size is 4097: input should be less than or equal to 4096"),
         ("image_size", 32.0, "data.image_size is 32.0: input should be a valid integer"),

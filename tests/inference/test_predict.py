@@ -20,7 +20,8 @@ def classifier(pristine: Path) -> Classifier:
 
 def test_images_are_found_in_folders_in_folders_by_their_suffix_sorted_without_hidden_ones(tmp_path: Path) -> None:
     names = ["b.PNG", "a/z.jpeg", "a/b/c.webp", "notes.txt", ".hidden.png", ".thumbs/x.png", "empty/", "no_suffix"]
-    folder = write_folder(tmp_path / "photos", dict.fromkeys(names, b""))
+    systems = ["@eaDir/b.PNG/SYNOPHOTO_THUMB_M.png", "a/#recycle/x.png", "__MACOSX/._b.PNG", "Thumbs.db"]
+    folder = write_folder(tmp_path / "photos", dict.fromkeys(names + systems, b""))
     (folder / "loop").symlink_to(folder, target_is_directory=True)
 
     notes: list[str] = []

@@ -39,6 +39,8 @@ class DatasetCard(Card):
     """Whether a mirrored image is still of its class."""
     skipped: NonNegativeInt
     """Unreadable files left out."""
+    ignored: NonNegativeInt = 0
+    """Hidden files and those of operating systems and network storage, left out."""
     sha256: dict[str, str]
     """Hash of the images, then the labels, of each split."""
 

@@ -7,7 +7,9 @@ import re
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -15,6 +17,7 @@ from typing import BinaryIO, Literal, Self, cast
 
 from ptqflow.core.artifacts import naming
 from ptqflow.core.errors import DataError
+from ptqflow.fetch.system_files import system_name
 
 # What reading raises if the file is no archive or is damaged.
 _BROKEN = (
@@ -24,7 +27,7 @@ _BROKEN = (
     lzma.LZMAError,
     EOFError,
     OSError,  # gzip and bz2; a zip with an offset before its start
-    ValueError,  # a name that is marked as UTF-8 and is not
+    ValueError,  # a number in a header that is none
     NotImplementedError,  # a compression that zipfile does not support
 )
 
@@ -35,6 +38,8 @@ _COMPRESSIONS: dict[bytes, Callable[[Path, Literal["rb"]], object]] = {
     rb"BZh\d1AY&SY": bz2.open,
 }
 _BLOCK = 1 << 20  # bytes
+_UTF8_FLAG = 0x800  # of an entry of a zip
+_ENCODINGS = ("utf-8", "gbk", "shift_jis", "cp866", "cp850")  # of Linux and macOS, and of Windows by region
 
 
 class _TarMember(tarfile.TarInfo):
@@ -59,33 +64,48 @@ class Listing:
 
     files: list[str]
     folders: list[str]
+    ignored: Counter[str]
+    """How many files each hidden or system name hides; see `system_name`."""
 
 
-def list_files(root: Path) -> Listing:
-    """List a folder or a .tar, .tar.gz, .tar.xz or .zip archive, detected by content; hidden files are left out.
+def list_files(root: Path, encoding: str | None = None) -> Listing:
+    """List a folder or a .tar, .tar.gz, .tar.xz or .zip archive, detected by content.
+
+    Hidden files and those of operating systems and network storage are left out and counted.
+
+    Args:
+        root: the folder or archive.
+        encoding: of the names in an archive that does not state it, as `data.encoding`.
 
     Raises:
         DataError: `root` is none of these or is truncated; a folder holds a link to a folder; an archive holds a link
-            or a device, a file twice or a name outside of it.
+            or a device, a file twice, a name outside of it or one whose encoding is unknown.
     """
     if root.is_dir():
         entries = [(path.relative_to(root).as_posix(), path.is_dir()) for path in root.rglob("*")]
     else:
-        entries = [(name, is_folder) for name, is_folder, _ in _archive_entries(root, ())]
-    visible = sorted((name, is_folder) for name, is_folder in entries if name != "." and not _is_hidden(name))
-    files = [name for name, is_folder in visible if not is_folder]
-    folders = [name for name, is_folder in visible if is_folder]
+        entries = [(name, is_folder) for name, is_folder, _ in _archive_entries(root, (), encoding)]
+    files: list[str] = []
+    folders: list[str] = []
+    ignored = Counter[str]()
+    for name, is_folder in sorted(entry for entry in entries if entry[0] != "."):
+        if hidden_by := system_name(name):
+            ignored[hidden_by] += not is_folder
+        else:
+            (folders if is_folder else files).append(name)
     if link := next((name for name in folders if (root / name).is_symlink()), None):
         raise DataError(
             f"{root.resolve()}: {link} is a link to a folder, which DVC does not follow; replace it with a folder"
         )
     if twice := next((name for name, following in pairwise(files) if name == following), None):
         raise DataError(f"{root.resolve()} holds {twice} twice; pack each file once")
-    return Listing(files, folders)
+    return Listing(files, folders, +ignored)
 
 
-def read_files(root: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+def read_files(root: Path, names: Collection[str], encoding: str | None = None) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of each file in `names`, in the order in which they are stored.
+
+    `encoding` is that of `list_files`, which returned the names.
 
     Raises:
         DataError: as in `list_files`.
@@ -98,31 +118,42 @@ def read_files(root: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]
             yield name, content
     else:
         wanted = frozenset(names)
-        for name, _, packed in _archive_entries(root, wanted):
+        for name, _, packed in _archive_entries(root, wanted, encoding):
             if packed is not None:
                 yield name, packed
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
-
-
-def _archive_entries(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bool, bytes | None]]:
+def _archive_entries(
+    path: Path, wanted: Collection[str], encoding: str | None
+) -> Iterator[tuple[str, bool, bytes | None]]:
     """Yield (name, is_folder, content), the content only of wanted files."""
     try:
         if zipfile.is_zipfile(path):
-            yield from _zip_entries(path, wanted)
+            yield from _zip_entries(path, wanted, encoding)
         else:
-            yield from _tar_entries(path, wanted)
+            yield from _tar_entries(path, wanted, encoding)
+    except UnicodeDecodeError as error:
+        said = f"data.encoding={encoding}" if encoding else "the UTF-8 that it is said to be"
+        remedy = f"set it to another, such as {', '.join(_ENCODINGS)}" if encoding else "pack it again"
+        raise DataError(
+            f"{path.resolve()}: the name {error.object!r} is not {said} ({error.reason} at byte {error.start}); "
+            + remedy
+        ) from None
     except _BROKEN as error:
         raise DataError(
             f"{path.resolve()} cannot be read as a .tar, .tar.gz, .tar.xz or .zip archive ({error})"
         ) from None
 
 
-def _tar_entries(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bool, bytes | None]]:
-    # A stream, because seeking back in a compressed archive decompresses it from its start.
-    with _decompressed(path) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarMember) as archive:
+def _tar_entries(path: Path, wanted: Collection[str], encoding: str | None) -> Iterator[tuple[str, bool, bytes | None]]:
+    errors = "strict" if encoding else "surrogateescape"
+    with (
+        _decompressed(path) as stream,
+        # A stream, because seeking back in a compressed archive decompresses it from its start.
+        tarfile.open(
+            fileobj=stream, mode="r|", tarinfo=_TarMember, encoding=encoding or "utf-8", errors=errors
+        ) as archive,
+    ):
         for member in archive:
             name = _checked_name(path, member.name)
             if member.issym() or member.islnk():
@@ -149,15 +180,38 @@ def _decompressed(path: Path) -> BinaryIO:
     return cast(BinaryIO, opener(path, "rb"))
 
 
-def _zip_entries(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bool, bytes | None]]:
-    with zipfile.ZipFile(path) as archive:
+def _zip_entries(path: Path, wanted: Collection[str], encoding: str | None) -> Iterator[tuple[str, bool, bytes | None]]:
+    with zipfile.ZipFile(path, metadata_encoding=encoding) as archive:
         for member in archive.infolist():
+            if encoding is None:
+                _require_known_encoding(path, member)
             name = _checked_name(path, member.filename)
             if (member.external_attr >> 16) & 0o170000 == 0o120000:
                 raise DataError(f"{path.resolve()}: {member.filename!r} is a link; pack plain files")
             if member.flag_bits & 1:
                 raise DataError(f"{path.resolve()}: {member.filename!r} is encrypted; pack it without a password")
-            yield name, member.filename.endswith("/"), archive.read(member) if name in wanted else None
+            is_folder = member.filename.endswith(("/", "\\"))  # a backslash in zips of PowerShell 5
+            yield name, is_folder, archive.read(member) if name in wanted else None
+
+
+def _require_known_encoding(archive: Path, member: zipfile.ZipInfo) -> None:
+    """Refuse a name outside ASCII without the flag that says UTF-8: zipfile reads it as code page 437."""
+    if member.flag_bits & _UTF8_FLAG or member.orig_filename.isascii():
+        return
+    name = member.orig_filename.encode("cp437")
+    raise DataError(
+        f"{archive.resolve()}: the entry {name!r} does not say in which encoding its name is; set data.encoding to the "
+        f"one that reads it right: {_describe_readings(name)}, or another"
+    )
+
+
+def _describe_readings(name: bytes) -> str:
+    readings = []
+    for encoding in _ENCODINGS:
+        with suppress(UnicodeDecodeError):
+            parts = name.decode(encoding).replace("\\", "/").split("/")
+            readings.append(f"{encoding} ({next(part for part in parts if not part.isascii())!r})")
+    return ", ".join(readings)
 
 
 def _checked_name(archive: Path, name: str) -> str:

@@ -1,7 +1,8 @@
 """The user's own images: one folder per class, in a folder or an archive."""
 
+import unicodedata
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from tqdm import tqdm
 from ptqflow.core.artifacts import naming
 from ptqflow.core.errors import DataError
 from ptqflow.core.machine import usable_cores
-from ptqflow.fetch.archives import list_files, read_files
+from ptqflow.fetch.archives import Listing, list_files, read_files
 from ptqflow.fetch.decoding import UnreadableImageError, decode_image
 from ptqflow.fetch.params import DataParams
 from ptqflow.fetch.splitting import Pool, Source, stratified_subset
 
 _LAYOUT = "expected train/<class>/… and test/<class>/…, or <class>/… alone"
 _SPLIT_NAMES = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "eval"))
+_NAMED = 5  # names in the line about ignored files
 _AHEAD = 2  # files in memory for each core
 
 
@@ -38,13 +40,19 @@ class _Layout:
 def load_image_folder(root: Path, params: DataParams, spool: Path) -> Source:
     """Read `train/<class>/…` and `test/<class>/…`, or `<class>/…` alone, below `root` or inside the archive `root`.
 
-    `spool` is the file for the decoded images, which may be more than fit in memory; the source maps it.
+    Names of classes are compared and returned in NFC, the composed form of Unicode. Hidden and system files are left
+    out, and counted in one printed line. `spool` is the file for the decoded images, which may be more than fit in
+    memory; the source maps it.
 
     Raises:
         DataError: another layout, fewer than two classes, an empty class, a class of test that train lacks, a
-            class name that is not UTF-8, or an unreadable image while `data.on_bad_image` is `error`.
+            class name that is not UTF-8, two folders of a split whose names are equal in NFC, or an unreadable image
+            while `data.on_bad_image` is `error`.
     """
-    layout = _limited(_find_layout(root), params)
+    listing = list_files(root, params.encoding)
+    if listing.ignored:
+        print(_describe_ignored(root, listing.ignored), flush=True)
+    layout = _limited(_find_layout(root, listing), params)
     row_of = _decode([name for names in layout.names.values() for name in names], root, params, spool)
     if not row_of:
         raise DataError(f"{root.resolve()}: none of its files is a readable image")
@@ -57,22 +65,31 @@ def load_image_folder(root: Path, params: DataParams, spool: Path) -> Source:
         test=pools.get("test"),
         horizontal_flip=True,
         skipped=sum(map(len, layout.names.values())) - len(row_of),
+        ignored=listing.ignored.total(),
     )
 
 
-def _find_layout(root: Path) -> _Layout:
-    listing = list_files(root)
+def _describe_ignored(root: Path, ignored: Counter[str]) -> str:
+    named = [f"{name!r} ({count:,})" for name, count in ignored.most_common(_NAMED)]
+    others = [f"{len(ignored) - _NAMED} others"] if len(ignored) > _NAMED else []
+    return f"{root.resolve()}: {ignored.total():,} hidden or system files are ignored: {', '.join(named + others)}"
+
+
+def _find_layout(root: Path, listing: Listing) -> _Layout:
     if not listing.files:
-        raise DataError(f"{root.resolve()} holds no files; {_LAYOUT}")
-    depth = _common_depth(listing.files)
-    files = {name: name.split("/")[depth:] for name in listing.files}
-    folders = [name.split("/")[depth:] for name in listing.folders] + [parts[:-1] for parts in files.values()]
+        besides = " but hidden or system files" if listing.ignored else ""
+        raise DataError(f"{root.resolve()} holds no files{besides}; {_LAYOUT}")
+    composed = {name: unicodedata.normalize("NFC", name) for name in listing.files + listing.folders}
+    depth = _common_depth([composed[name] for name in listing.files])
+    files = {name: composed[name].split("/")[depth:] for name in listing.files}
+    folders = [composed[name].split("/")[depth:] for name in listing.folders] + [p[:-1] for p in files.values()]
     tops = {parts[0] for parts in folders if parts}
     _require_known_splits(root, tops)
     head = [] if "train" in tops else ["train"]
     for name, parts in files.items():
         if len(head + parts) < 3:
             raise DataError(f"{root.resolve()}: {name} is in no class folder; {_LAYOUT}")
+    _require_one_form(root, composed, depth + 2 - len(head))
     classes_of: dict[str, set[str]] = {}
     for parts in (head + folder for folder in folders):
         if len(parts) > 1:
@@ -83,7 +100,8 @@ def _find_layout(root: Path) -> _Layout:
     if len(classes) < 2:
         raise DataError(f"{root.resolve()} has only the class {classes[0]!r}; a classifier needs two or more")
     if garbled := [name for name in classes if name != name.encode(errors="replace").decode()]:
-        raise DataError(f"{root.resolve()}: the name of the class {garbled[0]!r} is not UTF-8; rename its folder")
+        remedy = "rename its folder" if root.is_dir() else "set data.encoding to the encoding of the archive's names"
+        raise DataError(f"{root.resolve()}: the name of the class {garbled[0]!r} is not UTF-8; {remedy}")
     split_of = {name: (head + parts)[0] for name, parts in files.items()}
     class_of = {name: (head + parts)[1] for name, parts in files.items()}
     names = {split: [name for name in files if split_of[name] == split] for split in classes_of}
@@ -93,6 +111,24 @@ def _find_layout(root: Path) -> _Layout:
         if empty := sorted(present - {class_of[name] for name in names[split]}):
             raise DataError(f"{root.resolve()}: the class {empty[0]!r} has no images in {split}")
     return _Layout(classes, names, labels)
+
+
+def _require_one_form(root: Path, composed: dict[str, str], depth: int) -> None:
+    """Refuse two folders in one whose names are equal in NFC: they look the same.
+
+    `depth` is how many folders are around the files of a class, with its own.
+    """
+    form_of: dict[str, str] = {}
+    for name, normal in composed.items():
+        if name.isascii():
+            continue
+        folder, form = ("/".join(text.split("/")[:depth]) for text in (normal, name))
+        if form_of.setdefault(folder, form) != form:
+            forms = " and ".join(sorted(ascii(text) for text in (form_of[folder], form)))
+            raise DataError(
+                f"{root.resolve()}: the folders {forms} differ only in Unicode normalization (NFC, NFD); move the "
+                "files of one into the other"
+            )
 
 
 def _require_known_splits(root: Path, tops: set[str]) -> None:
@@ -146,7 +182,7 @@ def _decode(names: list[str], root: Path, params: DataParams, spool: Path) -> di
         spool.open("wb") as out,
         tqdm(total=len(names), desc="read images", unit="image", disable=None) as progress,
     ):
-        for name, image in _decoded(root, names, params.image_size):
+        for name, image in _decoded(root, names, params):
             progress.update()
             if isinstance(image, np.ndarray):
                 row_of[name] = len(row_of)
@@ -159,15 +195,17 @@ def _decode(names: list[str], root: Path, params: DataParams, spool: Path) -> di
     return row_of
 
 
-def _decoded(root: Path, names: list[str], size: int) -> Iterator[tuple[str, np.ndarray | UnreadableImageError]]:
+def _decoded(
+    root: Path, names: list[str], params: DataParams
+) -> Iterator[tuple[str, np.ndarray | UnreadableImageError]]:
     def decode(file: tuple[str, bytes]) -> tuple[str, np.ndarray | UnreadableImageError]:
         name, data = file
         try:
-            return name, decode_image(data, size)
+            return name, decode_image(data, params.image_size)
         except UnreadableImageError as error:
             return name, error
 
-    files, cores = read_files(root, names), usable_cores()
+    files, cores = read_files(root, names, params.encoding), usable_cores()
     with (
         warnings.catch_warnings(action="ignore"),  # Pillow's, about files that it reads nevertheless
         ThreadPoolExecutor(cores) as threads,  # Pillow releases the interpreter lock while it decodes

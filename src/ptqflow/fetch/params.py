@@ -1,12 +1,30 @@
 """The `data` section of params.yaml."""
 
+import difflib
+from encodings.aliases import aliases
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ptqflow.core.params import Params
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _extends_ascii(encoding: str) -> bool:
+    try:
+        return b"/a".decode(encoding) == "/a"
+    except (LookupError, ValueError):  # unknown, or not of text
+        return False
+
+
+def _encoding_of_names(encoding: str) -> str:
+    """Return the encoding if names of files can have it: archives separate them by ASCII's slash."""
+    if _extends_ascii(encoding):
+        return encoding
+    near = difflib.get_close_matches(encoding.lower(), filter(_extends_ascii, {*aliases, *aliases.values()}))
+    advice = f"did you mean {' or '.join(sorted(near))}?" if near else "such as utf-8, gbk, shift_jis or cp866"
+    raise ValueError(f"not an encoding of Python's that extends ASCII; {advice}")
 
 
 class DataParams(Params):
@@ -18,6 +36,9 @@ class DataParams(Params):
     path: Annotated[str, Field(min_length=1)] | None
     """Folder or archive with the images; null downloads a torchvision set. Only its bytes count: the same bytes at
     another path rerun nothing."""
+    encoding: Annotated[str, AfterValidator(_encoding_of_names)] | None
+    """Encoding of the names in an archive that does not state it, as Python calls it: `utf-8`, `gbk`, `cp866` etc.;
+    null: a zip with such names is refused."""
     image_size: Annotated[int, Field(ge=8, le=4096)]
     """Height and width in pixels: images are scaled to it on the short side and cropped at the center."""
     limit: Annotated[int, Field(ge=2)] | None

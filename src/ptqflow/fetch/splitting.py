@@ -48,6 +48,8 @@ class Source:
     """Customary channel mean and std of pixels in 0..1; None: those of the training split."""
     skipped: int = 0
     """Unreadable files left out."""
+    ignored: int = 0
+    """Hidden files and those of operating systems and network storage, left out."""
 
 
 def stratified_subset(

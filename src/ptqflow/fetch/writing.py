@@ -38,6 +38,7 @@ def save_dataset(directory: Path, name: str, source: Source, splits: dict[str, P
         normalization=source.normalization or Normalization(mean=mean, std=_as_channels(np.maximum(std, 1 / 255))),
         horizontal_flip=source.horizontal_flip,
         skipped=source.skipped,
+        ignored=source.ignored,
         sha256=sha256,
     )
     write_card(directory / "card.json", card)

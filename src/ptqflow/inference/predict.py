@@ -14,6 +14,7 @@ from PIL import Image
 from ptqflow.core.artifacts import naming
 from ptqflow.core.errors import DataError, describe_os_error
 from ptqflow.fetch.decoding import UnreadableImageError, decode_image
+from ptqflow.fetch.system_files import system_name
 from ptqflow.inference.classifier import Classifier, batch_size
 
 Report = Callable[[str], None]
@@ -71,7 +72,7 @@ def predict(
 
 
 def find_images(folder: Path, complain: Report, note: Report) -> list[Path]:
-    """Return the files below a folder that have the suffix of an image format, sorted, without hidden ones.
+    """Return the files below a folder that have the suffix of an image format, sorted, without hidden and system ones.
 
     Args:
         folder: which is searched; links to folders in it are not followed.
@@ -85,8 +86,8 @@ def find_images(folder: Path, complain: Report, note: Report) -> list[Path]:
     suffixes = Image.registered_extensions()
     found = []
     for root, folders, names in os.walk(folder, onerror=lambda error: complain(describe_os_error(error))):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(root, name) for name in names if not name.startswith(".")]
+        folders[:] = [name for name in folders if not system_name(name)]
+        found += [Path(root, name) for name in names if not system_name(name)]
     images = sorted(file for file in found if file.suffix.lower() in suffixes)
     if not images:
         among = f" among its {len(found)} files" if found else ""
