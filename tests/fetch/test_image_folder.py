@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from samples import (
     ARCHIVE_WRITERS,
     WRITERS,
     data_params,
+    encode,
     image_files,
     png,
+    random_pixels,
     write_folder,
     write_zip,
     write_zip_of_raw_names,
@@ -183,6 +186,10 @@ def test_an_archive_yields_what_the_folder_yields_whatever_its_order(kind: str) 
         ({"readme.txt": b""}, "readme.txt is in no class folder; expected"),
         ({"train/cat/broken.png": png(0)[:50]}, "train/cat/broken.png is no readable image ("),
         ({"test/cat/notes.txt": b"notes"}, "test/cat/notes.txt is no readable image (Pillow does not know its format"),
+        (
+            {"train/cat/x.png": encode(Image.fromarray(random_pixels(8, 8).astype("uint16")))},
+            "train/cat/x.png is no readable image (mode I;16, values ",
+        ),
         ({"train/cat/empty.png": b""}, "fix or remove it, or set data.on_bad_image=skip"),
         ({"train/bird/": b""}, "the class 'bird' has no images in train"),
         ({"train/bird/0.png": png(0), "test/bird/": b""}, "the class 'bird' has no images in test"),

@@ -83,7 +83,11 @@ def test_a_rotated_photo_is_turned_as_one_in_a_file_is(pristine: Path, tmp_path:
         pytest.param([PIXELS[0], PIXELS], r"image 1 is uint8 \(100, 8, 8, 3\)", id="a batch in a list"),
         pytest.param([PIXELS[0], "cat.png"], "image 1 is a str", id="a name"),
         pytest.param(Image.open(io.BytesIO(png(0)[:100])), "image 0: .*truncated", id="a truncated file"),
-        pytest.param([Image.new("F", (8, 8))], "image 0: its values are floats", id="PIL image of floats"),
+        pytest.param(
+            [Image.new("F", (8, 8))],
+            "image 0: mode F, values 0 to 0: its format does not say which value is white",
+            id="PIL image of floats",
+        ),
     ],
 )
 def test_what_is_no_image_is_one_line_that_says_which_and_what_to_pass(pristine: Path, images, words: str) -> None:  # type: ignore[no-untyped-def]

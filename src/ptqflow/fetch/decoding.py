@@ -1,32 +1,49 @@
 """Image files of any mode and size as RGB arrays of one size."""
 
 import io
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 _STRIP = 1_000_000  # pixels
+_MAX_SAMPLE_VALUE = 281  # tag of TIFF
+_MEASUREMENTS = ("FITS", "MCIDAS")  # formats whose integers are physical values
+_UNUSED = 16
+"""More than 8 bits are refused where no value is above this part of the range: it would look black."""
 
 
 class UnreadableImageError(Exception):
-    """The bytes are not an image that Pillow reads completely."""
+    """The bytes are not an image that Pillow reads completely, or its values have no known scale."""
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """The values of a grey image that are black and white."""
+
+    black: int
+    white: int
 
 
 def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     """Decode an image of any format that Pillow reads to uint8 RGB of shape (size, size, 3).
 
-    EXIF rotation is applied, transparency is composited on white, 16-bit grey is scaled to 8 bits. The image is cropped
-    to a square at its center and resized bilinearly with antialiasing.
+    EXIF rotation is applied, transparency is composited on white, more than 8 bits are scaled to 8 by the maximum that
+    the format states. The image is cropped to a square at its center and resized bilinearly with antialiasing.
 
     Raises:
-        UnreadableImageError: not an image, truncated, larger than Pillow's decompression-bomb limit, or of floats.
+        UnreadableImageError: not an image, truncated, larger than Pillow's decompression-bomb limit, of floats or of
+            integers whose maximum the format does not state, or of more than 8 bits and almost all of its range unused.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            ImageOps.exif_transpose(image, in_place=True)
             return fit_image(image, size)
+    except UnreadableImageError:
+        raise
     except UnidentifiedImageError:  # its message is the address of the bytes in memory
         raise UnreadableImageError("Pillow does not know its format") from None
     except Exception as error:  # Pillow has about 40 plugins, which raise anything on damaged files
@@ -34,8 +51,16 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
 
 
 def fit_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Convert to RGB, crop to a square at the center and resize to (size, size, 3) uint8."""
-    rgb = image if image.mode == "RGB" and not image.has_transparency_data else _to_rgb_in_strips(image)
+    """Apply EXIF rotation, convert to RGB, crop to a square at the center and resize to (size, size, 3) uint8.
+
+    Raises:
+        UnreadableImageError: as `decode_image`, of its values.
+        OSError: the file of the image is truncated.
+    """
+    levels = _find_levels(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    rgb = image if image.mode == "RGB" and not image.has_transparency_data else _to_rgb_in_strips(image, levels)
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(rgb)
@@ -48,23 +73,106 @@ def fit_arrays(images: NDArray[Any], size: int) -> NDArray[np.uint8]:
     return np.stack([fit_image(Image.fromarray(image), size) for image in images])
 
 
-def _to_rgb_in_strips(image: Image.Image) -> Image.Image:
-    """Convert some rows at a time: at once, the intermediate images would take four times the memory of the image."""
+def _find_levels(image: Image.Image) -> _Levels | None:
+    """Return what is black and white in a grey image of more than 8 bits; None for one that Pillow reads as 8 bits.
+
+    Raises:
+        UnreadableImageError: the format does not say it, or the values are not what it says.
+    """
+    is_deep = _has_deep_channels(image)  # of the header, which Pillow drops when it loads the image
+    if not image.mode.startswith(("I", "F")):
+        if is_deep:
+            _require_light_channels(image)
+        return None
+    low, high = _range(image)
+    found = f"mode {image.mode}, values {low:g} to {high:g}"
+    white = _stated_white(image, high)
+    if white is None or low < 0:
+        raise UnreadableImageError(
+            f"{found}: its format does not say which value is white; scale them to 0..255 and save it with 8 bits"
+        )
+    if high * _UNUSED <= white:
+        raise UnreadableImageError(
+            f"{found} of {white}: as if fewer bits had been stored without scaling; scale them to 0..{white}, or save "
+            "it with 8 bits"
+        )
+    is_inverted = isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
+    return _Levels(white, 0) if is_inverted else _Levels(0, white)
+
+
+def _stated_white(image: Image.Image, high: float) -> int | None:
+    """Return the value that the format of a grey image states to be its maximum; `high` is the largest one in it."""
+    if image.mode == "F" or image.format in _MEASUREMENTS:
+        return None
+    if isinstance(image, TiffImageFile):
+        # The specification calls this tag the statistic of an image; all bits set, it is the range of a camera.
+        maximum = max(image.tag_v2.get(_MAX_SAMPLE_VALUE, (0,)))
+        if 0 < high <= maximum and maximum & (maximum + 1) == 0:
+            return int(maximum)
+        return 2 ** max(image.tag_v2.get(BITSPERSAMPLE, (16,))) - 1 if image.mode != "I" else None
+    # Pillow scales a PGM. The sBIT of a PNG is of the source: its values are scaled to 16 bits.
+    return 65535 if image.mode != "I" or image.format == "PPM" else None
+
+
+def _has_deep_channels(image: Image.Image) -> bool:
+    """Return whether the file has more than 8 bits per channel, of which Pillow keeps the higher 8 if it has colors."""
+    if isinstance(image, TiffImageFile):
+        return int(max(image.tag_v2.get(BITSPERSAMPLE, (1,)))) > 8
+    for tile in image.tile if isinstance(image, ImageFile.ImageFile) else []:
+        match tile:
+            case ("SGI16", *_):
+                return True
+            case ("zip", _, _, str(raw_mode)):
+                return raw_mode.endswith(";16B")
+            case ("ppm" | "ppm_plain", _, _, (_, int(maximum))):
+                return maximum > 255
+    return False
+
+
+def _require_light_channels(image: Image.Image) -> None:
+    ranges = np.reshape(image.getextrema(), (-1, 2))
+    highest = max(high for band, (_, high) in zip(image.getbands(), ranges, strict=True) if band != "A")
+    if highest <= _UNUSED:
+        raise UnreadableImageError(
+            f"mode {image.mode} of more than 8 bits per channel, values to {highest} of 255 when reduced to 8 bits: as "
+            "if fewer bits had been stored without scaling; scale them, or save it with 8 bits"
+        )
+
+
+def _range(image: Image.Image) -> tuple[float, float]:
+    # Not getextrema, which does not know I;16B.
+    ranges = [
+        (float(values.min()), float(values.max())) for values in (np.asarray(strip) for _, strip in _strips(image))
+    ]
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yield the first row of some rows at a time, and these rows."""
     rows = max(1, _STRIP // image.width)
-    rgb = Image.new("RGB", image.size)
     for top in range(0, image.height, rows):
-        rgb.paste(_to_rgb(image.crop((0, top, image.width, min(top + rows, image.height)))), (0, top))
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _to_rgb_in_strips(image: Image.Image, levels: _Levels | None) -> Image.Image:
+    """Convert some rows at a time: at once, the intermediate images would take four times the memory of the image."""
+    rgb = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        rgb.paste(_to_rgb(strip, levels), (0, top))
     return rgb
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":  # Pillow clips to 0..255: values in 0..1 would be black
-        raise UnreadableImageError("its values are floats of unknown range; save it with 8 or 16 bits")
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode == "I":
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+def _to_rgb(image: Image.Image, levels: _Levels | None) -> Image.Image:
+    if levels is not None:
+        return _to_8_bits(image, levels).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image, levels: _Levels) -> Image.Image:
+    values = np.asarray(image)
+    grey = np.rint((values - float(levels.black)) * (255 / (levels.white - levels.black))).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    return Image.fromarray(np.where(values == transparent, np.uint8(255), grey) if transparent is not None else grey)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ptqflow.core.errors import DataError
 from ptqflow.data.batching import images_together
@@ -105,7 +105,7 @@ def _fit(image: Any, size: int, name: str) -> NDArray[np.uint8]:
     if not isinstance(image, Image.Image):
         return fit_image(Image.fromarray(_checked(image, name, 3)), size)
     try:
-        return fit_image(ImageOps.exif_transpose(image), size)
+        return fit_image(image, size)
     except (UnreadableImageError, OSError) as error:  # a PIL image is read from its file when it is first needed
         raise DataError(f"{name}: {error}") from None
 
