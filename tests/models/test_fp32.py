@@ -53,6 +53,32 @@ def test_a_network_that_checks_the_version_of_its_state_comes_back(tmp_path: Pat
     assert torch.equal(loaded.state_dict()["layers.0.weight"], model.state_dict()["layers.0.weight"])
 
 
+TIED = """
+from torch import nn
+
+
+def build(num_classes):
+    first, second, head = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, num_classes, 1)
+    second.weight = first.weight
+    norm = nn.BatchNorm2d(3)
+    return nn.Sequential(first, norm, second, norm, head, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+
+
+def test_a_network_with_tied_weights_comes_back_with_tied_weights(
+    tmp_path: Path, user_module: Callable[[str], str]
+) -> None:
+    name = f"{user_module(TIED)}:build"
+    card = miniature.card().model_copy(update={"name": name, "code_sha256": hash_code(name)})
+    model = miniature.vary(build_model(name, "standard", len(card.classes), card.image_size))
+    save_fp32(tmp_path / "fp32", model, card)
+
+    loaded = load_fp32(tmp_path / "fp32").module
+    assert all(torch.equal(loaded.state_dict()[key], tensor) for key, tensor in model.state_dict().items())
+    assert loaded[0].weight is loaded[2].weight
+    assert loaded[1] is loaded[3]
+
+
 def test_a_changed_byte_in_the_weights_is_found(saved: Path) -> None:
     data = bytearray(WEIGHTS.path(saved).read_bytes())
     data[-1] ^= 1
