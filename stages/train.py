@@ -38,7 +38,7 @@ def main() -> None:
     dataset = open_dataset(DATASET)
     card = describe_model(model_params, dataset.card)
     weights = given(WEIGHTS)
-    model = build_network(card, weights, params)
+    start = build_network(card, weights, params)
     recipe = resolve_recipe(card, params, dataset.card)
     device = pick_device()
     epochs: list[Epoch] = []
@@ -49,10 +49,12 @@ def main() -> None:
         write_metrics("train", kept.model_dump(include={"epoch", "val_loss", "val_top1"}))
 
     with joined(run_params.threads, device) as ranks, live_log(LIVE, ranks) as log:
+        if start.note and not ranks.rank:
+            print(start.note, flush=True)
         inputs = fingerprint(card, params, dataset.card, weights)
         require_equal_inputs(ranks, inputs)
         checkpoints = Checkpoints(CHECKPOINTS, inputs, run_params.checkpoint_every)
-        for epoch in fit(model, dataset.train, dataset.val, recipe, params, device, ranks, checkpoints):
+        for epoch in fit(start.model, dataset.train, dataset.val, recipe, params, device, ranks, checkpoints):
             epochs.append(epoch)
             if ranks.rank:
                 continue
@@ -61,7 +63,7 @@ def main() -> None:
                 write_figures()
     if ranks.rank == 0:
         write_figures()  # once more: the disk may have room again, else the stage fails here
-        save_fp32(FP32, model, card, first_images(dataset.val, card.normalization))
+        save_fp32(FP32, start.model, card, first_images(dataset.val, card.normalization))
         checkpoints.remove()
 
 

@@ -75,8 +75,20 @@ def save_weights(file: Path, classes: int) -> Path:
 @pytest.mark.parametrize(("epochs", "classes"), [(1, None), (1, 4), (0, len(miniature.CLASSES))])
 def test_a_network_is_built_from_random_weights_or_the_users(tmp_path: Path, epochs: int, classes: int | None) -> None:
     weights = save_weights(tmp_path / "weights.safetensors", classes) if classes else None
-    model = build_network(miniature.card(), weights, params(epochs=epochs))
-    assert model(torch.zeros(1, 3, miniature.SIZE, miniature.SIZE)).shape == (1, len(miniature.CLASSES))
+    start = build_network(miniature.card(), weights, params(epochs=epochs))
+    assert start.note is None
+    assert start.model(torch.zeros(1, 3, miniature.SIZE, miniature.SIZE)).shape == (1, len(miniature.CLASSES))
+
+
+def test_what_was_done_to_the_users_weights_is_one_line_with_the_path_of_their_file(tmp_path: Path) -> None:
+    state = {f"model.{name}": tensor for name, tensor in miniature.residual(6).half().state_dict().items()}
+    (tmp_path / "weights").symlink_to("last.ckpt")
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "weights")
+
+    assert build_network(miniature.card(), tmp_path / "weights", params(epochs=0)).note == (
+        f"model.weights: {tmp_path / 'last.ckpt'}: took ['state_dict'], left epoch; "
+        "removed the prefix model. from its names; converted 12 of 14 tensors from float16 to float32"
+    )
 
 
 def test_without_epochs_weights_are_needed_with_a_head_that_fits(tmp_path: Path) -> None:

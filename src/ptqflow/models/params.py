@@ -16,8 +16,8 @@ class ModelParams(Params):
     name: str
     """A torchvision classifier, or `module:function` of your own, which is called with `num_classes`."""
     weights: Annotated[str, Field(min_length=1)] | None
-    """null, a torchvision weights name such as `IMAGENET1K_V1`, or the path of a state_dict (`.pt` or `.safetensors`).
-    """
+    """null, a torchvision weights name such as `IMAGENET1K_V1`, or the path of a state_dict or a checkpoint around one
+    (`.pt`, `.ckpt` or `.safetensors`)."""
     stem: Literal["standard", "small"]
     """`small` replaces the first convolution of a ResNet by a 3x3 stride-1 one and removes the max-pool, for small
     images."""

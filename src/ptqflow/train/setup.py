@@ -1,6 +1,7 @@
 """Network, recipe and fingerprint of a training, from the params, the data set and the user's weights."""
 
 import json
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ from ptqflow.train.step import Recipe
 
 _PACKAGES = ("core", "data", "models", "train")  # that a training runs
 _OF_THE_MACHINE = ("cpu", "threads", "gpu")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from."""
+
+    model: nn.Module
+    note: str | None
+    """One line with what was done to take the user's weights from their file; None if nothing was."""
 
 
 def describe_model(params: ModelParams, dataset: DatasetCard) -> ModelCard:
@@ -55,7 +65,7 @@ def resolve_recipe(card: ModelCard, params: TrainParams, dataset: DatasetCard) -
     return Recipe(card.normalization, flip)
 
 
-def build_network(card: ModelCard, weights: Path | None, params: TrainParams) -> nn.Module:
+def build_network(card: ModelCard, weights: Path | None, params: TrainParams) -> Start:
     """Build the network with random weights from `train.seed`, or with the user's.
 
     Raises:
@@ -64,17 +74,19 @@ def build_network(card: ModelCard, weights: Path | None, params: TrainParams) ->
     """
     torch.manual_seed(params.seed)
     model = build_model(card.name, card.stem, len(card.classes), card.image_size)
-    head_is_new = weights is not None and load_checkpoint(model, weights, len(card.classes))
-    if params.epochs == 0 and weights is None:
-        raise ModelError(
-            "train.epochs=0 keeps model.weights unchanged, and model.weights is null; set one or the other"
-        )
-    if params.epochs == 0 and head_is_new:
+    if weights is None:
+        if params.epochs == 0:
+            raise ModelError(
+                "train.epochs=0 keeps model.weights unchanged, and model.weights is null; set one or the other"
+            )
+        return Start(model, None)
+    loaded = load_checkpoint(model, weights, len(card.classes))
+    if params.epochs == 0 and loaded.replaces_head:
         raise ModelError(
             "model.weights has a head for another number of classes, which must be trained; set train.epochs to 1 "
             "or more"
         )
-    return model
+    return Start(model, f"model.weights: {weights.resolve()}: {'; '.join(loaded.changes)}" if loaded.changes else None)
 
 
 def fingerprint(card: ModelCard, params: TrainParams, dataset: DatasetCard, weights: Path | None) -> dict[str, Any]:
