@@ -153,6 +153,8 @@ def compare_revisions(first: str, second: str, repository: Path = Path()) -> Com
 def fetch_predictions(revision: str, repository: Path = Path()) -> Predictions:
     """Return the predictions that `evaluate` wrote at a git revision, from DVC's cache or else its default remote.
 
+    Those of the project are searched first, then those of its other git worktrees.
+
     Args:
         revision: a commit, branch, tag or DVC experiment; what is not committed does not count.
         repository: a folder of a DVC project, which may be a subdirectory of its git repository.
@@ -163,8 +165,7 @@ def fetch_predictions(revision: str, repository: Path = Path()) -> Predictions:
     """
     project = _find_project(repository.resolve())
     with TemporaryDirectory() as folder:
-        target = Path(folder) / "predictions"
-        _download(project, revision, target)
+        target = _download(project, revision, Path(folder))
         try:
             return load_predictions(target)
         except ArtifactError as error:
@@ -174,29 +175,54 @@ def fetch_predictions(revision: str, repository: Path = Path()) -> Predictions:
             ) from error
 
 
-def _download(project: Path, revision: str, target: Path) -> None:
+def _download(project: Path, revision: str, folder: Path) -> Path:
+    """Return a new subfolder with the predictions of a revision."""
     from dvc.api import DVCFileSystem
-    from dvc.scm import RevError
 
-    if not revision:  # DVC would read the working tree
-        raise ArtifactError("the name of a revision is empty; it must be a commit, branch, tag or DVC experiment")
-    path = f"{_git_prefix(project)}{PREDICTIONS}"
-    try:
-        files = DVCFileSystem(project, rev=revision, subrepos=True)  # to DVC a project in a subdirectory is a subrepo
-        was_made = files.isdir(path)
-        if was_made:
-            files.get(path, str(target), recursive=True)
-    except RevError:
-        raise ArtifactError(f"there is no git revision {revision}") from None
-    except Exception as error:  # of a missing object, a remote or its library: they share no class
-        raise ArtifactError(
-            f"DVC can read the predictions of {revision} neither from its cache nor from its default remote ({error}): "
-            f"on a checkout of {revision}, run `dvc pull {PREDICTIONS}` if they were pushed, else `dvc repro`"
-        ) from error
-    if not was_made:
+    prefix = _git_prefix(project)
+    commit = _resolve(project, revision)
+    path = f"{prefix}{PREDICTIONS}"
+    failures: list[Exception] = []
+    for number, worktree in enumerate(_worktrees(project, prefix)):
+        target = folder / str(number)
+        try:
+            files = DVCFileSystem(worktree, rev=commit, subrepos=True)  # to DVC, one in a subdirectory is a subrepo
+            if files.isdir(path):
+                files.get(path, str(target), recursive=True)
+                return target
+        except Exception as error:  # of a missing object, a remote or its library: they share no class
+            failures.append(error)
+    if not failures:
         raise ArtifactError(
             f"the dvc.lock of {revision} has no {path}: run `dvc repro` on a checkout of {revision} and commit dvc.lock"
         )
+    raise ArtifactError(
+        f"DVC can read the predictions of {revision} neither from its cache nor from its default remote "
+        f"({failures[0]}): on a checkout of {revision}, run `dvc pull {PREDICTIONS}` if they were pushed, else "
+        "`dvc repro`"
+    ) from failures[0]
+
+
+def _resolve(project: Path, revision: str) -> str:
+    """Return the hash of a revision, which may have another meaning in another worktree, as HEAD has."""
+    from dvc.repo import Repo
+    from dvc.scm import RevError, resolve_rev
+
+    if not revision:  # DVC would read the working tree
+        raise ArtifactError("the name of a revision is empty; it must be a commit, branch, tag or DVC experiment")
+    try:
+        with Repo(str(project)) as repo:
+            commit: str = resolve_rev(repo.scm, revision)
+    except RevError:
+        raise ArtifactError(f"there is no git revision {revision}") from None
+    return commit
+
+
+def _worktrees(project: Path, prefix: str) -> list[Path]:
+    """Return a project and the places where other worktrees of its git repository have it, with caches of their own."""
+    listed = _git(project, "worktree", "list", "--porcelain").stdout.splitlines()
+    paths = [Path(line.removeprefix("worktree ")) / prefix for line in listed if line.startswith("worktree ")]
+    return [project, *(path for path in paths if (path / ".dvc").is_dir() and not path.samefile(project))]
 
 
 def _find_project(folder: Path) -> Path:
@@ -209,8 +235,7 @@ def _find_project(folder: Path) -> Path:
 
 def _git_prefix(project: Path) -> str:
     """Return the path of a project in its git repository, which is empty or ends with a slash."""
-    command = ["git", "-C", str(project), "rev-parse", "--show-prefix"]
-    asked = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}, check=False)
+    asked = _git(project, "rev-parse", "--show-prefix")
     if asked.returncode == 0:
         return asked.stdout.removesuffix("\n")
     said = asked.stderr.strip().splitlines()
@@ -219,6 +244,17 @@ def _git_prefix(project: Path) -> str:
             f"git does not trust {project}, which belongs to another user; if you do, run `{said[-1].strip()}`"
         )
     raise ArtifactError(f"{project} is in no git repository, so it has no revisions ({said[0]})")
+
+
+def _git(project: Path, *command: str) -> "subprocess.CompletedProcess[str]":
+    """Run git in English, to its end, well or not."""
+    return subprocess.run(
+        ["git", "-C", str(project), *command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"LC_ALL": "C"},
+        check=False,
+    )
 
 
 def _discordant(pairs: Pairs) -> tuple[str, str]:

@@ -246,13 +246,37 @@ def test_where_dvc_does_not_find_the_remote_the_named_command_brings_the_predict
 
 
 @pytest.mark.slow
-def test_a_worktree_has_a_cache_of_its_own_and_the_same_remote(project: Project) -> None:
-    project.run("git", "worktree", "add", "-q", "../of one", "one")
-    with pytest.raises(ArtifactError, match="predictions of one neither from its cache nor"):
-        fetch_predictions("one", project.path.parent / "of one")
+def test_a_worktree_finds_what_any_other_has_in_its_cache(project: Project) -> None:
+    project.run("git", "worktree", "add", "-q", "--detach", "../of one", "one")
+    worktree = Project(project.path.parent / "of one")
+    assert not worktree.cached_objects()
+    assert are_equal(fetch_predictions("HEAD", worktree.path), project.kept("one"))
+    assert are_equal(fetch_predictions("main", worktree.path), project.kept("two"))
 
+    worktree.evaluate(5, "five")
+    assert are_equal(fetch_predictions("five", project.path), project.kept("five"))
+    shutil.rmtree(project.path / ".dvc/cache")
+    with pytest.raises(ArtifactError, match="predictions of main neither from its cache nor from its default remote"):
+        fetch_predictions("main", worktree.path)
+    shutil.rmtree(worktree.path)
+    with pytest.raises(ArtifactError, match="predictions of five neither from its cache nor from its default remote"):
+        fetch_predictions("five", project.path)
+
+
+@pytest.mark.slow
+def test_a_worktree_of_a_repository_with_the_project_in_a_subdirectory_is_compared(subdirectory: Project) -> None:
+    subdirectory.run("git", "worktree", "add", "-q", "--detach", str(subdirectory.outside / "another tree"))
+    folder = subdirectory.outside / "another tree" / "vision" / "quantization"
+
+    assert are_equal(fetch_predictions("HEAD", folder), subdirectory.kept("four"))
+
+
+@pytest.mark.slow
+def test_a_worktree_reads_the_default_remote(project: Project) -> None:
     project.push_to("../store")
     project.run("git", "worktree", "add", "-q", "--detach", "../of main", "main")
+    shutil.rmtree(project.path / ".dvc/cache")
+
     assert are_equal(fetch_predictions("HEAD", project.path.parent / "of main"), project.kept("two"))
 
 
