@@ -1,12 +1,9 @@
 """Which engines this torch and this CPU have."""
 
-import platform
-
 import pytest
 import torch
 
 from ptqflow.core.engines import ENGINES, available_engines, lacks_vnni
-from ptqflow.core.machine import describe_machine
 
 
 def test_available_engines_can_be_selected_and_others_cannot() -> None:
@@ -23,8 +20,12 @@ def test_available_engines_can_be_selected_and_others_cannot() -> None:
         torch.backends.quantized.engine = before
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_vnni_is_what_the_kernel_reports_for_x86_and_qnnpack_does_not_need_it(engine: str) -> None:
-    has_vnni = {"avx512_vnni", "avx_vnni"} & set(describe_machine(1)["instructions"])
-    is_x86 = platform.machine() in ("x86_64", "AMD64")
-    assert lacks_vnni(engine) == (is_x86 and engine != "qnnpack" and not has_vnni)  # type: ignore[arg-type]
+@pytest.mark.parametrize("is_without", [True, False])
+def test_all_engines_but_qnnpack_need_the_vnni_of_avx512_on_an_x86(
+    monkeypatch: pytest.MonkeyPatch, is_without: bool
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("ptqflow.core.engines.is_x86_without", lambda name: asked.append(name) or is_without)
+
+    assert {engine for engine in ENGINES if lacks_vnni(engine)} == ({*ENGINES} - {"qnnpack"} if is_without else set())
+    assert {*asked} == {"avx512_vnni"}

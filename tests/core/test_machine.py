@@ -15,7 +15,7 @@ from ptqflow.core.machine import (
     cpu_quota,
     describe_machine,
     instructions,
-    lacks_vnni_instructions,
+    is_x86_without,
     usable_cores,
 )
 
@@ -124,29 +124,41 @@ def test_this_machine_is_described() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "lacks"),
-    [("avx2 avx512f", True), ("avx2 avx_vnni", False), ("avx2 avx512f avx512_vnni", False), ("", True)],
+    ("flags", "lacks_one", "lacks_both"),
+    [
+        ("avx2 avx512f", True, True),
+        ("avx2 avx_vnni", True, False),
+        ("avx2 avx512f avx512_vnni", False, False),
+        ("", True, True),
+    ],
 )
 @pytest.mark.parametrize(("machine", "is_x86"), [("x86_64", True), ("AMD64", True), ("aarch64", False)])
-def test_an_x86_without_vnni_is_recognized_by_its_flags(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, is_x86: bool, flags: str, lacks: bool
+def test_an_x86_without_instructions_is_recognized_by_its_flags(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    is_x86: bool,
+    flags: str,
+    lacks_one: bool,
+    lacks_both: bool,
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text(f"model name\t: X\nflags\t\t: {flags}\n")
 
-    assert lacks_vnni_instructions(tmp_path) is (is_x86 and lacks)
+    assert is_x86_without("avx512_vnni", root=tmp_path) is (is_x86 and lacks_one)
+    assert is_x86_without("avx512_vnni", "avx_vnni", root=tmp_path) is (is_x86 and lacks_both)
 
 
-def test_a_system_that_does_not_list_the_instructions_counts_as_without_vnni(
+def test_a_system_that_does_not_list_the_instructions_counts_as_without_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "AMD64")
-    assert lacks_vnni_instructions(tmp_path)
+    assert is_x86_without("avx512_vnni", root=tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc/cpuinfo")
 def test_of_this_cpu_torch_says_the_same() -> None:
     torch = pytest.importorskip("torch")
     if platform.machine() in ("x86_64", "AMD64"):
-        assert lacks_vnni_instructions() is not bool(torch.cpu._is_vnni_supported())
+        assert is_x86_without("avx512_vnni") is not bool(torch.cpu._is_vnni_supported())

@@ -175,29 +175,9 @@ def test_8_bits_where_a_kernel_can_overflow_are_refused_in_one_line() -> None:
     assert not resolve_scheme(Layers(conv=depthwise(64)), params).reduce_range
 
 
-@pytest.mark.parametrize(
-    ("machine", "vnni", "lacking"),
-    [
-        ("x86_64", True, set()),
-        ("x86_64", False, {"x86", "fbgemm", "onednn"}),
-        ("AMD64", False, {"x86", "fbgemm", "onednn"}),
-        ("aarch64", False, set()),
-        ("arm64", False, set()),
-    ],
-)
-def test_engines_of_an_x86_cpu_but_qnnpack_need_vnni(
-    machine: str, vnni: bool, lacking: set[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: vnni)
-
-    assert {engine for engine in ENGINES if lacks_vnni(engine)} == lacking
-
-
 @pytest.fixture
 def without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: False)
+    monkeypatch.setattr("ptqflow.core.engines.is_x86_without", lambda _: True)
 
 
 @pytest.mark.usefixtures("without_vnni")

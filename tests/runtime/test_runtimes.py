@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 from exported import change_manifest, manifest
-from torch import backends, cpu
+from torch import backends
 
 import ptqflow
 from ptqflow.core.errors import EngineError
@@ -54,7 +54,7 @@ def test_an_engine_that_torch_lacks_here_is_named_with_those_it_has(export: Path
 
 
 def test_a_cpu_without_vnni_is_reported_if_the_kernels_need_it(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "_is_vnni_supported", lambda: False)
+    monkeypatch.setattr("ptqflow.core.engines.is_x86_without", lambda _: True)
     change_manifest(export, needs={"vnni": True})
 
     with pytest.raises(EngineError, match="on onednn it needs a CPU with VNNI, and this one has none"):
@@ -67,7 +67,7 @@ def test_a_cpu_without_vnni_is_reported_if_the_kernels_need_it(export: Path, mon
 def test_openvino_is_skipped_where_its_kernels_would_overflow(
     export: Path, monkeypatch: pytest.MonkeyPatch, lacks: bool
 ) -> None:
-    monkeypatch.setattr("ptqflow.runtime.runtimes.lacks_vnni_instructions", lambda: lacks)
+    monkeypatch.setattr("ptqflow.runtime.runtimes.is_x86_without", lambda *_: lacks)
 
     change_manifest(export, needs={"vnni": True})
     obstacle = find_obstacle("openvino", read_manifest(export))

@@ -52,13 +52,9 @@ def instructions(cpuinfo: str) -> list[str]:
     return [name for name in INSTRUCTIONS if name in flags]
 
 
-def lacks_vnni_instructions(root: Path = _ROOT) -> bool:
-    """Return whether the CPU is an x86 without the VNNI instructions, or one of which the system does not say so.
-
-    There, kernels for int8 weights add pairs of products in 16 bits, which can overflow with 8-bit activations.
-    """
-    found = instructions(_read(root / "proc/cpuinfo"))
-    return platform.machine() in _X86 and "avx_vnni" not in found and "avx512_vnni" not in found
+def is_x86_without(*names: str, root: Path = _ROOT) -> bool:
+    """Return whether the CPU is an x86 with none of these INSTRUCTIONS, or one whose instructions are not listed."""
+    return platform.machine() in _X86 and not {*names} & {*instructions(_read(root / "proc/cpuinfo"))}
 
 
 def _quotas(root: Path) -> Iterator[float]:

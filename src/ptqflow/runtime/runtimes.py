@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ptqflow.core.errors import EngineError
-from ptqflow.core.machine import lacks_vnni_instructions
+from ptqflow.core.machine import is_x86_without
 
 if TYPE_CHECKING:  # the command line reads the names below before it knows whether arrays are needed
     import numpy as np
@@ -60,7 +60,7 @@ def find_obstacle(runtime: Runtime, manifest: "Manifest") -> str | None:
         return f"the package {PACKAGES[runtime]} is not installed"
     if _file(runtime) not in manifest.files:
         return f"{_file(runtime)} was not exported"
-    if runtime == "openvino" and manifest.needs.vnni and lacks_vnni_instructions():
+    if runtime == "openvino" and manifest.needs.vnni and is_x86_without("avx512_vnni", "avx_vnni"):
         return "its kernels overflow with the model's 8-bit activations on a CPU without VNNI, and this one has none"
     return _find_obstacle_of_torch(manifest) if runtime == "torchscript" else None
 
