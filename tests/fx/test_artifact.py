@@ -117,7 +117,7 @@ def test_a_convolution_that_was_given_a_bias_has_it_when_the_model_is_loaded(mad
     plain = load_int8(made[0] / f"{ENGINES[0]}_branched").module.get_submodule("right")
 
     assert isinstance(layer, nn.Module)
-    assert layer.bias().abs().min() > 0
+    assert layer.bias().abs().max() > 0
     assert plain.bias() is None
 
 

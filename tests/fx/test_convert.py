@@ -1,6 +1,8 @@
 import copy
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import miniature
 import numpy as np
@@ -13,12 +15,14 @@ from torch.ao.quantization import (
     MinMaxObserver,
     MovingAverageMinMaxObserver,
     QConfig,
+    QConfigMapping,
     default_per_channel_weight_observer,
     default_weight_observer,
     get_default_qconfig_mapping,
 )
 from torch.ao.quantization.backend_config import BackendConfig, get_onednn_backend_config
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+from torch.fx import symbolic_trace
 from torch.nn import functional as F
 
 from ptqflow.calib.statistics import Statistics
@@ -28,9 +32,9 @@ from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.engines import Engine
 from ptqflow.core.errors import EngineError, ModelError
 from ptqflow.evaluate.metrics import sqnr_db
-from ptqflow.fx.convert import convert
+from ptqflow.fx.convert import MissingKernelError, convert
 from ptqflow.fx.fused_adds import fused_additions
-from ptqflow.fx.prepare import EVERYTHING, Scheme, prepare, without_torch_warnings
+from ptqflow.fx.prepare import EVERYTHING, Scheme, fp32_reason, prepare, without_torch_warnings
 
 METHODS = {"minmax": MinMaxObserver, "moving_average": MovingAverageMinMaxObserver}
 
@@ -52,36 +56,19 @@ class Mixed(nn.Module):
         x = self.stem(x)
         x = torch.cat([self.deep(x) + x, self.pool(F.gelu(x))], 1)
         x = F.leaky_relu(self.norm(x) * self.gate(x), 0.1)
-        return self.fc(torch.flatten(self.drop(x).mean((2, 3), keepdim=True), 1))
+        return self.fc(torch.flatten(torch.mean(self.drop(x), (2, 3), keepdim=True), 1))
 
 
 class Spatial(nn.Module):
-    """Ends in a mean over 1x1 pixels."""
+    """Has a mean over 1x1 pixels between INT8 layers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 8, miniature.SIZE)
+        self.fc = nn.Linear(8, 6)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).mean((2, 3))
-
-
-class Functional(nn.Module):
-    """A convolution in a form that torch cannot convert."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(4, 3, 3, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.conv2d(x, self.weight - self.weight.mean())
-
-
-class Named(nn.Module):
-    """Returns a summand by name."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.add(x, other=F.relu(x))
+        return self.fc(self.conv(x).mean((2, 3)))
 
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
@@ -111,12 +98,13 @@ def plain_torch(
     reduce_range: bool,
     observer: type[MinMaxObserver] = MinMaxObserver,
     per_channel: bool = True,
-    kept: Iterable[str] = (),
+    like: Quantized | None = None,
     backend: BackendConfig | None = None,
 ) -> nn.Module:
     """The recipe in torch's own words: the engine's default mapping with other observers.
 
-    Calibration runs channels last, as `calib` does it: the other way, FP32 convolutions round otherwise.
+    What is FP32 in `like` is so here. Calibration runs channels last, as `calib` does it: the other way, FP32
+    convolutions round otherwise.
     """
     with without_torch_warnings():
         torch.backends.quantized.engine = engine
@@ -127,14 +115,27 @@ def plain_torch(
         for kind, qconfig in mapping.object_type_qconfigs.items():
             if isinstance(qconfig.activation(), HistogramObserver):
                 mapping.set_object_type(kind, qconfig._replace(activation=activation))
-        for name in kept:
-            mapping.set_module_name(name, None)
+        if like:
+            leave_out(mapping, model, like)
         example = (torch.zeros(1, 3, miniature.SIZE, miniature.SIZE),)
         prepared = prepare_fx(copy.deepcopy(model), mapping, example, backend_config=backend)
         prepared.to(memory_format=torch.channels_last)
         for batch in batches:
             run(prepared, batch.contiguous(memory_format=torch.channels_last))
         return convert_fx(prepared, backend_config=backend)
+
+
+def leave_out(mapping: QConfigMapping, model: nn.Module, quantized: Quantized) -> None:
+    """Leave out of a mapping what stays FP32 by choice: modules by name, functions by their order."""
+    fp32 = {node.name for node in quantized.prepared.graph.nodes if fp32_reason(node)}
+    order: Counter[Any] = Counter()
+    for node in symbolic_trace(model).graph.nodes:
+        if node.op == "call_module" and node.name in fp32:
+            mapping.set_module_name(str(node.target), None)
+        elif node.op == "call_function":
+            if node.name in fp32:
+                mapping.set_module_name_object_type_order("", node.target, order[node.target], None)
+            order[node.target] += 1
 
 
 def ours(model: nn.Module, statistics: Statistics | None, **changes: object) -> Quantized:
@@ -151,7 +152,7 @@ def test_logits_equal_those_of_plain_torch_bit_for_bit(
     """For every engine and choice from one collection of statistics."""
     model, images = make(name), torch.cat(inputs)
     activation = {"method": method, "reduce_range": reduce_range}
-    converted = ours(model, collect(model, inputs[:4]), engine=engine, head=head, activation=activation).converted
+    quantized = ours(model, collect(model, inputs[:4]), engine=engine, head=head, activation=activation)
 
     expected = plain_torch(
         model,
@@ -159,10 +160,10 @@ def test_logits_equal_those_of_plain_torch_bit_for_bit(
         inputs[:4],
         reduce_range=reduce_range,
         observer=METHODS[method],
-        kept=["fc"] if head == "fp32" else [],
+        like=quantized,
         backend=get_onednn_backend_config() if engine == "onednn" and name == "mixed" else None,  # fuses an addition
     )
-    logits, fp32 = run(converted, images), run(model, images)
+    logits, fp32 = run(quantized.converted, images), run(model, images)
     assert torch.equal(logits, run(expected, images))
     assert not torch.equal(logits, fp32)
     ratio = sqnr_db(logits, fp32)
@@ -201,7 +202,7 @@ def test_with_a_fused_addition_logits_equal_those_of_plain_torch_with_the_patter
     assert torch.equal(run(quantized.converted, images), run(expected, images))
 
 
-@pytest.mark.parametrize("kept", [("conv2",), ("conv1", "conv2"), ("maxpool",), ("fc",)])
+@pytest.mark.parametrize("kept", [("conv2",), ("conv1", "conv2"), ("maxpool",)])
 @pytest.mark.parametrize(("engine", "reduce_range"), SCHEMES)
 def test_what_stays_fp32_does_so_as_in_plain_torch(
     engine: Engine, reduce_range: bool, kept: tuple[str, ...], inputs: list[Tensor]
@@ -209,14 +210,12 @@ def test_what_stays_fp32_does_so_as_in_plain_torch(
     model, images = make("residual"), torch.cat(inputs)
     activation = {"method": "minmax", "reduce_range": reduce_range}
     statistics = collect(model, inputs[:4])
-    converted = ours(
-        model, statistics, engine=engine, head="int8", keep_fp32=list(kept), activation=activation
-    ).converted
+    quantized = ours(model, statistics, engine=engine, head="int8", keep_fp32=list(kept), activation=activation)
 
-    expected = plain_torch(model, engine, inputs[:4], reduce_range=reduce_range, kept=kept)
+    expected = plain_torch(model, engine, inputs[:4], reduce_range=reduce_range, like=quantized)
     whole = plain_torch(model, engine, inputs[:4], reduce_range=reduce_range)
-    assert torch.equal(run(converted, images), run(expected, images))
-    assert kept == ("maxpool",) or not torch.equal(run(converted, images), run(whole, images))
+    assert torch.equal(run(quantized.converted, images), run(expected, images))
+    assert kept == ("maxpool",) or not torch.equal(run(quantized.converted, images), run(whole, images))
 
 
 @pytest.mark.parametrize(("engine", "reduce_range"), SCHEMES)
@@ -227,7 +226,7 @@ def test_without_statistics_conversion_follows_preparation_at_once(
     model, images = make(name), torch.cat(inputs)
     control = ours(model, None, engine=engine, head="int8", activation={"reduce_range": reduce_range})
 
-    expected = plain_torch(model, engine, [], reduce_range=reduce_range)
+    expected = plain_torch(model, engine, [], reduce_range=reduce_range, like=control)
     assert torch.equal(run(control.converted, images), run(expected, images))
     assert control.qparams == {}
     scales = {name: value for name, value in control.converted.state_dict().items() if name.endswith("_scale_0")}
@@ -321,35 +320,36 @@ def test_an_engine_that_the_machine_lacks_is_refused(network: nn.Module) -> None
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_network_that_its_engine_cannot_run_is_refused_when_it_is_converted(
+def test_a_step_without_a_kernel_on_its_engine_is_named_and_stays_fp32(
     engine: Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model, image = Spatial().eval(), torch.ones(2, 3, miniature.SIZE, miniature.SIZE)
     try:
-        expected = run(plain_torch(model, engine, [], reduce_range=False), image)
+        run(plain_torch(model, engine, [], reduce_range=False), image)
+        has_kernel = True
     except RuntimeError:
-        expected = None
+        has_kernel = False
     capfd.readouterr()
 
-    if expected is None:
-        with pytest.raises(ModelError, match=rf"cannot take images of 8x8 on {engine} \(.*; try another") as refusal:
-            ours(model, None, engine=engine, head="int8")
+    quantized = ours(model, None, engine=engine, head="int8")
+    run(quantized.converted, image)
+    assert quantized.scheme.without_kernel == (() if has_kernel else ("mean",))
+    if not has_kernel:
+        scheme = quantized.scheme.model_copy(update={"without_kernel": ()})
+        with pytest.raises(MissingKernelError, match=rf"no INT8 kernel on {engine} for how mean is used \(") as refusal:
+            convert(prepare(model, miniature.SIZE, scheme), scheme, miniature.SIZE)
         assert "\n" not in str(refusal.value)
-        assert capfd.readouterr().err == ""
-    else:
-        assert torch.equal(run(ours(model, None, engine=engine, head="int8").converted, image), expected)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     "model",
     [
-        Functional(),
-        Named(),
         nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"),
         nn.Conv2d(3, 8, 3, padding="same"),
     ],
-    ids=["functional convolution", "summand by name", "circular padding", "padding in a word"],
+    ids=["circular padding", "padding in a word"],
 )
 def test_a_network_that_torch_cannot_convert_is_refused_in_one_line(model: nn.Module, engine: Engine) -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 1), model)

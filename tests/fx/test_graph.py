@@ -120,12 +120,13 @@ class Constant(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3)
         self.dropped = nn.Conv2d(8, 8, 1)
+        self.fc = nn.Linear(8, 6)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x) + torch.ones(1, 8, 1, 1)
         if self.training:
             x = self.dropped(x)
-        return (x + torch.full((1, 8, 1, 1), 2.0)).mean((2, 3))
+        return self.fc((x + torch.full((1, 8, 1, 1), 2.0)).mean((2, 3)))
 
 
 class Shared(nn.Module):
@@ -239,7 +240,7 @@ def test_a_network_with_constants_and_another_course_in_training_is_named_and_st
 
     names = [list(name_observed(model, prepare(model, miniature.SIZE, EVERYTHING)).values()) for _ in range(2)]
 
-    assert names[0] == names[1] == ["x", "conv", "_tensor_constant0", "add", "_tensor_constant1", "add_1", "mean"]
+    assert names[0] == names[1] == ["x", "conv", "_tensor_constant0", "add", "_tensor_constant1", "add_1", "mean", "fc"]
     assert set(vars(model)) == before
     assert all(module.training is training for module in model.modules())
 

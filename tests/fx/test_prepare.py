@@ -6,11 +6,9 @@ import torch
 from fresh_process import ENGINES, Branched, collect, convert_params, decibels
 from torch import Tensor, nn
 from torch.ao.quantization import (
-    FixedQParamsObserver,
     PerChannelMinMaxObserver,
     default_per_channel_weight_observer,
     default_weight_observer,
-    get_default_qconfig_mapping,
 )
 from torch.ao.quantization.backend_config import get_native_backend_config, get_onednn_backend_config
 from torch.nn import functional as F
@@ -152,20 +150,6 @@ def test_a_module_that_stays_fp32_has_no_qconfig_and_the_others_have_one(network
     assert (prepared.conv1 if hasattr(prepared, "conv1") else prepared.conv).qconfig is not None
 
 
-@pytest.mark.parametrize("kind", [nn.Sigmoid, nn.Tanh, nn.Softmax, nn.Hardsigmoid])
-def test_what_has_a_fixed_range_keeps_torchs_observer_and_what_it_reads_does_not(kind: type[nn.Module]) -> None:
-    """Here it reads what has no INT8 kernel; torch would clip that to the fixed range."""
-    model = Network(lambda layer, x: layer(F.gelu(x)), kind()).eval()
-    prepared = prepare(model, miniature.SIZE, EVERYTHING)
-    observers = {name: prepared.get_submodule(target) for target, name in name_observed(model, prepared).items()}
-
-    fixed = {name for name, observer in observers.items() if isinstance(observer, FixedQParamsObserver)}
-    assert fixed == {"layer"}
-    assert isinstance(observers["gelu"], RangeObserver)
-    expected = get_default_qconfig_mapping("x86").object_type_qconfigs[kind].activation()
-    assert observers["layer"].calculate_qparams() == expected.calculate_qparams()
-
-
 def test_what_has_a_fixed_range_but_stays_fp32_gets_a_range_from_statistics() -> None:
     model = Branched(6).eval()
     prepared = prepare(model, miniature.SIZE, scheme(fp32=("gate.1",)))
@@ -232,15 +216,6 @@ def test_what_torch_computes_wrongly_or_stumbles_over_is_right_in_the_end(
             module.reset_parameters()
 
     assert fidelity(model.eval(), engine, inputs) > decibels(30, engine)
-
-
-@pytest.mark.parametrize("kind", [Branching, Looping, Converting, Raising])
-@pytest.mark.parametrize("engine", ["x86", "onednn"])
-def test_a_forward_that_depends_on_its_values_is_refused_in_one_line(kind: type[nn.Module], engine: Engine) -> None:
-    with pytest.raises(ModelError, match=f"torch.fx cannot trace {kind.__name__} .* may not branch or loop") as refusal:
-        prepare(kind(), miniature.SIZE, scheme(engine=engine))
-
-    assert "\n" not in str(refusal.value)
 
 
 class Twice(nn.Module):

@@ -71,7 +71,7 @@ def test_a_network_with_tied_weights_comes_back_with_tied_weights(
     name = f"{user_module(TIED)}:build"
     card = miniature.card().model_copy(update={"name": name, "code_sha256": hash_code(name)})
     model = miniature.vary(build_model(name, "standard", len(card.classes), card.image_size))
-    save_fp32(tmp_path / "fp32", model, card)
+    save_fp32(tmp_path / "fp32", model, card, images(card.image_size))
 
     loaded = load_fp32(tmp_path / "fp32").module
     assert all(torch.equal(loaded.state_dict()[key], tensor) for key, tensor in model.state_dict().items())

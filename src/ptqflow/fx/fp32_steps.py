@@ -21,7 +21,8 @@ _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 _FLOAT_INSIDE = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.Softmax)
 _FLOAT_INSIDE_FUNCTIONS = (F.layer_norm, F.group_norm, F.instance_norm, F.softmax, torch.softmax, "softmax")
 _SCALAR = (operator.add, operator.mul, torch.add, torch.mul)
-_PASSIVE = frozenset(("getitem", "chunk", "split", "unbind", "expand", "movedim", "swapaxes"))
+_PASSIVE = frozenset(("getitem", "chunk", "split", "unbind", "expand", "movedim", "swapaxes", "flatten", "unflatten"))
+_PASSIVE_MODULES = (nn.Flatten, nn.Unflatten)
 _SIZES = frozenset(("size", "dim", "getattr"))
 
 
@@ -87,7 +88,8 @@ def _has_ignored_options(node: Node, module: nn.Module | None) -> bool:
 
 def _may_be_int8(node: Node, traced: GraphModule) -> bool:
     if node.op == "call_module":
-        return type(traced.get_submodule(str(node.target))) in quantizable()
+        module = traced.get_submodule(str(node.target))
+        return type(module) in quantizable() or isinstance(module, _PASSIVE_MODULES)
     if node.op not in ("call_function", "call_method"):
         return False
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
