@@ -2,7 +2,7 @@
 
 import pytest
 
-from ptqflow.data.batching import images_together
+from ptqflow.data.batching import images_per_pass, images_together
 
 
 @pytest.mark.parametrize("size", [8, 31, 32, 224, 512, 1024, 2048, 4096])
@@ -15,3 +15,11 @@ def test_as_many_images_as_the_budget_holds_and_never_none(size: int, pixels: in
 
 def test_the_budgets_in_use_hold_the_usual_numbers_at_32_pixels() -> None:
     assert [images_together(32, 1 << bits) for bits in (17, 18, 20, 22)] == [128, 256, 1024, 4096]
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "count"),
+    [(32, 256, 256), (128, 256, 256), (224, 256, 83), (1024, 256, 4), (1024, 3, 3), (2048, 256, 1), (4096, 256, 1)],
+)
+def test_a_pass_has_the_number_asked_for_until_the_images_are_large(size: int, most: int, count: int) -> None:
+    assert images_per_pass(size, most) == count

@@ -111,6 +111,29 @@ def test_logits_are_those_of_the_network_on_the_stored_order(fp32: nn.Module, sp
     assert torch.equal(logits, expected.double())
 
 
+class Passes(nn.Module):
+    """Returns the mean of each channel, and keeps the number of images of each pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.images.append(len(x))
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize(("size", "batch_size", "passes"), [(8, 4, [4, 4, 1]), (8, 256, [9]), (1024, 256, [4, 4, 1])])
+def test_large_images_go_through_the_network_in_smaller_batches(size: int, batch_size: int, passes: list[int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, size, size, 3), dtype=np.uint8)
+    model = Passes()
+
+    logits = logits_of(model, dataclasses.replace(miniature.split(9), images=pixels), batch_size)
+    assert model.images == passes
+    expected = to_input(torch.from_numpy(pixels), miniature.NORMALIZATION).mean((2, 3))
+    assert torch.allclose(logits, expected.double(), atol=1e-5)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 10, 64, COUNT - 1, COUNT, 1000])
 def test_reported_figures_do_not_depend_on_the_batch_size(
     fp32: nn.Module, int8: nn.Module, split: Split, batch_size: int

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ptqflow.core.artifacts import write_bytes
 from ptqflow.core.errors import ModelError
 from ptqflow.core.figures import ExportMetrics
-from ptqflow.data.batching import images_together
+from ptqflow.data.batching import images_per_pass
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.export.gate import EXAMPLES, Gate, first_divergence
@@ -27,9 +27,6 @@ from ptqflow.models.fp32 import ModelCard
 from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, InputCard
 from ptqflow.runtime.reference import IMAGES, Reference, generate_images, write_reference
 from ptqflow.runtime.runtimes import PACKAGES, Runtime
-
-_PIXELS = 4_000_000
-"""Of the generated images that run at a time."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def write_files(directory: Path, networks: Networks, logits: Tensor, params: Exp
 def _run_on_generated_images(network: nn.Module, card: ModelCard) -> NDArray[np.float32]:
     images = torch.from_numpy(generate_images(IMAGES, card.image_size))
     with torch.inference_mode():
-        batches = images.split(images_together(card.image_size, _PIXELS))
+        batches = images.split(images_per_pass(card.image_size, len(images)))
         logits: NDArray[np.float32] = torch.cat([network(to_input(b, card.normalization)) for b in batches]).numpy()
     return logits
 
@@ -122,7 +119,8 @@ def require_runtimes(params: ExportParams) -> None:
 
 
 def _where(gate: Gate, networks: Networks, test: Split) -> str:
-    card, count = networks.card, min(EXAMPLES, len(test))
+    card = networks.card
+    count = min(images_per_pass(card.image_size, EXAMPLES), len(test))
     images = to_input(torch.from_numpy(np.array(test.images[:count])), card.normalization)
     expected = step_outputs(networks.int8.module, images)
     layer = first_divergence(expected, gate.replay("onnxruntime", INT8_ONNX, count, "steps"))

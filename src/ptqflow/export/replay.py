@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptqflow.core.stage import run
+from ptqflow.data.batching import images_per_pass
 from ptqflow.data.dataset import Split, open_dataset
 from ptqflow.data.normalization import normalize
 from ptqflow.runtime.manifest import INPUT, Manifest, check_file, read_manifest
@@ -34,8 +35,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _batches(split: Split, manifest: Manifest, count: int, batch_size: int) -> Iterator[NDArray[np.float32]]:
-    for start in range(0, count, batch_size):
-        pixels = split.images[start : min(start + batch_size, count)]
+    step = images_per_pass(manifest.image_size, batch_size)
+    for start in range(0, count, step):
+        pixels = split.images[start : min(start + step, count)]
         yield normalize(pixels, manifest.input)
 
 

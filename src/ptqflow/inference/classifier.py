@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ptqflow.core.errors import DataError
-from ptqflow.data.batching import images_together
+from ptqflow.data.batching import images_per_pass
 from ptqflow.data.normalization import normalize
 from ptqflow.fetch.decoding import UnreadableImageError, fit_arrays, fit_image
 from ptqflow.runtime.manifest import Manifest, read_manifest
@@ -25,7 +25,6 @@ Picture = Image.Image | NDArray[np.uint8]
 """A PIL image, or an array (H, W, 3) of RGB."""
 
 _MOST_IMAGES = 64
-_MOST_PIXELS = 4_000_000  # 48 MB of float32 input, and a multiple of that of activations
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def load_classifier(
 
 def batch_size(image_size: int) -> int:
     """Return how many images run at a time, so that memory is bounded; no result depends on it."""
-    return min(_MOST_IMAGES, images_together(image_size, _MOST_PIXELS))
+    return images_per_pass(image_size, _MOST_IMAGES)
 
 
 def compute_logits(network: "Network", manifest: Manifest, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

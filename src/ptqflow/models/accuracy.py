@@ -16,6 +16,7 @@ from ptqflow.core.errors import DataError
 from ptqflow.core.figures import DIGITS
 from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import ALONE, Ranks
+from ptqflow.data.batching import images_per_pass
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 
@@ -46,6 +47,8 @@ def compute_logits(
 ) -> Tensor:
     """Return the logits of a network on a split in its stored order; each rank computes a share of the batches.
 
+    A batch has `batch_size` images, or fewer if they are large, as `images_per_pass` returns.
+
     Returns:
         float64 (N, classes) on the CPU.
 
@@ -61,12 +64,13 @@ def compute_logits(
         logits: Tensor = model(to_input(images, normalization))
         return logits.cpu().double()
 
-    starts = range(0, len(split), batch_size)
+    step = images_per_pass(split.images.shape[1], batch_size)
+    starts = range(0, len(split), step)
     own = starts[ranks.part(len(starts))]
     with torch.inference_mode():
         bar = tqdm(own, desc=label, unit="batch", leave=False, disable=True if ranks.rank else None)
-        batches = (run(split[start : start + batch_size]) for start in bar)
-        logits = _concatenate(batches, len(split[own[0] : own[-1] + batch_size])) if own else run(split[:1])[:0]
+        batches = (run(split[start : start + step]) for start in bar)
+        logits = _concatenate(batches, len(split[own[0] : own[-1] + step])) if own else run(split[:1])[:0]
         result = torch.cat(ranks.gather(logits))
     finite = result.isfinite().all(dim=1)
     if not finite.all():
