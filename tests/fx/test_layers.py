@@ -10,7 +10,6 @@ from ptqflow.fx.layers import Layer, count_layers, describe_layers, list_layers
 from ptqflow.fx.prepare import Scheme, prepare
 
 NO_KERNEL = "torch has no INT8 kernel for it"
-USED_OTHERWISE = "torch has an INT8 kernel for it, but not for how it is used here"
 AS_IT_IS = "works on INT8 values unchanged"
 
 
@@ -74,7 +73,7 @@ def test_each_fp32_layer_has_its_reason_and_what_computes_nothing_is_no_layer() 
     layers = layers_of(Rows(), available_engines()[0])
 
     assert [(layer.name, layer.precision, layer.note) for layer in layers] == [
-        ("gru", "fp32", USED_OTHERWISE),
+        ("gru", "fp32", "between FP32 steps"),
         ("act", "fp32", NO_KERNEL),
         ("last", "int8", ""),
     ]
