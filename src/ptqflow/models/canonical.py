@@ -81,9 +81,11 @@ def copy_sharing_tensors(model: nn.Module) -> nn.Module:
 def _bake(module: nn.Module) -> None:
     """Write the weights that a module computes from other tensors as plain ones."""
     if parametrize.is_parametrized(module):
-        for name in list(module.parametrizations):  # type: ignore[arg-type]
-            value = getattr(module, name).detach()
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        # By hand, since torch takes them from the class, which the copy shares with the original.
+        values = {name: getattr(module, name).detach() for name in module.parametrizations}  # type: ignore[union-attr]
+        del module.parametrizations
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        for name, value in values.items():
             setattr(module, name, nn.Parameter(value, False))
     for hook in list(module._forward_pre_hooks.values()):
         if isinstance(hook, WeightNorm):

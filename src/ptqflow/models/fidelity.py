@@ -18,4 +18,4 @@ def median_sqnr_db(logits: Tensor, reference: Tensor) -> float:
     """
     exact, noise = reference.double(), logits.double() - reference.double()
     ratios = exact.square().sum(1) / noise.square().sum(1)
-    return float(10 * torch.log10(ratios.nan_to_num(torch.inf)).median())
+    return float(10 * torch.log10(ratios.nan_to_num(torch.inf, torch.inf)).median())

@@ -16,6 +16,7 @@ from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import Ranks
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.models.architecture import build_model, hash_code
+from ptqflow.models.canonical import canonicalize
 from ptqflow.models.fp32 import ModelCard
 from ptqflow.models.params import ModelParams
 from ptqflow.train.params import TrainParams
@@ -69,11 +70,12 @@ def build_network(card: ModelCard, weights: Path | None, params: TrainParams) ->
     """Build the network with random weights from `train.seed`, or with the user's.
 
     Raises:
-        ModelError: there is no such network, the weights do not fit it, or `train.epochs` is 0 and some of the weights
-            are random.
+        ModelError: there is no such network, torch.fx cannot trace it, the weights do not fit it, or `train.epochs` is
+            0 and some of the weights are random.
     """
     torch.manual_seed(params.seed)
     model = build_model(card.name, card.stem, len(card.classes), card.image_size)
+    canonicalize(model, card.image_size)  # so that what cannot be traced is found before it is trained
     if weights is None:
         if params.epochs == 0:
             raise ModelError(
