@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from ptqflow.core.normalization import Channels, Normalization
-from ptqflow.data.preprocessing import to_input
+from ptqflow.data.dataset import Split
+from ptqflow.data.preprocessing import first_images, to_input
 
 EVERY_VALUE = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
 
@@ -32,3 +33,14 @@ def test_the_images_are_left_unchanged() -> None:
 
     to_input(images, miniature.NORMALIZATION)
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(("size", "count"), [(8, 32), (256, 8), (1024, 1)])
+def test_the_first_images_are_few_where_they_are_large(size: int, count: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    images = np.repeat(np.repeat(pixels, size // 8, axis=1), size // 8, axis=2) if size > 8 else pixels
+    split = Split(images, np.zeros(40, np.int64), np.zeros(40, "V16"))
+
+    found = first_images(split, miniature.NORMALIZATION)
+
+    assert torch.equal(found, to_input(torch.from_numpy(images[:count]), miniature.NORMALIZATION))

@@ -1,7 +1,9 @@
+import math
+
 import numpy as np
 import pytest
 
-from ptqflow.export.agreement import Agreement, compare, find_fault
+from ptqflow.export.agreement import Agreement, compare, find_fault, find_loss
 from ptqflow.runtime.runtimes import Runtime
 
 
@@ -52,3 +54,19 @@ def test_an_equivalent_network_fails_for_one_of_a_thousand_test_sets_at_most(ima
         for count in lost
     ]
     assert sum(fault is not None for fault in faults) <= 20_000 * 0.0015
+
+
+@pytest.mark.parametrize(("found", "torchs", "is_loss"), [(30.0, 30.0, False), (27.0, 30.0, False), (26.9, 30.0, True)])
+def test_logits_may_have_at_most_twice_the_noise_of_torchs(found: float, torchs: float, is_loss: bool) -> None:
+    loss = find_loss(found, torchs)
+    assert (loss is not None) == is_loss
+    if loss:
+        assert "26.9 dB to FP32's" in loss
+        assert "30.0 dB; 3 dB less are accepted" in loss
+
+
+def test_a_file_without_a_difference_passes_beside_torch_with_one_and_not_the_reverse() -> None:
+    assert find_loss(math.inf, 30.0) is None
+    assert find_loss(math.inf, math.inf) is None
+    assert find_loss(57.0, math.inf) is None
+    assert find_loss(30.0, math.inf)

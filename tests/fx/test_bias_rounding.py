@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from fresh_process import collect, convert_params
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn import functional as F
 
 from ptqflow.convert.quantize import quantize
-from ptqflow.fx.bias_rounding import rounded_bias, sum_scale
+from ptqflow.fx.bias_rounding import _InputScales, rounded_bias, sum_scale
 from ptqflow.fx.prepare import without_torch_warnings
 
 SCALES = (0.013, 0.002, 0.4)
@@ -56,3 +58,40 @@ def test_the_biases_of_a_converted_network_are_multiples_exactly_where_that_is_a
     layer = quantized.converted.conv1
     steps = layer.bias().detach().double() / sum_scale(layer.weight(), quantized.qparams["x"].scale).double()
     assert (float((steps - steps.round()).abs().max()) < 1e-3) is rounds
+
+
+class Dead(nn.Module):
+    """Filters of zeros with a bias, on inputs that are small beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 6, 8), nn.Linear(6, 4)
+        with torch.no_grad():
+            self.conv.weight[:2], self.conv.bias[:2] = 0, 300.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.conv(x * 1e-4)).flatten(1))
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_bias_of_more_steps_than_int32_holds_enlarges_the_scale_of_its_channel(
+    per_channel: bool, inputs: list[Tensor]
+) -> None:
+    torch.manual_seed(0)
+    model, images = Dead().eval(), torch.cat(inputs)
+    params = convert_params(weight={"per_channel": per_channel, "method": "minmax"})
+    converted = quantize(model, miniature.card(), params, collect(model, inputs), miniature.split(40)).converted
+
+    layer = converted.get_submodule("conv")
+    (step,) = input_scales(converted, images)["conv"]
+    most = (layer.bias().double().abs() / sum_scale(layer.weight(), step).double()).max()
+    assert most <= 2**30
+    with torch.inference_mode():
+        torch.testing.assert_close(converted(images), model(images), rtol=0.02, atol=0.02)
+
+
+def input_scales(converted: GraphModule, images: Tensor) -> dict[str, set[float]]:
+    scales = _InputScales(converted)
+    with torch.inference_mode():
+        scales.run(images)
+    return scales.of_layer

@@ -10,6 +10,8 @@ from ptqflow.runtime.runtimes import Runtime
 
 SQNR_MARGIN_DB = 3.0
 """How much less an exported file's SQNR to FP32 may be than torch's: noise of twice the power."""
+_ROUNDING_DB = 60.0
+"""SQNR beyond which no INT8 step can be wrong: what is left is float32 rounding, in which runtimes differ."""
 OPENVINO_AGREEMENT = 0.98
 """The most that is required of OpenVINO, which adds a residual before it rounds, whatever the graph says."""
 _SIGMAS = 3.09
@@ -54,7 +56,7 @@ def find_loss(sqnr_db: float, torch_sqnr_db: float) -> str | None:
         sqnr_db: of the file's logits to FP32's, the median over the test images.
         torch_sqnr_db: of the INT8 network of torch.
     """
-    if sqnr_db >= torch_sqnr_db - SQNR_MARGIN_DB:
+    if sqnr_db >= min(torch_sqnr_db, _ROUNDING_DB) - SQNR_MARGIN_DB:
         return None
     return (
         f"has logits with an SQNR of {sqnr_db:.1f} dB to FP32's, the median of the test images, where torch's have "

@@ -76,8 +76,13 @@ def _losses(model: nn.Module, converted: GraphModule, images: Tensor) -> list[tu
             continue
         sqnr[node] = min(median_sqnr_db(values.flatten(1), reference.flatten(1)), _EXACT)
         before = min((sqnr[source] for source in _sources(node, sqnr)), default=_EXACT)
-        losses.append((before - sqnr[node], step_name(steps[0]), f"{before:.0f}", f"{sqnr[node]:.0f}"))
+        losses.append((_noise(sqnr[node]) - _noise(before), step_name(steps[0]), f"{before:.0f}", f"{sqnr[node]:.0f}"))
     return [(name, before, after) for _, name, before, after in sorted(losses, reverse=True)[:_NAMED]]
+
+
+def _noise(sqnr_db: float) -> float:
+    """Return the power of the noise over that of the signal."""
+    return float(10 ** (-sqnr_db / 10))
 
 
 def _sources(node: Node, known: dict[Node, float]) -> list[Node]:
