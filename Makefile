@@ -2,11 +2,12 @@
 # make check   install, then lint, types and tests: what must pass before a commit
 # make format  install, correct what lint can correct
 # make docs    install, write the params table of README.md
+# make networks  install, measure the networks of tests/zoo, write the table of docs/networks.md
 # make test    install, run the tests; COVERAGE=1 measures what they cover
 # make test-slow  the slow tests, and those in a browser (Debian's chromium)
 .DEFAULT_GOAL := repro
 .DELETE_ON_ERROR:
-.PHONY: repro check format docs test test-slow benchmark spread lint types lock
+.PHONY: repro check format docs networks test test-slow benchmark spread lint types lock
 
 PYTHON ?= python3
 INSTALLED := .venv/installed
@@ -52,6 +53,9 @@ format: $(INSTALLED)
 
 docs: $(INSTALLED)
 	PYTHONPATH=src python .ci/params_table.py
+
+networks: $(INSTALLED)
+	PYTHONPATH=src:tests python tests/zoo/table.py
 
 types: $(INSTALLED)
 	mypy
