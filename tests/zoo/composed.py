@@ -54,6 +54,7 @@ MERGES: dict[str, Builder] = {
         lambda: conv(32, 16),
     ),
     "shared_layer": applied(lambda x, a: F.relu(a(F.relu(a(x)))), conv),
+    "shared_activation": applied(lambda x, a, b, act: act(b(act(a(x)))) + x, conv, conv, nn.Hardswish),
     "shared_layer_with_two_ends": applied(lambda x, a: F.relu(a(x)) + a(x), conv),
 }
 

@@ -61,7 +61,7 @@ ACTIVATIONS: dict[str, Builder] = {
     "softsign": _activated(nn.Softsign),
     "tanhshrink": _activated(nn.Tanhshrink),
     "softshrink": _activated(nn.Softshrink),
-    "hardshrink": _activated(nn.Hardshrink),
+    "hardshrink": _activated(lambda: nn.Hardshrink(0.3)),
     "logsigmoid": _activated(nn.LogSigmoid),
     "threshold": _activated(lambda: nn.Threshold(0.1, 0.05)),
     "softmin": _activated(lambda: nn.Softmin(1)),

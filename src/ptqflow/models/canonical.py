@@ -7,6 +7,7 @@ ONNX export have rules for.
 import copy
 import operator
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ _DROPOUTS = (nn.Identity, nn.modules.dropout._DropoutNd)
 _IN_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul} | {
     operator.itruediv: operator.truediv
 }
+_WITHOUT_RANGE = (nn.ReLU, nn.modules.pooling._MaxPoolNd, nn.Flatten)
+"""Modules whose output has the range of their input, or is fused into what comes before it."""
 _AFFINE = ("weight", "bias")
 _CONVOLUTION_OPTIONS = ("stride", "padding", "dilation", "groups")
 
@@ -32,15 +35,18 @@ _CONVOLUTION_OPTIONS = ("stride", "padding", "dilation", "groups")
 def canonicalize(model: nn.Module, image_size: int) -> GraphModule:
     """Return the canonical form of a network, which stays unchanged and shares its tensors with it.
 
-    The logits are the same to the bit, except with instance normalization with running statistics and batch
-    normalization without: there to float32 rounding.
+    The logits are the same to the bit, except with instance normalization with running statistics, batch
+    normalization without, and average pooling with a count of its own: there to float32 rounding.
 
     - Parametrizations, `weight_norm`, `spectral_norm` and pruning are baked into the weights.
     - Arguments of `forward` after the first have their defaults.
     - What depends on parameters and buffers alone is a buffer.
     - `F.conv2d`, `F.linear`, `x @ weight` and `F.batch_norm` with such weights are modules, and so are subclasses of
       torch's layers; padding is explicit, in numbers and of zeros.
+    - `AvgPool2d` averages over whole windows; what follows from `ceil_mode` and `divisor_override` is a multiplication.
     - Batch normalization without running statistics is a function of the batch.
+    - A module whose INT8 form has a range of its own is called once: a copy, with a number appended to its path, stands
+      for each further call.
     - Nothing works in place; `Dropout` and `Identity` are gone.
 
     Steps keep the paths of their modules, in `node.meta["nn_module_stack"]` too. A function that becomes a module has
@@ -57,9 +63,10 @@ def canonicalize(model: nn.Module, image_size: int) -> GraphModule:
         _bake(module)
     graph = trace_user_code(baked)
     network = GraphModule(baked, graph, type(model).__name__)
-    ranks = _Ranks(network, image_size).ranks
-    for step in (_out_of_place, _drop_dropouts, _fold_constants, _spell_padding, _spell_statistics, _as_modules):
-        step(network, ranks)
+    shapes = _Shapes(network, image_size).shapes
+    steps = (_out_of_place, _drop_dropouts, _fold_constants, _spell_padding, _spell_pooling, _spell_statistics)
+    for step in (*steps, _as_modules, _separate_calls):
+        step(network, shapes)
         network.graph.eliminate_dead_code()
         network.recompile()
     network.delete_all_unused_submodules()
@@ -96,23 +103,23 @@ def _bake(module: nn.Module) -> None:
             prune.remove(module, hook._tensor_name)
 
 
-class _Ranks(fx.Interpreter):
-    """Runs a network once and records the number of dimensions of what its steps return."""
+class _Shapes(fx.Interpreter):
+    """Runs a network once and records the shapes of what its steps return."""
 
     def __init__(self, network: GraphModule, image_size: int) -> None:
         super().__init__(network)
-        self.ranks: dict[Node, int] = {}
+        self.shapes: dict[Node, torch.Size] = {}
         with torch.no_grad():
             self.run(torch.zeros(2, 3, image_size, image_size))
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
         if isinstance(result, Tensor):
-            self.ranks[n] = result.dim()
+            self.shapes[n] = result.shape
         return result
 
 
-def _out_of_place(network: GraphModule, ranks: dict[Node, int]) -> None:
+def _out_of_place(network: GraphModule, shapes: dict[Node, torch.Size]) -> None:
     """Replace steps that overwrite their input, and let what reads the input afterwards read their result."""
     nodes = list(network.graph.nodes)
     for position, node in enumerate(nodes):
@@ -151,7 +158,7 @@ def _overwrites(node: Node, network: GraphModule) -> bool:
     return False
 
 
-def _drop_dropouts(network: GraphModule, ranks: dict[Node, int]) -> None:
+def _drop_dropouts(network: GraphModule, shapes: dict[Node, torch.Size]) -> None:
     for node in list(network.graph.nodes):
         is_module = node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), _DROPOUTS)
         is_function = node.op == "call_function" and _is_idle_dropout(node)
@@ -168,7 +175,7 @@ def _is_idle_dropout(node: Node) -> bool:
     return name == "stochastic_depth" and node.kwargs.get("training", (*node.args, True)[-1]) is False
 
 
-def _fold_constants(network: GraphModule, ranks: dict[Node, int]) -> None:
+def _fold_constants(network: GraphModule, shapes: dict[Node, torch.Size]) -> None:
     """Compute what depends on parameters and buffers alone."""
     values: dict[Node, Any] = {}
     for node in list(network.graph.nodes):
@@ -185,7 +192,7 @@ def _fold_constants(network: GraphModule, ranks: dict[Node, int]) -> None:
             with network.graph.inserting_before(node):
                 folded = network.graph.get_attr(name)
             folded.meta = dict(node.meta)
-            ranks[folded] = value.dim()
+            shapes[folded] = value.shape
             node.replace_all_uses_with(folded)
 
 
@@ -202,7 +209,7 @@ def _compute(node: Node, values: dict[Node, Any]) -> Any:
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _spell_padding(network: GraphModule, ranks: dict[Node, int]) -> None:
+def _spell_padding(network: GraphModule, shapes: dict[Node, torch.Size]) -> None:
     """Pad before a convolution where it pads other than with zeros alike on both sides."""
     for node, conv in _calls(network, nn.modules.conv._ConvNd):
         if isinstance(conv, nn.modules.conv._ConvTransposeNd) or (
@@ -230,13 +237,47 @@ def _insert_pad(network: GraphModule, node: Node, amounts: list[int], mode: str)
     node.replace_input_with(source, padded)
 
 
-def _spell_statistics(network: GraphModule, ranks: dict[Node, int]) -> None:
+def _spell_pooling(network: GraphModule, shapes: dict[Node, torch.Size]) -> None:
+    """Average over whole windows where a pooling counts otherwise, and scale each mean to its own count."""
+    for node, pool in _calls(network, nn.AvgPool2d):
+        if not pool.ceil_mode and pool.divisor_override is None:
+            continue
+        size = shapes[node.all_input_nodes[0]][-2:]
+        kernel, stride, padding = (_pair(each) for each in (pool.kernel_size, pool.stride, pool.padding))
+        ones = torch.ones(1, 1, *size)
+        means, amounts = pool(ones), []
+        for axis in (1, 0):  # as F.pad takes them, from the last dimension on
+            reach = (means.shape[2 + axis] - 1) * stride[axis] + kernel[axis]
+            amounts += [padding[axis], max(0, reach - size[axis] - padding[axis])]
+        plain = nn.AvgPool2d(kernel, stride)
+        _insert_pad(network, node, amounts, "constant")
+        _set_module(network, str(node.target), plain)
+        _insert_scale(network, node, means / plain(F.pad(ones, amounts)))
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _insert_scale(network: GraphModule, node: Node, factors: Tensor) -> None:
+    """Multiply what a step returns by constants."""
+    name = f"{node.name}_factors"
+    network.register_buffer(name, factors)
+    with network.graph.inserting_after(node):
+        constant = network.graph.get_attr(name)
+    with network.graph.inserting_after(constant):
+        scaled = network.graph.call_function(torch.mul, (node, constant))
+    constant.meta, scaled.meta = dict(node.meta), dict(node.meta)
+    node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
+
+
+def _spell_statistics(network: GraphModule, shapes: dict[Node, torch.Size]) -> None:
     """Replace normalizations whose statistics are not what the layer's kind says, in evaluation mode."""
     for node, norm in _calls(network, nn.modules.batchnorm._NormBase):
         is_instance = isinstance(norm, nn.modules.instancenorm._InstanceNorm)
-        if is_instance and norm.running_mean is not None and ranks[node] in (3, 4, 5):
+        if is_instance and norm.running_mean is not None and len(shapes[node]) in (3, 4, 5):
             tensors = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-            _set_module(network, str(node.target), _batch_norm(ranks[node], tensors, norm.eps))
+            _set_module(network, str(node.target), _batch_norm(len(shapes[node]), tensors, norm.eps))
         elif not is_instance and norm.running_mean is None:
             _call_batch_statistics(network, node, norm)
 
@@ -260,11 +301,11 @@ def normalize_by_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, ep
     return normalized * weight.view(shape) + bias.view(shape)
 
 
-def _as_modules(network: GraphModule, ranks: dict[Node, int]) -> None:
+def _as_modules(network: GraphModule, shapes: dict[Node, torch.Size]) -> None:
     """Replace functions with constant weights by modules, those with the same weights by one module."""
     made: dict[str, nn.Module] = {}
     for node in list(network.graph.nodes):
-        module = _as_module(network, node, ranks) if node.op == "call_function" else None
+        module = _as_module(network, node, shapes) if node.op == "call_function" else None
         if module is None:
             continue
         source = node.all_input_nodes[0]
@@ -284,7 +325,7 @@ def _as_modules(network: GraphModule, ranks: dict[Node, int]) -> None:
                 network.graph.erase_node(weight)
 
 
-def _as_module(network: GraphModule, node: Node, ranks: dict[Node, int]) -> nn.Module | None:
+def _as_module(network: GraphModule, node: Node, shapes: dict[Node, torch.Size]) -> nn.Module | None:
     def constant(argument: Any) -> Any:
         return operator.attrgetter(str(argument.target))(network) if isinstance(argument, Node) else argument
 
@@ -302,9 +343,25 @@ def _as_module(network: GraphModule, node: Node, ranks: dict[Node, int]) -> nn.M
     if node.target is F.batch_norm:
         is_running = not values["training"] and values["running_mean"] is not None
         norm = tuple(values[key] for key in ("running_mean", "running_var", "weight", "bias"))
-        return _batch_norm(ranks[node], norm, values["eps"]) if is_running and ranks[node] in _BATCH_NORMS else None
+        rank = len(shapes[node])
+        return _batch_norm(rank, norm, values["eps"]) if is_running and rank in _BATCH_NORMS else None
     weight = values["weight"]
     return _linear(weight.t().contiguous(), None) if isinstance(weight, Tensor) and weight.dim() == 2 else None
+
+
+def _separate_calls(network: GraphModule, shapes: dict[Node, torch.Size]) -> None:
+    """Let each call of a module call a copy of its own, with the same tensors."""
+    called: set[str] = set()
+    for node, module in _calls(network, nn.Module):
+        path = str(node.target)
+        if path in called and not isinstance(module, _WITHOUT_RANGE):
+            node.target = _unused(path, network)
+            _set_module(network, node.target, copy_sharing_tensors(module))
+        called.add(path)
+
+
+def _unused(path: str, network: GraphModule) -> str:
+    return next(name for number in count(1) if not _has_submodule(network, name := f"{path}_{number}"))
 
 
 def _are_equal(module: nn.Module, other: nn.Module) -> bool:
