@@ -204,9 +204,28 @@ def test_a_function_with_constant_weights_is_a_module_at_the_path_of_its_caller(
     assert type(canonicalize(built(name), SIZE).get_submodule(path)) is kind
 
 
-def test_what_runs_twice_is_one_module() -> None:
+def test_what_runs_twice_is_a_module_and_a_copy_with_the_same_weights() -> None:
     canonical = canonicalize(built("one layer twice"), SIZE)
-    assert [str(node.target) for node in canonical.graph.nodes].count("parts.0") == 2
+    first, second = (canonical.get_submodule(path) for path in ("parts.0", "parts.0_1"))
+    assert first is not second
+    assert first.weight is second.weight
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AvgPool2d(3, 2, ceil_mode=True),
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+        nn.AvgPool2d(2, divisor_override=3),
+    ],
+)
+def test_average_pooling_is_over_whole_windows_to_rounding(pool: nn.AvgPool2d) -> None:
+    network = Body(lambda x, p, c: F.pad(p(c(x)), (4, 4, 4, 4)), pool, conv()).eval()
+    canonical = canonicalize(network, SIZE)
+
+    torch.testing.assert_close(logits(canonical), logits(network))
+    called = [module for module in canonical.modules() if isinstance(module, nn.AvgPool2d)]
+    assert not any(one.ceil_mode or one.divisor_override for one in called)
 
 
 class Options(nn.Module):
