@@ -87,3 +87,8 @@ def test_a_chosen_step_has_the_reason_that_was_given() -> None:
         "add": "other",
         "mean": BETWEEN,
     }
+
+
+def test_a_convolution_whose_weights_depend_on_the_input_is_fp32() -> None:
+    found = steps(Body(lambda x, c: c(F.conv2d(x, x.mean((0, 2, 3)).view(6, 1, 1, 1), groups=6)), nn.Conv2d(6, 6, 1)))
+    assert found["conv2d"] == "its weights depend on the input"

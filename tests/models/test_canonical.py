@@ -204,28 +204,43 @@ def test_a_function_with_constant_weights_is_a_module_at_the_path_of_its_caller(
     assert type(canonicalize(built(name), SIZE).get_submodule(path)) is kind
 
 
-def test_what_runs_twice_is_a_module_and_a_copy_with_the_same_weights() -> None:
+def test_a_layer_that_runs_twice_is_two_modules_with_the_same_tensors() -> None:
     canonical = canonicalize(built("one layer twice"), SIZE)
-    first, second = (canonical.get_submodule(path) for path in ("parts.0", "parts.0_1"))
+    calls = [str(node.target) for node in canonical.graph.nodes if str(node.target).startswith("parts.0")]
+    assert calls == ["parts.0", "parts.0_1"]
+    first, second = map(canonical.get_submodule, calls)
     assert first is not second
     assert first.weight is second.weight
+
+
+def test_both_calls_of_a_layer_belong_to_the_path_of_the_user() -> None:
+    canonical = canonicalize(built("one layer twice"), SIZE)
+    assert [scope(node) for node in canonical.graph.nodes].count("parts.0") == 2
+
+
+def test_one_relu_for_all_stays_one_module() -> None:
+    relu = nn.ReLU()
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), relu, nn.Conv2d(6, 6, 3), relu).eval()
+    assert [str(node.target) for node in canonicalize(network, SIZE).graph.nodes].count("1") == 2
 
 
 @pytest.mark.parametrize(
     "pool",
     [
         nn.AvgPool2d(3, 2, ceil_mode=True),
-        nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
-        nn.AvgPool2d(2, divisor_override=3),
+        nn.AvgPool2d((2, 3), (2, 1), (1, 0), ceil_mode=True, count_include_pad=False),
+        nn.AvgPool2d(2, 3, divisor_override=3),
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True, divisor_override=5),
     ],
+    ids=repr,
 )
-def test_average_pooling_is_over_whole_windows_to_rounding(pool: nn.AvgPool2d) -> None:
-    network = Body(lambda x, p, c: F.pad(p(c(x)), (4, 4, 4, 4)), pool, conv()).eval()
+def test_average_pooling_with_a_count_of_its_own_averages_over_whole_windows(pool: nn.AvgPool2d) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), pool, nn.Flatten()).eval()
     canonical = canonicalize(network, SIZE)
-
-    torch.testing.assert_close(logits(canonical), logits(network))
-    called = [module for module in canonical.modules() if isinstance(module, nn.AvgPool2d)]
-    assert not any(one.ceil_mode or one.divisor_override for one in called)
+    images = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(canonical(images), network(images))
+    plain = canonical.get_submodule("1")
+    assert (plain.ceil_mode, plain.padding, plain.divisor_override) == (False, 0, None)
 
 
 class Options(nn.Module):

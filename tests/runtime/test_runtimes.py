@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from exported import change_manifest, manifest
+from onnx import TensorProto, helper, numpy_helper
 from torch import backends
 
 import ptqflow
@@ -99,6 +101,29 @@ def test_options_of_a_session_are_set(pristine: Path, tmp_path: Path) -> None:
     session = onnxruntime_session(pristine / "int8.onnx", intra_op_num_threads=1, enable_profiling=True)
     assert session.get_session_options().intra_op_num_threads == 1
     assert Path(session.end_profiling()).is_file()
+
+
+def test_onnxruntime_leaves_the_weights_of_a_layer_between_int8_steps_fp32() -> None:
+    """Its own optimizer rounds them, with one scale for a large and a small channel."""
+    weight, ones = np.array([1.0, 0.001], np.float32).reshape(2, 1, 1, 1), np.ones((1, 1, 4, 4), np.float32)
+    steps = [
+        helper.make_node("QuantizeLinear", ["images", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"]),
+        helper.make_node("Conv", ["x", "weight"], ["y"]),
+        helper.make_node("QuantizeLinear", ["y", "fine", "zero"], ["r"]),
+        helper.make_node("DequantizeLinear", ["r", "fine", "zero"], ["z"]),
+    ]
+    values = {"scale": np.float32(1 / 255), "fine": np.float32(0.0005), "zero": np.uint8(0), "weight": weight}
+    graph = helper.make_graph(
+        steps,
+        "kept",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ones.shape)],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 2, 4, 4])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    found = onnxruntime_session(model.SerializeToString()).run(None, {"images": ones})[0]
+    np.testing.assert_allclose(found[0, 1], 0.001, rtol=0.01)
 
 
 def test_openvino_computes_fp32_and_takes_one_shape_on_request(pristine: Path) -> None:

@@ -20,6 +20,8 @@ WRONG = "torch's INT8 kernel for it is wrong"
 _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 _FLOAT_INSIDE = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.Softmax)
 _FLOAT_INSIDE_FUNCTIONS = (F.layer_norm, F.group_norm, F.instance_norm, F.softmax, torch.softmax, "softmax")
+_WEIGHTED_FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d, F.linear)
+"""Functions that the canonical form makes modules of where their weights are constant."""
 _SCALAR = (operator.add, operator.mul, torch.add, torch.mul)
 _PASSIVE = frozenset(("getitem", "chunk", "split", "unbind", "expand", "movedim", "swapaxes", "flatten", "unflatten"))
 _PASSIVE_MODULES = (nn.Flatten, nn.Unflatten)
@@ -74,6 +76,8 @@ def _reason(node: Node, traced: GraphModule, engine: Engine, chosen: Mapping[str
         return WRONG
     if isinstance(module, _FLOAT_INSIDE) or node.target in _FLOAT_INSIDE_FUNCTIONS:
         return "computes in float inside, on INT8 values too"
+    if node.target in _WEIGHTED_FUNCTIONS:
+        return "its weights depend on the input"
     if node.target in _SCALAR and not all(isinstance(argument, Node) for argument in node.args[:2]):
         return "scales or shifts by a number, which needs no rounding"
     return None
@@ -82,7 +86,7 @@ def _reason(node: Node, traced: GraphModule, engine: Engine, chosen: Mapping[str
 def _has_ignored_options(node: Node, module: nn.Module | None) -> bool:
     """Return whether a pooling has options that QNNPACK's kernel ignores."""
     if isinstance(module, nn.AvgPool2d):
-        return bool(module.ceil_mode or module.divisor_override or (module.padding and not module.count_include_pad))
+        return bool(module.padding and not module.count_include_pad)  # the others are gone from the canonical form
     return node.target is F.avg_pool2d and bool(node.kwargs.keys() - {"kernel_size", "stride"} or len(node.args) > 3)
 
 

@@ -107,7 +107,11 @@ def onnxruntime_session(model: Path | bytes, **options: Any) -> Any:
     settings.add_session_config_entry("session.x64quantprecision", "1")
     for name, value in options.items():
         setattr(settings, name, value)
-    return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    # It would quantize the weights of layers that are FP32 between INT8 steps, with one scale for all channels.
+    disabled = ["WeightBiasQuantization"]
+    return onnxruntime.InferenceSession(
+        model, settings, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+    )
 
 
 def import_openvino() -> Any:
