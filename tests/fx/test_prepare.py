@@ -6,9 +6,11 @@ import torch
 from fresh_process import ENGINES, Branched, collect, convert_params, decibels
 from torch import Tensor, nn
 from torch.ao.quantization import (
+    FixedQParamsObserver,
     PerChannelMinMaxObserver,
     default_per_channel_weight_observer,
     default_weight_observer,
+    get_default_qconfig_mapping,
 )
 from torch.ao.quantization.backend_config import get_native_backend_config, get_onednn_backend_config
 from torch.nn import functional as F
@@ -20,6 +22,7 @@ from ptqflow.evaluate.metrics import sqnr_db
 from ptqflow.fx.graph import name_observed, observer_nodes
 from ptqflow.fx.observer import RangeObserver, WeightObserver, unit_scales
 from ptqflow.fx.prepare import EVERYTHING, Scheme, backend_config, prepare, without_torch_warnings
+from ptqflow.models.canonical import canonicalize
 
 
 class Branching(nn.Module):
@@ -150,6 +153,20 @@ def test_a_module_that_stays_fp32_has_no_qconfig_and_the_others_have_one(network
     assert (prepared.conv1 if hasattr(prepared, "conv1") else prepared.conv).qconfig is not None
 
 
+@pytest.mark.parametrize("kind", [nn.Sigmoid, nn.Tanh, nn.Hardsigmoid])
+def test_what_has_a_fixed_range_keeps_torchs_observer_and_what_it_reads_does_not(kind: type[nn.Module]) -> None:
+    """Here it reads what torch has no INT8 pattern for; torch would clip that to the fixed range."""
+    model = Network(lambda layer, x: layer(x.swapaxes(2, 3)), kind()).eval()
+    prepared = prepare(model, miniature.SIZE, EVERYTHING)
+    observers = {name: prepared.get_submodule(target) for target, name in name_observed(model, prepared).items()}
+
+    fixed = {name for name, observer in observers.items() if isinstance(observer, FixedQParamsObserver)}
+    assert fixed == {"layer"}
+    assert isinstance(observers["swapaxes"], RangeObserver)
+    expected = get_default_qconfig_mapping("x86").object_type_qconfigs[kind].activation()
+    assert observers["layer"].calculate_qparams() == expected.calculate_qparams()
+
+
 def test_what_has_a_fixed_range_but_stays_fp32_gets_a_range_from_statistics() -> None:
     model = Branched(6).eval()
     prepared = prepare(model, miniature.SIZE, scheme(fp32=("gate.1",)))
@@ -158,13 +175,30 @@ def test_what_has_a_fixed_range_but_stays_fp32_gets_a_range_from_statistics() ->
     assert isinstance(observers["gate.1"], RangeObserver)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_what_sigmoid_reads_is_not_clipped_to_what_sigmoid_returns(engine: Engine, inputs: list[Tensor]) -> None:
-    torch.manual_seed(0)
-    gate = nn.Sequential(nn.GroupNorm(2, 8), nn.Sigmoid())
-    model = Network(lambda layer, x: x * layer(x), gate).eval()
+def swap_then_gate(_: nn.Module, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x.swapaxes(2, 3))
 
-    assert fidelity(model, engine, inputs) > decibels(35, engine)
+
+def gate_halves(_: nn.Module, x: Tensor) -> Tensor:
+    """A gated linear unit."""
+    values, gates = x.chunk(2, 1)
+    return torch.cat([values * gates.sigmoid(), gates], 1)
+
+
+def flatten_then_squash(_: nn.Module, x: Tensor) -> Tensor:
+    return torch.tanh(x.flatten(2)).reshape(x.shape)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("body", [swap_then_gate, gate_halves, flatten_then_squash])
+def test_what_sigmoid_and_tanh_read_is_not_clipped_to_what_they_return(
+    body: Callable[[nn.Module, Tensor], Tensor], engine: Engine, inputs: list[Tensor]
+) -> None:
+    torch.manual_seed(0)
+    model = Network(body).eval()
+    nn.init.normal_(model.conv.weight)
+
+    assert fidelity(model, engine, inputs) > decibels(30, engine)
 
 
 class Reading(nn.Module):
@@ -216,6 +250,34 @@ def test_what_torch_computes_wrongly_or_stumbles_over_is_right_in_the_end(
             module.reset_parameters()
 
     assert fidelity(model.eval(), engine, inputs) > decibels(30, engine)
+
+
+class Again(nn.Module):
+    """Runs one activation after each of its layers; the last of its runs has no INT8 reader."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.act = act
+        self.fc = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.act(self.last(self.act(self.first(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.Hardswish, nn.LeakyReLU, nn.ELU, nn.Sigmoid])
+def test_a_module_runs_on_int8_in_one_call_and_on_fp32_in_another(
+    kind: type[nn.Module], engine: Engine, inputs: list[Tensor]
+) -> None:
+    """In the canonical form, since `convert_fx` replaces it by an INT8 module for all calls."""
+    torch.manual_seed(0)
+    model = canonicalize(Again(kind()), miniature.SIZE)
+    prepared = prepare(model, miniature.SIZE, scheme(engine=engine, fp32=("fc",)))
+
+    first = ["first"] if kind is nn.ReLU else ["first", "act"]  # ReLU is fused
+    assert list(name_observed(model, prepared).values()) == ["x", *first, "last"]  # the last is not rounded
+    assert fidelity(model, engine, inputs) > decibels(40, engine)
 
 
 class Twice(nn.Module):

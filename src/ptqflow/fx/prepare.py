@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.ao.quantization import (
+    FixedQParamsObserver,
     HistogramObserver,
     QConfig,
     QConfigMapping,
@@ -27,7 +28,7 @@ from ptqflow.core.engines import Engine
 from ptqflow.core.errors import ModelError
 from ptqflow.fx.fp32_steps import fp32_steps
 from ptqflow.fx.fused_adds import additions_are_safe, fused_additions
-from ptqflow.fx.graph import note_steps, trace, unevenly_fused
+from ptqflow.fx.graph import note_steps, observer_nodes, trace, unevenly_fused
 from ptqflow.fx.observer import RangeObserver, WeightObserver, WeightScales, unit_scales
 
 
@@ -153,6 +154,7 @@ def _prepare(
                 f"torch cannot insert observers into {type(model).__name__} ({' '.join(str(error).split())[:300]}); "
                 "name the module that it is about in convert.keep_fp32"
             ) from None
+    _free_ranges(prepared, mapping, scheme)
     for node in prepared.graph.nodes:
         if node.name in reasons:
             node.meta[_REASON] = reasons[node.name]
@@ -185,6 +187,24 @@ def _reshape_for_view(prepared: GraphModule) -> None:
         if node.op == "call_method" and node.target == "view":
             node.target = "reshape"
     prepared.recompile()
+
+
+def _free_ranges(prepared: GraphModule, mapping: QConfigMapping, scheme: Scheme) -> None:
+    """Undo that torch applies the fixed range of the output of sigmoid and the like to their input too."""
+    fixed = {kind for kind, qconfig in mapping.object_type_qconfigs.items() if qconfig and _has_fixed_range(qconfig)}
+    observers = {node: prepared.get_submodule(str(node.target)) for node in observer_nodes(prepared)}
+    outputs = {observer for node, observer in observers.items() if _kind(node.all_input_nodes[0], prepared) in fixed}
+    for node, observer in observers.items():
+        if isinstance(observer, FixedQParamsObserver) and observer not in outputs:
+            setattr(prepared, str(node.target), RangeObserver(scheme.quant_max))
+
+
+def _has_fixed_range(qconfig: QConfig) -> bool:
+    return isinstance(qconfig.activation(), FixedQParamsObserver)
+
+
+def _kind(node: Node, graph: GraphModule) -> Any:
+    return type(graph.get_submodule(str(node.target))) if node.op == "call_module" else node.target
 
 
 def _refuse_miscomputed(model: nn.Module, prepared: GraphModule) -> None:
