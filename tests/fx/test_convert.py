@@ -8,7 +8,7 @@ import miniature
 import numpy as np
 import pytest
 import torch
-from fresh_process import ENGINES, SCHEMES, Branched, collect, convert_params
+from fresh_process import ENGINES, SCHEMES, Branched, collect, convert_params, decibels
 from torch import Tensor, nn
 from torch.ao.quantization import (
     HistogramObserver,
@@ -34,7 +34,9 @@ from ptqflow.core.errors import EngineError, ModelError
 from ptqflow.evaluate.metrics import sqnr_db
 from ptqflow.fx.convert import MissingKernelError, convert
 from ptqflow.fx.fused_adds import fused_additions
+from ptqflow.fx.layers import list_layers
 from ptqflow.fx.prepare import EVERYTHING, Scheme, fp32_reason, prepare, without_torch_warnings
+from ptqflow.models.canonical import canonicalize
 
 METHODS = {"minmax": MinMaxObserver, "moving_average": MovingAverageMinMaxObserver}
 
@@ -59,16 +61,18 @@ class Mixed(nn.Module):
         return self.fc(torch.flatten(torch.mean(self.drop(x), (2, 3), keepdim=True), 1))
 
 
-class Spatial(nn.Module):
-    """Has a mean over 1x1 pixels between INT8 layers."""
+class Between(nn.Module):
+    """What a function makes of the output of an INT8 layer for the next one."""
 
-    def __init__(self) -> None:
+    def __init__(self, body: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 8, miniature.SIZE)
-        self.fc = nn.Linear(8, 6)
+        self.body = body
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.LazyLinear(6)
+        self(torch.zeros(1, 3, miniature.SIZE, miniature.SIZE))  # makes the last layer's weights
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.conv(x).mean((2, 3)))
+        return self.last(torch.flatten(self.body(self.first(x)), 1))
 
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
@@ -202,7 +206,7 @@ def test_with_a_fused_addition_logits_equal_those_of_plain_torch_with_the_patter
     assert torch.equal(run(quantized.converted, images), run(expected, images))
 
 
-@pytest.mark.parametrize("kept", [("conv2",), ("conv1", "conv2"), ("maxpool",)])
+@pytest.mark.parametrize("kept", [("conv2",), ("conv1", "conv2"), ("maxpool",), ("fc",)])
 @pytest.mark.parametrize(("engine", "reduce_range"), SCHEMES)
 def test_what_stays_fp32_does_so_as_in_plain_torch(
     engine: Engine, reduce_range: bool, kept: tuple[str, ...], inputs: list[Tensor]
@@ -320,53 +324,91 @@ def test_an_engine_that_the_machine_lacks_is_refused(network: nn.Module) -> None
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_step_without_a_kernel_on_its_engine_is_named_and_stays_fp32(
-    engine: Engine, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("step", "body"),
+    [
+        ("interpolate", lambda x: F.interpolate(x, scale_factor=2, mode="bicubic")),
+        ("mean", lambda x: F.max_pool2d(x, miniature.SIZE).mean((2, 3))),
+    ],
+    ids=["bicubic interpolation", "mean over 1x1 pixels"],
+)
+def test_a_step_without_a_kernel_for_how_it_is_used_is_named(
+    step: str, body: Callable[[Tensor], Tensor], engine: Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    model, image = Spatial().eval(), torch.ones(2, 3, miniature.SIZE, miniature.SIZE)
+    model, image = Between(body).eval(), torch.ones(2, 3, miniature.SIZE, miniature.SIZE)
+    scheme = EVERYTHING.model_copy(update={"engine": engine})
+    prepared = prepare(model, miniature.SIZE, scheme)
     try:
-        run(plain_torch(model, engine, [], reduce_range=False), image)
-        has_kernel = True
-    except RuntimeError:
-        has_kernel = False
+        expected = run(plain_torch(model, engine, [], reduce_range=False), image)
+    except (RuntimeError, NotImplementedError):
+        expected = None
     capfd.readouterr()
 
-    quantized = ours(model, None, engine=engine, head="int8")
-    run(quantized.converted, image)
-    assert quantized.scheme.without_kernel == (() if has_kernel else ("mean",))
-    if not has_kernel:
-        scheme = quantized.scheme.model_copy(update={"without_kernel": ()})
-        with pytest.raises(MissingKernelError, match=rf"no INT8 kernel on {engine} for how mean is used \(") as refusal:
-            convert(prepare(model, miniature.SIZE, scheme), scheme, miniature.SIZE)
+    if expected is None:
+        message = rf"torch has no INT8 kernel on {engine} for how {step} is used \(.*\); name it in convert.keep_fp32$"
+        with pytest.raises(MissingKernelError, match=message) as refusal:
+            convert(prepared, scheme, miniature.SIZE)
+        assert refusal.value.step == step
         assert "\n" not in str(refusal.value)
-    assert capfd.readouterr().err == ""
+        assert capfd.readouterr().err == ""
+        kept = scheme.model_copy(update={"fp32": (step,)})  # the remedy
+        assert convert(prepare(model, miniature.SIZE, kept), kept, miniature.SIZE)(image).isfinite().all()
+    else:
+        assert torch.equal(run(convert(prepared, scheme, miniature.SIZE), image), expected)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(
-    "model",
-    [
-        nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"),
-        nn.Conv2d(3, 8, 3, padding="same"),
-    ],
-    ids=["circular padding", "padding in a word"],
-)
-def test_a_network_that_torch_cannot_convert_is_refused_in_one_line(model: nn.Module, engine: Engine) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 3, 1), model)
+def test_an_fp32_step_that_cannot_take_the_images_is_named(engine: Engine) -> None:
+    scheme = EVERYTHING.model_copy(update={"engine": engine, "fp32": ("last",)})
+    prepared = prepare(Between(F.relu).eval(), miniature.SIZE, scheme)
 
-    with pytest.raises(ModelError, match=r"torch cannot convert the network to INT8 \(.*convert.keep_fp32") as refusal:
-        ours(model.eval(), None, engine=engine, head="int8")
+    message = (
+        rf"cannot take images of 16x16 on {engine}: last raises RuntimeError \(mat1 and mat2 shapes .*\); name it in"
+    )
+    with pytest.raises(ModelError, match=message) as refusal:
+        convert(prepared, scheme, 2 * miniature.SIZE)
+    assert type(refusal.value) is ModelError
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(
-    "layer", [nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"), nn.Conv2d(3, 8, 3, padding="same")]
-)
-def test_what_torch_cannot_convert_can_stay_fp32(engine: Engine, layer: nn.Module, inputs: list[Tensor]) -> None:
-    model = nn.Sequential(layer, nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten()).eval()
+def test_a_network_that_torch_cannot_convert_is_refused_in_one_line_and_runs_with_the_step_kept_fp32(
+    engine: Engine, inputs: list[Tensor]
+) -> None:
+    model = Between(lambda x: torch.add(x, other=F.relu(x))).eval()
 
-    statistics = collect(model, inputs)
-    logits = run(ours(model, statistics, engine=engine, keep_fp32=["0"]).converted, inputs[0])
+    with pytest.raises(ModelError, match=r"torch cannot convert the network to INT8 \(.*convert.keep_fp32") as refusal:
+        ours(model, None, engine=engine, head="int8")
+    assert "\n" not in str(refusal.value)
+    logits = run(
+        ours(model, collect(model, inputs), engine=engine, head="int8", keep_fp32=["add"]).converted, inputs[0]
+    )
     ratio = sqnr_db(logits, run(model, inputs[0]))
-    assert ratio is None or ratio > 35
+    assert ratio
+    assert ratio > decibels(30, engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "make_layer",
+    [
+        lambda: nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"),
+        lambda: nn.Conv2d(3, 8, (3, 5), padding="same"),
+    ],
+    ids=["circular padding", "padding in a word"],
+)
+def test_a_layer_that_torch_cannot_convert_as_it_is_written_runs_on_int8_in_its_canonical_form(
+    make_layer: Callable[[], nn.Module], engine: Engine, inputs: list[Tensor]
+) -> None:
+    torch.manual_seed(0)
+    written = nn.Sequential(nn.Conv2d(3, 3, 1), make_layer(), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten()).eval()
+    with pytest.raises(ModelError, match=r"convert\.keep_fp32"):
+        ours(written, None, engine=engine, head="int8")
+    model = canonicalize(written, miniature.SIZE)
+
+    quantized = ours(model, collect(model, inputs), engine=engine, head="int8")
+    layers = {layer.name: layer.precision for layer in list_layers(model, quantized.converted)}
+    assert layers["1"] == "int8"
+    ratio = sqnr_db(run(quantized.converted, inputs[0]), run(written, inputs[0]))
+    assert ratio
+    assert ratio > decibels(30, engine)

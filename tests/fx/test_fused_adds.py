@@ -151,28 +151,28 @@ def a_convolution_is_read_again(m: Network, x: Tensor) -> Tensor:
 
 @listed(UNSAFE)
 def relu_of_it_in_place_is_read_again(m: Network, x: Tensor) -> Tensor:
-    x = m.pool(F.pad(x, (0, 1, 0, 1)))
+    x = m.pool(x)
     again = m.relu_in_place(x)
     return (m.b(m.a(again)) + x) * again
 
 
 @listed(UNSAFE)
 def what_relu_in_place_got_is_read_again(m: Network, x: Tensor) -> Tensor:
-    again = m.pool(F.pad(x, (0, 1, 0, 1)))
+    again = m.pool(x)
     x = m.relu_in_place(again)
     return (m.b(m.a(x)) + x) * again
 
 
 @listed(UNSAFE)
 def functional_relu_of_it_in_place_is_read_again(m: Network, x: Tensor) -> Tensor:
-    x = m.pool(F.pad(x, (0, 1, 0, 1)))
+    x = m.pool(x)
     again = F.relu(x, inplace=True)
     return (m.b(m.a(again)) + x) * again
 
 
 @listed(UNSAFE)
 def relu__of_it_is_read_again(m: Network, x: Tensor) -> Tensor:
-    x = m.pool(F.pad(x, (0, 1, 0, 1)))
+    x = m.pool(x)
     again = x.relu_()
     return (m.b(m.a(again)) + x) * again
 

@@ -10,6 +10,7 @@ from ptqflow.fx.layers import Layer, count_layers, describe_layers, list_layers
 from ptqflow.fx.prepare import Scheme, prepare
 
 NO_KERNEL = "torch has no INT8 kernel for it"
+USED_OTHERWISE = "torch has an INT8 kernel for it, but not for how it is used here"
 AS_IT_IS = "works on INT8 values unchanged"
 
 
@@ -18,14 +19,17 @@ class Rows(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gru = nn.GRU(3 * miniature.SIZE, 4, batch_first=True)
+        self.first = nn.Linear(3 * miniature.SIZE, 4)
+        self.gru = nn.GRU(4, 4, batch_first=True)
+        self.mid = nn.Linear(4, 4)
         self.act = nn.GELU()
         self.drop = nn.Dropout()
         self.last = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, _ = self.gru(x.permute(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], x.shape[1] * x.size(3)))
-        return self.last(self.drop(self.act(rows[:, -1])))
+        rows = x.permute(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], x.shape[1] * x.size(3))
+        states, _ = self.gru(self.first(rows))
+        return self.last(self.drop(self.act(self.mid(states[:, -1]))))
 
 
 def converted(model: nn.Module, engine: Engine) -> GraphModule:
@@ -73,7 +77,9 @@ def test_each_fp32_layer_has_its_reason_and_what_computes_nothing_is_no_layer() 
     layers = layers_of(Rows(), available_engines()[0])
 
     assert [(layer.name, layer.precision, layer.note) for layer in layers] == [
-        ("gru", "fp32", "between FP32 steps"),
+        ("first", "int8", ""),
+        ("gru", "fp32", USED_OTHERWISE),
+        ("mid", "int8", ""),
         ("act", "fp32", NO_KERNEL),
         ("last", "int8", ""),
     ]
