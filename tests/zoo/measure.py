@@ -37,7 +37,7 @@ PARAMS = read_params("convert", ConvertParams, ROOT / "params.yaml")
 
 
 class OnnxRuntimeError(Exception):
-    """ONNX Runtime cannot quantize a network."""
+    """ONNX Runtime cannot quantize a network, or not run a file."""
 
 
 @dataclass(frozen=True)
@@ -140,15 +140,23 @@ def sqnr_db(logits: Tensor, reference: Tensor) -> float:
 
 
 def _run(file: bytes, images: Tensor) -> Tensor:
-    session = onnxruntime_session(file, intra_op_num_threads=1)
-    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0])
+    """Return the logits of an ONNX file.
+
+    Raises:
+        OnnxRuntimeError: it does not run.
+    """
+    try:
+        session = onnxruntime_session(file, intra_op_num_threads=1)
+        return torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
+    except Exception as error:  # it raises classes of its own
+        raise OnnxRuntimeError(f"the file does not run in ONNX Runtime: {' '.join(str(error).split())}") from error
 
 
 def _quantize_in_onnxruntime(fp32: Path, calibration: Tensor) -> bytes:
     """Return what ONNX Runtime's own quantizer makes of an FP32 file.
 
     Raises:
-        OnnxRuntimeError: it fails, or its file does not load.
+        OnnxRuntimeError: it fails.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -164,7 +172,6 @@ def _quantize_in_onnxruntime(fp32: Path, calibration: Tensor) -> bytes:
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
     try:
         quantize_static(fp32, own, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, **types)
-        onnxruntime_session(own.read_bytes())
     except Exception as error:  # it raises classes of its own, and Python's
         raise OnnxRuntimeError(f"ONNX Runtime's quantizer fails: {' '.join(str(error).split())}") from error
     return own.read_bytes()

@@ -1,9 +1,13 @@
-"""The table of docs/networks.md: `make networks` writes it, and the tests compare what they measure with it."""
+"""The table of docs/networks.md: `make networks` writes it, and the tests compare what they measure with it.
+
+With names of networks, only these and those that the table lacks are measured.
+"""
 
 import logging
+import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,12 +41,14 @@ class Row:
 
 
 def main() -> None:
-    """Measure all networks and write the table."""
+    """Measure the networks and write the table."""
     warnings.simplefilter("ignore")  # of torch, torchvision and ONNX Runtime about the networks
     logging.disable(logging.WARNING)
+    known = read_table() if sys.argv[1:] else {}
+    kept = {name: row for name, row in known.items() if name not in sys.argv[1:]}
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}{''.join(_lines())}{END}{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}{''.join(_lines(kept))}{END}{after}", encoding="utf-8")
 
 
 def read_table() -> dict[str, Row]:
@@ -63,10 +69,10 @@ def measure_row(name: str) -> Row:
     return Row(name, found.torch_db, found.onnx_db, found.onnxruntime_db, found.note)
 
 
-def _lines() -> Iterator[str]:
+def _lines(kept: Mapping[str, Row]) -> Iterator[str]:
     for group, networks in GROUPS.items():
         yield f"\n### {group}\n\n| network | torch | ONNX | ONNX Runtime's own | note |\n|---|---|---|---|---|\n"
-        for row in map(measure_row, networks):
+        for row in (kept.get(name) or measure_row(name) for name in networks):
             cells = [
                 f"`{row.network}`",
                 *map(_decibels, (row.torch_db, row.onnx_db, row.onnxruntime_db)),

@@ -250,9 +250,12 @@ def _spell_pooling(network: GraphModule, shapes: dict[Node, torch.Size]) -> None
             reach = (means.shape[2 + axis] - 1) * stride[axis] + kernel[axis]
             amounts += [padding[axis], max(0, reach - size[axis] - padding[axis])]
         plain = nn.AvgPool2d(kernel, stride)
-        _insert_pad(network, node, amounts, "constant")
         _set_module(network, str(node.target), plain)
-        _insert_scale(network, node, means / plain(F.pad(ones, amounts)))
+        factors = means / plain(F.pad(ones, amounts))
+        if any(amounts):
+            _insert_pad(network, node, amounts, "constant")
+        if (factors != 1).any():
+            _insert_scale(network, node, factors)
 
 
 def _pair(value: Any) -> tuple[int, int]:
