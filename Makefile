@@ -4,10 +4,11 @@
 # make docs    install, write the params table of README.md
 # make networks  install, measure the networks of tests/zoo, write the table of docs/networks.md
 # make test    install, run the tests; COVERAGE=1 measures what they cover
-# make test-slow  the slow tests, and those in a browser (Debian's chromium)
+# make test-slow  the slow tests, those in a browser (Debian's chromium), a quarter of the zoo
+# make test-zoo  all networks of tests/zoo
 .DEFAULT_GOAL := repro
 .DELETE_ON_ERROR:
-.PHONY: repro check format docs networks test test-slow benchmark spread lint types lock
+.PHONY: repro check format docs networks test test-slow test-zoo benchmark spread lint types lock
 
 PYTHON ?= python3
 INSTALLED := .venv/installed
@@ -27,7 +28,10 @@ test: $(INSTALLED)
 	pytest -n 2 -m "not slow and not browser" $(if $(COVERAGE),--cov --cov-report=term) $(TESTS)
 
 test-slow: $(INSTALLED)
-	pytest -n 2 -m "slow or browser" $(TESTS)
+	pytest -n 2 -m "(slow or browser) and not zoo" $(TESTS)
+
+test-zoo: $(INSTALLED)
+	pytest -n 2 -m slow tests/zoo
 
 # Measures again and shows it in the report.
 benchmark: $(INSTALLED)

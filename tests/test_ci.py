@@ -101,7 +101,10 @@ def test_ci_runs_lint_types_the_everyday_tests_and_the_slow_ones() -> None:
     planned = [line for target in targets for line in commands_of(*target.split())]
     assert set(planned) >= {*commands_of("lint"), *commands_of("types")}
     tests = [line for line in planned if line.startswith("pytest")]
-    assert [re.findall(r'-m "([^"]+)"', line) for line in tests] == [["not slow and not browser"], ["slow or browser"]]
+    assert [re.findall(r'-m "([^"]+)"', line) for line in tests] == [
+        ["not slow and not browser"],
+        ["(slow or browser) and not zoo"],
+    ]
 
 
 def test_coverage_is_measured_only_on_request() -> None:
