@@ -156,7 +156,7 @@ def _quantize_in_onnxruntime(fp32: Path, calibration: Tensor) -> bytes:
     """Return what ONNX Runtime's own quantizer makes of an FP32 file.
 
     Raises:
-        OnnxRuntimeError: it fails.
+        OnnxRuntimeError: it fails, or its file does not load.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -172,6 +172,7 @@ def _quantize_in_onnxruntime(fp32: Path, calibration: Tensor) -> bytes:
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
     try:
         quantize_static(fp32, own, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, **types)
+        onnxruntime_session(own.read_bytes())
     except Exception as error:  # it raises classes of its own, and Python's
         raise OnnxRuntimeError(f"ONNX Runtime's quantizer fails: {' '.join(str(error).split())}") from error
     return own.read_bytes()
