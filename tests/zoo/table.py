@@ -6,6 +6,7 @@ With names of networks, only these and those that the table lacks are measured.
 import logging
 import sys
 import tempfile
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -91,8 +92,7 @@ def _number(cell: str) -> float | None:
 
 
 def _short(note: str) -> str:
-    text = " ".join(note.replace(f"{ROOT}/", "").replace("|", "/").split())
-    return text if len(text) <= _NOTE else f"{text[:_NOTE]} …"
+    return textwrap.shorten(note.replace(f"{ROOT}/", "").replace("|", "/"), _NOTE, placeholder=" …")
 
 
 if __name__ == "__main__":
