@@ -54,7 +54,8 @@ def test_plots_of_dvc_open_without_a_network_once_that_is_set_up(clone: Reposito
     clone.run("dvc", "plots", "diff")
     with opened(browser, clone.path / "dvc_plots/index.html") as page:
         committed = sorted((clone.path / "metrics/plots").glob("*.csv"))
-        names = ["Loss", *(f"metrics_plots_{file.stem}_csv" for file in committed)]
+        drawn = [file for file in committed if file.read_text().count("\n") > 1]  # without rows there is no chart
+        names = ["Loss", *(f"metrics_plots_{file.stem}_csv" for file in drawn)]
         assert len(names) > 8
         for name in names:
             box = page.locator(f"#{name} .chart-wrapper > svg").bounding_box()
