@@ -22,7 +22,7 @@ from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.artifact import Int8Card
 from ptqflow.fx.fake_quant import Observer, copy_to_simulate, round_values, round_weight
-from ptqflow.fx.graph import clamps, step_name, weighted_modules
+from ptqflow.fx.graph import clamps, function_name, step_name, weighted_modules
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.prepare import prepare, without_torch_warnings
 from ptqflow.fx.qparams import restore_ranges
@@ -288,7 +288,7 @@ def _rounded_modules(simulated: GraphModule) -> dict[str, nn.Module]:
 
 
 def _may_work_in_place(node: Node) -> bool:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = function_name(node)
     return name.endswith("_") or name in ("iadd", "imul", "isub") or True in (*node.args, *node.kwargs.values())
 
 

@@ -9,10 +9,8 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from ptqflow.core.errors import ParamsError
-from ptqflow.fx.graph import fused_steps, trace
+from ptqflow.fx.graph import fused_steps, is_weighted, trace
 from ptqflow.models.canonical import scope
-
-_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 def match_names(key: str, patterns: Iterable[str], names: Collection[str]) -> list[str]:
@@ -79,7 +77,7 @@ def find_heads(model: nn.Module) -> list[str]:
     seen = set(waiting)
     while waiting:
         for node in waiting.pop().all_input_nodes:
-            if node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), _WEIGHTED):
+            if is_weighted(node, traced):
                 heads[str(node.target)] = None
             elif node not in seen:
                 seen.add(node)

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from ptqflow.core.engines import Engine
 from ptqflow.fx.fp32_modules import is_kept_node
+from ptqflow.fx.graph import function_name, is_weighted
 
 MISCOMPUTED = (nn.PReLU, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """What torch 2.13 computes wrongly on INT8: PReLU with slopes below 1, transposed convolutions on some engines."""
 WRONG = "torch's INT8 kernel for it is wrong"
-_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 _FLOAT_INSIDE = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.Softmax)
 _FLOAT_INSIDE_FUNCTIONS = (F.layer_norm, F.group_norm, F.instance_norm, F.softmax, torch.softmax, "softmax")
 _WEIGHTED_FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d, F.linear)
@@ -42,7 +42,7 @@ def fp32_steps(traced: GraphModule, engine: Engine, chosen: Mapping[str, Collect
     reasons = {node.name: reason for node in traced.graph.nodes if (reason := _reason(node, traced, engine, chosen))}
     steps = [node for node in traced.graph.nodes if _may_be_int8(node, traced) and node.name not in reasons]
     int8 = set(steps)
-    free = [node for node in steps if not _is_weighted(node, traced)]
+    free = [node for node in steps if not is_weighted(node, traced)]
     changed = True
     while changed:
         alone = [node for node in free if node in int8 and _is_among_fp32(node, int8)]
@@ -96,12 +96,7 @@ def _may_be_int8(node: Node, traced: GraphModule) -> bool:
         return type(module) in quantizable() or isinstance(module, _PASSIVE_MODULES)
     if node.op not in ("call_function", "call_method"):
         return False
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.target in quantizable() or name in _PASSIVE
-
-
-def _is_weighted(node: Node, traced: GraphModule) -> bool:
-    return node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), _WEIGHTED)
+    return node.target in quantizable() or function_name(node) in _PASSIVE
 
 
 def _is_among_fp32(node: Node, int8: set[Node]) -> bool:
@@ -111,5 +106,4 @@ def _is_among_fp32(node: Node, int8: set[Node]) -> bool:
 
 
 def _is_size(node: Node) -> bool:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.op in ("call_function", "call_method") and name in _SIZES
+    return node.op in ("call_function", "call_method") and function_name(node) in _SIZES

@@ -14,6 +14,8 @@ from torch.ao.nn.intrinsic import ConvAdd2d, ConvAddReLU2d
 from torch.ao.quantization import ObserverBase
 from torch.fx import GraphModule, Node
 
+from ptqflow.fx.graph import function_name
+
 # What may return its argument's own memory.
 _ALIASING_MODULES = (ObserverBase, nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)  # and those that work in place
 _ALIASING_FUNCTIONS = {
@@ -86,5 +88,5 @@ def _is_alias(node: Node, graph: GraphModule) -> bool:
         return isinstance(module, _ALIASING_MODULES) or getattr(module, "inplace", False)
     if node.op not in ("call_function", "call_method"):
         return False
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = function_name(node)
     return name in _ALIASING_FUNCTIONS or name.endswith("_") or bool(node.kwargs.get("inplace"))

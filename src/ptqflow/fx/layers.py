@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from ptqflow.core.text_table import format_text_table
 from ptqflow.fx.fp32_steps import quantizable
-from ptqflow.fx.graph import fused_steps, step_name, trace
+from ptqflow.fx.graph import function_name, fused_steps, step_name, trace
 from ptqflow.fx.prepare import fp32_reason
 
 Precision = Literal["int8", "fp32"]
@@ -116,13 +116,9 @@ def _operation(node: Node, converted: GraphModule) -> str | None:
         passive = isinstance(module, _PASSIVE_MODULES) or type(module).__name__ == "Dropout"
         return None if passive else type(module).__name__
     if node.op in ("call_function", "call_method"):
-        name = str(node.target).removeprefix("quantized.") if "quantized." in str(node.target) else _function_name(node)
+        name = str(node.target).removeprefix("quantized.") if "quantized." in str(node.target) else function_name(node)
         return None if name in _PASSIVE_FUNCTIONS else name
     return None
-
-
-def _function_name(node: Node) -> str:
-    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", node.target))
 
 
 def _reason(node: Node, converted: GraphModule) -> str:
