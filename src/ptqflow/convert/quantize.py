@@ -16,7 +16,7 @@ from ptqflow.convert.ranges import QParams
 from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.data.dataset import Split
 from ptqflow.fx.artifact import Int8Card
-from ptqflow.fx.bias_rounding import fit_biases, round_biases
+from ptqflow.fx.bias_rounding import fit_biases
 from ptqflow.fx.convert import MissingKernelError, convert
 from ptqflow.fx.prepare import Scheme, prepare
 from ptqflow.fx.qparams import TensorQParams
@@ -95,9 +95,7 @@ def _quantize(
         batches = input_batches(train, statistics.rows, card.normalization)
         correct_biases(prepared, statistics.means, batches)
     converted = convert(prepared, scheme, card.image_size)
-    fit_biases(converted, card.image_size)
-    if params.round_biases:
-        round_biases(converted, card.image_size)
+    fit_biases(converted, card.image_size, rounded=params.round_biases)
     int8_card = Int8Card(
         scheme=scheme,
         model=card,

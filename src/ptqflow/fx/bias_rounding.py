@@ -18,23 +18,24 @@ _MOST_STEPS = 2**30
 """Of a bias: int32 holds twice as many, of which the sums of products need some."""
 
 
-def fit_biases(converted: GraphModule, image_size: int) -> None:
-    """Enlarge, in place, the weight scales of the channels whose bias has more steps than int32 can hold.
+def fit_biases(converted: GraphModule, image_size: int, *, rounded: bool) -> None:
+    """Make the biases of the INT8 layers, in place, such as int32 sums can hold.
 
-    A step is the scale of the input times that of the weights, so it is tiny where a filter is all zeros. The weights
-    of such a channel are small beside its bias, and lose no accuracy that shows.
+    The weight scales of channels whose bias has more steps than int32 can hold are enlarged. A step is the scale of the
+    input times that of the weights, so it is tiny where a filter is all zeros. The weights of such a channel are small
+    beside its bias, and lose no accuracy that shows.
+
+    Args:
+        converted: the INT8 network.
+        image_size: height and width of the images in pixels.
+        rounded: whether each bias is rounded to a multiple of the scale of its sums.
     """
     for layer, input_scale in _weighted_layers(converted, image_size):
         weight, bias = layer.weight(), layer.bias()
         smallest = bias.detach().abs() / (input_scale * _MOST_STEPS)
         if (sum_scale(weight, 1.0) < smallest).any():
-            layer.set_weight_bias(_with_scales(weight, smallest), bias)
-
-
-def round_biases(converted: GraphModule, image_size: int) -> None:
-    """Round the bias of each INT8 layer, in place, to a multiple of the scale of its sums."""
-    for layer, input_scale in _weighted_layers(converted, image_size):
-        layer.set_weight_bias(layer.weight(), rounded_bias(layer.bias(), layer.weight(), input_scale))
+            weight = _with_scales(weight, smallest)
+        layer.set_weight_bias(weight, rounded_bias(bias, weight, input_scale) if rounded else bias)
 
 
 def _weighted_layers(converted: GraphModule, image_size: int) -> Iterator[tuple[Any, float]]:
