@@ -21,12 +21,12 @@ def unequal_concatenations(model: nn.Module, prepared: GraphModule, statistics: 
         prepared: it with observers.
         statistics: of the FP32 network.
     """
-    names = name_observed(model, prepared)
+    concatenations = [node for node in prepared.graph.nodes if node.target in (torch.cat, torch.concat, torch.stack)]
+    names = name_observed(model, prepared) if concatenations else {}
     found = []
-    for node in prepared.graph.nodes:
-        if node.op == "call_function" and node.target in (torch.cat, torch.concat, torch.stack):
-            inputs = [statistics.tensors.get(names.get(str(argument.target), "")) for argument in node.all_input_nodes]
-            magnitudes = [max(abs(seen.minimum), abs(seen.maximum)) for seen in inputs if seen]
-            if magnitudes and max(magnitudes) > _RATIO * min(magnitudes):
-                found.append(node.name)
+    for node in concatenations:
+        inputs = [statistics.tensors.get(names.get(str(argument.target), "")) for argument in node.all_input_nodes]
+        magnitudes = [max(abs(seen.minimum), abs(seen.maximum)) for seen in inputs if seen]
+        if magnitudes and max(magnitudes) > _RATIO * min(magnitudes):
+            found.append(node.name)
     return tuple(found)

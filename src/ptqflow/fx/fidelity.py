@@ -67,10 +67,11 @@ def require_fidelity(
 
 def _losses(model: nn.Module, converted: GraphModule, images: Tensor) -> list[tuple[str, str, str]]:
     """Return the steps in which most fidelity is lost, with the median SQNR of their worst input and their output."""
-    exact, found = step_values(trace(model), images), step_values(converted, images)
+    traced = trace(model)
+    exact, found = step_values(traced, images), step_values(converted, images)
     sqnr: dict[Node, float] = {}
     losses = []
-    for node, steps in fused_steps(trace(model), converted).items():
+    for node, steps in fused_steps(traced, converted).items():
         reference, values = exact.get(step_name(steps[-1])), found.get(step_name(node))
         if reference is None or values is None or reference.shape != values.shape or reference.dim() < 2:
             continue
