@@ -2,39 +2,24 @@ import re
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from miniature import CLASSES, residual
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision import models
+from weights_files import Save, State, save_legacy, save_safetensors, save_zip
 
 from ptqflow.core.errors import ModelError
 from ptqflow.models.architecture import build_model
 from ptqflow.train.pretrained import Loaded, load_checkpoint
 
-State = dict[str, Tensor]
-Save = Callable[[State, Path], None]
-
-
-def save_zip(state: State, path: Path) -> None:
-    torch.save(state, path)
-
-
-def save_legacy(state: State, path: Path) -> None:
-    torch.save(state, path, _use_new_zipfile_serialization=False)
-
 
 def save_newer_pickle(state: State, path: Path) -> None:
     torch.save(state, path, pickle_protocol=3)
-
-
-def save_safetensors(state: State, path: Path) -> None:
-    safetensors.torch.save_file(state, path)
 
 
 def assert_equal_states(left: State, right: State) -> None:

@@ -9,27 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor, nn
+from weights_files import Save, save_legacy, save_safetensors, save_zip
 
 from ptqflow.core.errors import ModelError
 from ptqflow.train.weights_file import read_weights_file, require_plain
-
-State = dict[str, Tensor]
-Save = Callable[[State, Path], None]
-
-
-def save_zip(state: State, path: Path) -> None:
-    torch.save(state, path)
-
-
-def save_legacy(state: State, path: Path) -> None:
-    torch.save(state, path, _use_new_zipfile_serialization=False)
-
-
-def save_safetensors(state: State, path: Path) -> None:
-    safetensors.torch.save_file(state, path)
 
 
 def refuse(path: Path) -> str:
