@@ -102,6 +102,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     "in place, read again": lambda: Body(lambda x, a: a(x) + x, nn.Hardswish(inplace=True)),
     "in place, read again later": lambda: Body(lambda x, a, c: c(a(x)) + x, nn.ReLU(inplace=True), conv()),
+    "one in place for all, read again": lambda: Body(
+        lambda x, a, c: (lambda y: c(a(y)) + y)(c(a(x))), nn.ReLU(inplace=True), conv()
+    ),
     "in place by a function": lambda: Body(lambda x: F.leaky_relu(x, 0.1, inplace=True) + x),
     "in place by a method": lambda: Body(lambda x: x.clamp_(min=0) * x),
     "in place by torch": lambda: Body(lambda x: torch.relu_(x) * x),

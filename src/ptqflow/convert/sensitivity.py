@@ -22,11 +22,12 @@ from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.artifact import Int8Card
 from ptqflow.fx.fake_quant import Observer, copy_to_simulate, round_values, round_weight
-from ptqflow.fx.graph import clamps, function_name, step_name, weighted_modules
+from ptqflow.fx.graph import clamps, step_name, weighted_modules
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.prepare import prepare, without_torch_warnings
 from ptqflow.fx.qparams import restore_ranges
 from ptqflow.models.accuracy import predictions
+from ptqflow.models.canonical import function_name
 from ptqflow.models.fp32 import ModelCard
 from ptqflow.models.memory_format import lay_out
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from ptqflow.core.engines import Engine
 from ptqflow.fx.fp32_modules import is_kept_node
-from ptqflow.fx.graph import function_name, is_weighted
+from ptqflow.fx.graph import is_weighted
+from ptqflow.models.canonical import function_name
 
 MISCOMPUTED = (nn.PReLU, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """What torch 2.13 computes wrongly on INT8: PReLU with slopes below 1, transposed convolutions on some engines."""

@@ -34,11 +34,6 @@ def step_name(node: Node) -> str:
     return str(node.target) if node.op == "call_module" else node.stack_trace or node.name
 
 
-def function_name(node: Node) -> str:
-    """Return what the function or method that a node calls is named."""
-    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", node.target))
-
-
 def is_weighted(node: Node, graph: GraphModule) -> bool:
     """Return whether a node calls a convolution, transposed or not, or a linear layer."""
     kinds = (nn.modules.conv._ConvNd, nn.Linear)

@@ -23,9 +23,6 @@ from ptqflow.models.tracing import trace_user_code
 _CONVOLUTIONS: dict[Any, Any] = {F.conv1d: nn.Conv1d, F.conv2d: nn.Conv2d, F.conv3d: nn.Conv3d}
 _BATCH_NORMS: dict[int, Any] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 _DROPOUTS = (nn.Identity, nn.modules.dropout._DropoutNd)
-_IN_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul} | {
-    operator.itruediv: operator.truediv
-}
 _WITHOUT_RANGE = (nn.ReLU, nn.modules.pooling._MaxPoolNd, nn.Flatten)
 """Modules whose output has the range of their input, or is fused into what comes before it."""
 _AFFINE = ("weight", "bias")
@@ -79,6 +76,11 @@ def scope(node: Node) -> str:
     return paths[-1] if paths else ""
 
 
+def function_name(node: Node) -> str:
+    """Return what the function or method that a node calls is named."""
+    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", node.target))
+
+
 def copy_sharing_tensors(model: nn.Module) -> nn.Module:
     """Return a deep copy of a network whose parameters and buffers are those of the original."""
     tensors = [*model.parameters(), *model.buffers()]
@@ -128,15 +130,10 @@ def _out_of_place(network: GraphModule, shapes: dict[Node, torch.Size]) -> None:
         source = node.all_input_nodes[0]
         later = set(nodes[position + 1 :])
         source.replace_all_uses_with(node, delete_user_cb=lambda user, later=later: user in later)
-        if node.op == "call_module":
-            setattr(network.get_submodule(str(node.target)), "inplace", False)  # noqa: B010  # of a copy
-        elif node.op == "call_method":
+        if node.op == "call_method":
             node.target = str(node.target).rstrip("_")
-        else:
-            node.target = _IN_PLACE.get(node.target, node.target)
-            name = getattr(node.target, "__name__", "")
-            if name.endswith("_") and not name.endswith("__"):
-                node.target = getattr(torch, name.rstrip("_"))
+        elif node.op == "call_function":
+            node.target = getattr(torch, function_name(node).rstrip("_")) if _names_in_place(node) else node.target
             node.kwargs = {key: False if key == "inplace" else value for key, value in node.kwargs.items()}
     for module in network.modules():
         if getattr(module, "inplace", False):
@@ -148,14 +145,13 @@ def _overwrites(node: Node, network: GraphModule) -> bool:
         return False
     if node.op == "call_module":
         return bool(getattr(network.get_submodule(str(node.target)), "inplace", False))
-    if node.op == "call_method":
-        name = str(node.target)
-        return name.endswith("_") and not name.endswith("__") and hasattr(Tensor, name.rstrip("_"))
-    if node.op == "call_function":
-        name = getattr(node.target, "__name__", "")
-        named = name.endswith("_") and not name.endswith("__") and hasattr(torch, name.rstrip("_"))
-        return node.target in _IN_PLACE or bool(node.kwargs.get("inplace")) or named
-    return False
+    return node.op in ("call_function", "call_method") and (_names_in_place(node) or bool(node.kwargs.get("inplace")))
+
+
+def _names_in_place(node: Node) -> bool:
+    """Return whether a function or method is the one that works in place of another, as `relu_` of `relu`."""
+    name, owner = function_name(node), Tensor if node.op == "call_method" else torch
+    return name.endswith("_") and not name.endswith("__") and hasattr(owner, name.rstrip("_"))
 
 
 def _drop_dropouts(network: GraphModule, shapes: dict[Node, torch.Size]) -> None:
@@ -168,7 +164,7 @@ def _drop_dropouts(network: GraphModule, shapes: dict[Node, torch.Size]) -> None
 
 
 def _is_idle_dropout(node: Node) -> bool:
-    name = getattr(node.target, "__name__", "")
+    name = function_name(node)
     if "dropout" in name:  # (input, p, training, inplace), of which training is True by default
         training = node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
         return training is False
