@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the command line reads the names below before it knows whet
 
     Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
+_VNNI = ("avx512_vnni", "avx_vnni")
 Runtime = Literal["openvino", "onnxruntime", "torchscript"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 """In the order of the CPU seconds of `ptqflow predict` on many images: docs/use.md has the measurements."""
@@ -60,7 +61,7 @@ def find_obstacle(runtime: Runtime, manifest: "Manifest") -> str | None:
         return f"the package {PACKAGES[runtime]} is not installed"
     if _file(runtime) not in manifest.files:
         return f"{_file(runtime)} was not exported"
-    if runtime == "openvino" and manifest.needs.vnni and is_x86_without("avx512_vnni", "avx_vnni"):
+    if runtime == "openvino" and manifest.needs.vnni and is_x86_without(*_VNNI):
         return "its kernels overflow with the model's 8-bit activations on a CPU without VNNI, and this one has none"
     return _find_obstacle_of_torch(manifest) if runtime == "torchscript" else None
 
@@ -103,8 +104,8 @@ def onnxruntime_session(model: Path | bytes, **options: Any) -> Any:
 
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors
-    # Without VNNI, its kernels for int8 weights overflow with 8-bit activations; with VNNI this changes nothing.
-    settings.add_session_config_entry("session.x64quantprecision", "1")
+    if is_x86_without(*_VNNI):  # its kernels for int8 weights overflow with 8-bit activations; others are half as fast
+        settings.add_session_config_entry("session.x64quantprecision", "1")
     for name, value in options.items():
         setattr(settings, name, value)
     # It would quantize the weights of layers that are FP32 between INT8 steps, with one scale for all channels.
