@@ -1,4 +1,5 @@
 import re
+import shlex
 import subprocess
 import sys
 from collections import OrderedDict
@@ -284,7 +285,7 @@ def test_of_several_with_its_names_none_is_taken_and_the_named_command_selects_o
         load_checkpoint(network, path, len(CLASSES))
 
     (command,) = re.findall("`(.*)`", str(refusal.value))
-    subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True, cwd=tmp_path)
+    subprocess.run(command.replace("python", shlex.quote(sys.executable), 1), shell=True, check=True, cwd=tmp_path)
     load_checkpoint(network, tmp_path / "weights.pt", len(CLASSES))
     assert_equal_states(network.state_dict(), average.module.state_dict())
 
