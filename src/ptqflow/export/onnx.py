@@ -39,6 +39,7 @@ def to_onnx(model: nn.Module, image_size: int, metadata: Mapping[str, str]) -> b
         exported.graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
     )
     onnx_model = fold(onnx_model)
+    _dequantize_once(onnx_model.graph)
     _separate_weights(onnx_model.graph)
     onnx_model.graph.name = "classifier"
     onnx_model.producer_name = "ptqflow"
@@ -137,6 +138,48 @@ def _write_roundings(graph: GraphProto) -> None:
             nodes.append(_expand(graph, node))
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _dequantize_once(graph: GraphProto) -> None:
+    """Write DequantizeLinear as Cast and Mul for weights of convolutions whose output is not rounded.
+
+    ONNX Runtime has no INT8 kernel for these. It folds Cast and Mul when it loads the file, and DequantizeLinear never:
+    it would dequantize the weights with each image, and take another kernel. To OpenVINO both are the same.
+    """
+    readers: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        weight = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        convolutions = [reader for reader in readers.get(node.output[0], []) if reader.op_type == "Conv"]
+        if weight is None or weight.data_type != TensorProto.INT8 or any(_is_rounded(c, readers) for c in convolutions):
+            nodes.append(node)
+        else:
+            nodes += _cast_and_multiply(graph, node, tensors) if convolutions else [node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _is_rounded(convolution: NodeProto, readers: Mapping[str, list[NodeProto]]) -> bool:
+    """Return whether the output of a convolution is quantized, after its activation or addition at the latest."""
+    following = readers.get(convolution.output[0], [])
+    while len(following) == 1 and following[0].op_type in ("Relu", "Clip", "Add", "LeakyRelu"):
+        following = readers.get(following[0].output[0], [])
+    return any(node.op_type == "QuantizeLinear" for node in following)
+
+
+def _cast_and_multiply(graph: GraphProto, node: NodeProto, tensors: Mapping[str, TensorProto]) -> list[NodeProto]:
+    weight, (quantized, scale) = tensors[node.input[0]], node.input
+    factor, floats = f"{scale}.factor", f"{quantized}.float"
+    factors = numpy_helper.to_array(tensors[scale]).reshape(-1, *[1] * (len(weight.dims) - 1))
+    graph.initializer.append(numpy_helper.from_array(factors, factor))
+    return [
+        helper.make_node("Cast", [quantized], [floats], f"{quantized}.cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", [floats, factor], list(node.output), f"{quantized}.dequantize"),
+    ]
 
 
 def _separate_weights(graph: GraphProto) -> None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ptqflow.core.errors import ModelError
 from ptqflow.fx.bias_rounding import sum_scale
+from ptqflow.fx.float_output import FloatOutput
 from ptqflow.fx.graph import step_name
 from ptqflow.fx.layers import ends_with_relu
 from ptqflow.fx.prepare import without_torch_warnings
@@ -115,6 +116,24 @@ class _Weighted(nn.Module):
         else:
             x = F.linear(x, weight, bias)
         return self.activation(x if summand is None else x + summand)
+
+
+class _FloatOutput(nn.Module):
+    """A layer whose sums are not rounded, with int8 weights."""
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, layer: FloatOutput) -> None:
+        super().__init__()
+        self.layer = layer
+        self.axis = 0 if layer.is_convolution else 1  # MatMul, unlike Gemm, runs in INT8 without a rounding after it
+        self.register_buffer("weight", (layer.weight.t() if self.axis else layer.weight).contiguous())
+        self.register_buffer("scale", layer.scale.flatten() if layer.scale.numel() > 1 else layer.scale.squeeze())
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = _apply(_Expand, self.weight, self.scale, self.axis)
+        return self.layer.compute(x, weight.t() if self.axis else weight)
 
 
 class _Kernel(nn.Module):
@@ -330,6 +349,9 @@ class _Builder:
 
     def _call_module(self, node: Node, name: str) -> Node:
         layer: Any = self.converted.get_submodule(str(node.target))
+        if isinstance(layer, FloatOutput):
+            self.modules[name] = _FloatOutput(layer)
+            return self.graph.call_module(name, (self.copies[node.all_input_nodes[0]],))
         if "quantized" not in type(layer).__module__:
             self.modules[str(node.target)] = layer
             return self.graph.node_copy(node, self.copies.__getitem__)

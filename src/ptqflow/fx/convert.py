@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 from ptqflow.core.engines import Engine
 from ptqflow.core.errors import ModelError
 from ptqflow.fx.engine import use_engine
+from ptqflow.fx.float_output import replace_reference_layers
 from ptqflow.fx.graph import is_clamp
 from ptqflow.fx.prepare import Scheme, backend_config, fp32_reason, without_torch_warnings
 
@@ -36,6 +37,7 @@ def convert(prepared: GraphModule, scheme: Scheme, image_size: int) -> GraphModu
                 f"torch cannot convert the network to INT8 ({_one_line(error)}); name the module that it is about in "
                 "convert.keep_fp32"
             ) from None
+    replace_reference_layers(converted)
     if scheme.engine == "qnnpack":
         _order_for_clamps(converted)
     _check_runs(converted, prepared, scheme.engine, image_size)

@@ -26,10 +26,11 @@ from torch.fx import GraphModule, Node
 from ptqflow.core.artifacts import Card
 from ptqflow.core.engines import Engine
 from ptqflow.core.errors import ModelError
-from ptqflow.fx.fp32_steps import fp32_steps
+from ptqflow.fx.fp32_steps import fp32_steps, may_be_int8
 from ptqflow.fx.fused_adds import additions_are_safe, fused_additions
-from ptqflow.fx.graph import note_steps, observer_nodes, trace, unevenly_fused
+from ptqflow.fx.graph import is_weighted, note_steps, observer_nodes, trace, unevenly_fused
 from ptqflow.fx.observer import RangeObserver, WeightObserver, WeightScales, unit_scales
+from ptqflow.models.canonical import function_name
 
 
 class Scheme(Card):
@@ -57,6 +58,7 @@ class Scheme(Card):
         return 127 if self.reduce_range else 255
 
 
+_POOLING = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._MaxPoolNd)
 _REASON = "stays_fp32"
 """Key of a node's `meta`, and scope of functions that stay FP32."""
 
@@ -155,6 +157,8 @@ def _prepare(
                 "name the module that it is about in convert.keep_fp32"
             ) from None
     _free_ranges(prepared, mapping, scheme)
+    int8 = {node.name for node in traced.graph.nodes if may_be_int8(node, traced) and node.name not in reasons}
+    _leave_unrounded(prepared, int8)
     for node in prepared.graph.nodes:
         if node.name in reasons:
             node.meta[_REASON] = reasons[node.name]
@@ -179,6 +183,33 @@ def _scopes(traced: GraphModule, reasons: dict[str, str]) -> dict[str, tuple[str
         if node.name in reasons:  # of a module torch looks at the parent
             scopes[node.name] = (f"{_REASON}.call" if node.op == "call_module" else _REASON, nn.Module)
     return scopes
+
+
+def _leave_unrounded(prepared: GraphModule, int8: Collection[str]) -> None:
+    """Remove the observers of outputs of layers that no INT8 step reads, so that they are not rounded.
+
+    Convolutions before additions, pooling and concatenations alone keep them: there, ONNX Runtime has INT8 kernels.
+    """
+    for node in observer_nodes(prepared):
+        source, readers = node.all_input_nodes[0], list(node.users)
+        if not is_weighted(source, prepared) or any(reader.name in int8 for reader in readers):
+            continue
+        if _is_linear(source, prepared) or not all(_takes_rounded(reader, prepared) for reader in readers):
+            node.replace_all_uses_with(source)
+            prepared.graph.erase_node(node)
+            prepared.delete_submodule(str(node.target))
+    prepared.recompile()
+
+
+def _is_linear(node: Node, prepared: GraphModule) -> bool:
+    module = prepared.get_submodule(str(node.target))
+    return isinstance(module[0] if isinstance(module, nn.Sequential) else module, nn.Linear)
+
+
+def _takes_rounded(node: Node, prepared: GraphModule) -> bool:
+    if node.op == "call_module":
+        return isinstance(prepared.get_submodule(str(node.target)), _POOLING)
+    return node.op == "output" or function_name(node) in ("add", "cat", "mean")
 
 
 def _reshape_for_view(prepared: GraphModule) -> None:
