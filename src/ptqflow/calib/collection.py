@@ -59,7 +59,7 @@ def collect_statistics(observed: Observed, batches: Iterable[Tensor], rows: NDAr
     waiting = iter(batches)
     first = next(waiting)
     together = batches_together(prepared, first)
-    batch_size = len(first) if together > 1 else None
+    batch_size = len(first) if _images_come_first(prepared, first) else None
     for observer in observers.values():
         observer.batch_size = batch_size
     for name, layer in weighted_modules(prepared).items():

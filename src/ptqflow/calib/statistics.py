@@ -18,6 +18,9 @@ from ptqflow.core.figures import ObservedRange
 from ptqflow.models.fp32 import ModelCard
 
 
+_EXTREMES = ("minima", "maxima", "image_minima", "image_maxima")
+
+
 @dataclass(frozen=True)
 class Statistics:
     """What was seen of every tensor that some engine quantizes."""
@@ -72,7 +75,7 @@ class Statistics:
 class StatisticsCard(Card):
     """What lies beside the statistics."""
 
-    format_version: Literal[3] = 3
+    format_version: Literal[4] = 4
     model: ModelCard
     """Of the network that they were collected on, with the hash of its weights."""
     images: PositiveInt
@@ -131,8 +134,7 @@ def _to_arrays(seen: TensorStatistics | None) -> dict[str, NDArray[Any]]:
     if seen is None:
         return {"counts": np.zeros(0, np.int64)}
     return {
-        "minima": seen.minima,
-        "maxima": seen.maxima,
+        **{part: getattr(seen, part) for part in _EXTREMES},
         "bins": np.array([seen.histogram.exponent, seen.histogram.first]),
         "counts": seen.histogram.counts,
     }
@@ -147,10 +149,11 @@ def _from_arrays(arrays: dict[str, NDArray[Any]]) -> Statistics:
             means[name] = array
         elif part == "counts" and len(array):
             exponent, first = arrays[f"bins:{name}"].tolist()
-            minima, maxima = arrays[f"minima:{name}"], arrays[f"maxima:{name}"]
-            if not 0 < len(minima) == len(maxima):
-                raise ValueError(f"{len(minima)} minima and {len(maxima)} maxima of {name}")
-            tensors[name] = TensorStatistics(minima, maxima, Histogram(exponent, first, array))
+            extremes = [arrays[f"{part}:{name}"] for part in _EXTREMES]
+            for minima, maxima in (extremes[:2], extremes[2:]):
+                if not 0 < len(minima) == len(maxima):
+                    raise ValueError(f"{len(minima)} minima and {len(maxima)} maxima of {name}")
+            tensors[name] = TensorStatistics(*extremes, Histogram(exponent, first, array))
         elif part == "counts":
             tensors[name] = None
     return Statistics(tensors, means, arrays["rows"])
