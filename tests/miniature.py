@@ -16,6 +16,7 @@ from ptqflow.models.fp32 import ModelCard
 torch.set_num_threads(1)  # with more, test processes side by side wait for each other's threads
 
 SIZE = 8
+INPUT_SHAPE = (3, SIZE, SIZE)
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fly")
 NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 

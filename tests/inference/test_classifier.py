@@ -48,7 +48,7 @@ def test_images_may_be_arrays_pil_images_or_lists_of_both_of_any_size(pristine: 
     classifier = ptqflow.load(str(pristine), "onnxruntime")
     large = random_pixels(20, 30, 3)
     grey = Image.fromarray(random_pixels(9, 7))
-    fitted = np.stack([decode_image(encode(image), 8) for image in (Image.fromarray(large), grey)])
+    fitted = np.stack([decode_image(encode(image), 8, 3) for image in (Image.fromarray(large), grey)])
     expected = classifier(fitted)
 
     assert np.array_equal(classifier([large, grey]), expected)
@@ -64,7 +64,7 @@ def test_a_rotated_photo_is_turned_as_one_in_a_file_is(pristine: Path, tmp_path:
     Image.fromarray(random_pixels(8, 8, 3)).save(tmp_path / "rotated.png", exif=exif)
     classifier = ptqflow.load(pristine, "onnxruntime")
 
-    turned = decode_image((tmp_path / "rotated.png").read_bytes(), 8)
+    turned = decode_image((tmp_path / "rotated.png").read_bytes(), 8, 3)
     assert np.array_equal(classifier(Image.open(tmp_path / "rotated.png")), classifier(turned))
 
 

@@ -49,7 +49,7 @@ def test_objects_are_not_unpickled(export: Path) -> None:
 
 @pytest.mark.parametrize("size", [8, 32, 33])
 def test_generated_images_are_the_same_each_time_and_all_different(size: int) -> None:
-    images = generate_images(20, size)
+    images = generate_images(20, (3, size, size))
     assert (images.shape, images.dtype) == ((20, size, size, 3), np.uint8)
-    assert np.array_equal(images, generate_images(20, size))
+    assert np.array_equal(images, generate_images(20, (3, size, size)))
     assert len({image.tobytes() for image in images}) == 20
