@@ -17,6 +17,12 @@ def build(num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, num_classes))
 """
 
+CONVOLUTION = """
+from torch import nn
+def network(in_channels, num_classes):
+    return nn.Sequential(nn.Conv2d(in_channels, num_classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+
 
 @pytest.mark.parametrize(
     ("name", "image_size"),
@@ -61,6 +67,45 @@ def test_images_of_an_impossible_size_are_refused_in_one_line(name: str, image_s
         build_model(name, "standard", 10, (3, image_size, image_size))
 
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_torchvision_network_takes_three_channels_alone(name: str, channels: int) -> None:
+    with pytest.raises(ModelError) as refusal:
+        build_model(name, "standard", 10, (channels, 32, 32))
+
+    assert str(refusal.value) == (
+        f"model.name={name} takes images of 3 channels, as all of torchvision's networks, and those of the data set "
+        f"have {channels}; set data.channels to 3, or model.name to module:function of your own with "
+        f"in_channels={channels}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("expected", "channels", "remedy"),
+    [
+        (1, 3, "set data.channels to 1"),
+        (3, 1, "set data.channels to 3"),
+        (4, 1, "set data.channels to 4"),
+        (2, 4, "data.channels is 1, 3 or 4: let the network compute its 2 from them first"),
+    ],
+)
+def test_a_network_for_another_number_of_channels_says_which_data_fit(
+    user_module: UserModule, expected: int, channels: int, remedy: str
+) -> None:
+    name = f"{user_module(f'{CONVOLUTION}def build(num_classes): return network({expected}, num_classes)')}:build"
+
+    with pytest.raises(ModelError) as refusal:
+        build_model(name, "standard", 5, (channels, 8, 8))
+
+    assert str(refusal.value) == (
+        f"model.name={name} takes images with in_channels={expected} (0), and those of the data set have {channels}; "
+        f"{remedy}"
+    )
+    if expected in (1, 3, 4):
+        model = build_model(name, "standard", 5, (expected, 8, 8))
+        assert model(torch.zeros(2, expected, 8, 8)).shape == (2, 5)
 
 
 def test_a_small_stem_keeps_the_images_resolution() -> None:
