@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 from exporting import Exported, make_networks
-from fresh_process import FUSING, SCHEMES
+from fresh_process import ENGINES, FUSING, SCHEMES
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptqflow.core.errors import ModelError
+from ptqflow.data.preprocessing import to_input
 from ptqflow.export.onnx import to_onnx
 from ptqflow.export.qdq import _FUNCTIONS, build_qdq, step_outputs, step_roundings
 from ptqflow.runtime.runtimes import onnxruntime_session
@@ -39,6 +40,23 @@ def test_the_graph_computes_what_the_kernels_of_every_engine_do(
     step = float(module.fc.scale)
     assert ((found - expected).abs() > 1.5 * step).float().mean() < 0.02
     assert (found.argmax(1) == expected.argmax(1)).float().mean() >= 0.95
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_graph_of_a_network_for_grey_or_rgba_images_computes_what_the_kernels_do(
+    engine: str, channels: int
+) -> None:
+    torch.manual_seed(0)
+    card = miniature.card().model_copy(update={"normalization": miniature.NORMALIZATIONS[channels]})
+    images = to_input(torch.from_numpy(miniature.images(40, channels=channels)), card.normalization)
+    model = miniature.residual(6, channels).eval()
+    module = make_networks(model, card, list(images.split(8)), engine=engine).int8.module
+    file = to_onnx(build_qdq(module, card.input_shape), card.input_shape, {})
+    with torch.inference_mode():
+        expected, exact = module(images), model(images)
+    assert (expected - exact).norm() < 0.1 * exact.norm()
+    torch.testing.assert_close(run_onnx(file, images), expected, atol=0.02, rtol=0)
 
 
 def test_onnx_runtime_also_runs_convolutions_that_it_does_not_fuse(inputs: list[Tensor]) -> None:
