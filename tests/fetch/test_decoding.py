@@ -446,3 +446,9 @@ def test_arrays_are_scaled_as_image_files_are(mode: str, channels: int) -> None:
     expected = [decode_image(encode(image), 8, channels) for image in images]
     arrays = np.stack([np.asarray(image).reshape(20, 20, channels) for image in images])
     assert (fit_arrays(arrays, 8, channels) == np.stack(expected)).all()
+
+
+def test_grey_arrays_of_one_column_are_images_too() -> None:
+    grey = random_pixels(2, 8, 1)
+    assert fit_arrays(grey, 8, 1).shape == (2, 8, 8, 1)
+    assert (fit_arrays(grey, 8, 1) == fit_arrays(grey[..., None], 8, 1)).all()

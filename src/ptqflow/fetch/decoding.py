@@ -75,7 +75,7 @@ def fit_arrays(images: NDArray[Any], size: int, channels: int) -> NDArray[np.uin
     """Convert and resize uint8 images of shape (N, H, W) or (N, H, W, 1, 3 or 4) to (N, size, size, channels)."""
     if images.shape[1:] == (size, size, channels):
         return images.astype(np.uint8, copy=False)
-    if images.shape[-1] == 1:
+    if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]  # Pillow has no such axis
     return np.stack([fit_image(Image.fromarray(image), size, channels) for image in images])
 
