@@ -66,7 +66,7 @@ def manifest(directory: Path, files: list[str]) -> Manifest:
         stem=card.stem,
         classes=card.classes,
         image_size=card.image_size,
-        input=InputCard(mean=card.normalization.mean, std=card.normalization.std),
+        input=InputCard.of(card.normalization),
         engine=ENGINE,
         needs=Needs(vnni=not lacks_vnni(ENGINE)),  # else it has 7 bits
         torch_version="2.13.0",
@@ -98,7 +98,7 @@ def change_manifest(directory: Path, **changes: Any) -> None:
 def replace_torchscript(directory: Path) -> None:
     """Write another network as the TorchScript file, in place of kernels that compute something else."""
     torch.manual_seed(1)
-    write_bytes(directory / INT8_TORCHSCRIPT, to_torchscript(miniature.residual(6), miniature.SIZE))
+    write_bytes(directory / INT8_TORCHSCRIPT, to_torchscript(miniature.residual(6), miniature.INPUT_SHAPE))
     files = manifest(directory, [file.name for file in directory.iterdir() if file.name != MANIFEST_FILE])
     change_manifest(directory, files=files.model_dump(mode="json")["files"])
 

@@ -223,7 +223,7 @@ def _write_export(classes: tuple[str, ...], size: int, name: str, evaluate: Eval
         stem="standard",
         classes=classes,
         image_size=size,
-        input=InputCard(mean=miniature.NORMALIZATION.mean, std=miniature.NORMALIZATION.std),
+        input=InputCard.of(miniature.NORMALIZATION),
         engine="onednn",
         needs=Needs(vnni=True),
         torch_version="2.13.0",

@@ -72,7 +72,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stem=card.stem,
         classes=card.classes,
         image_size=card.image_size,
-        input=InputCard(mean=card.normalization.mean, std=card.normalization.std),
+        input=InputCard.of(card.normalization),
         engine=ENGINES[0],
         needs=Needs(vnni=True),
         torch_version=torch.__version__,

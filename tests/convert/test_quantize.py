@@ -36,7 +36,7 @@ def test_ranges_that_are_restored_from_the_card_are_those_that_were_chosen(
     network: nn.Module, inputs: list[Tensor]
 ) -> None:
     quantized = quantize(network, miniature.card(), convert_params(), collect(network, inputs), miniature.split(40))
-    again = prepare(network, miniature.SIZE, quantized.scheme)
+    again = prepare(network, miniature.INPUT_SHAPE, quantized.scheme)
     assert set(ranges_of(again)) == {(1.0, 0)}
 
     restore_ranges(network, again, quantized.card.qparams)

@@ -31,7 +31,7 @@ class Pooled(nn.Module):
 def test_adaptive_pooling_takes_the_same_means_for_any_sizes(inputs: list[Tensor]) -> None:
     torch.manual_seed(0)
     model = Pooled().eval()
-    found = onnxruntime_session(to_onnx(model, miniature.SIZE, {})).run(None, {"images": inputs[0].numpy()})[0]
+    found = onnxruntime_session(to_onnx(model, miniature.INPUT_SHAPE, {})).run(None, {"images": inputs[0].numpy()})[0]
     with torch.inference_mode():
         np.testing.assert_allclose(found, model(inputs[0]).numpy(), atol=1e-5)
 
@@ -63,9 +63,9 @@ def test_the_graph_says_how_images_become_its_input(exported: Exported) -> None:
 
 def test_an_operation_without_an_operator_is_named_with_its_layer() -> None:
     with pytest.raises(ModelError, match=r"^odd \(aten::special_bessel_j0\) .* set export.onnx=false$"):
-        to_onnx(Unknown().eval(), miniature.SIZE, {})
+        to_onnx(Unknown().eval(), miniature.INPUT_SHAPE, {})
 
 
 def test_equal_networks_have_equal_bytes(exported: Exported) -> None:
     model = exported.networks.fp32
-    assert to_onnx(model, miniature.SIZE, {"a": "b"}) == to_onnx(model, miniature.SIZE, {"a": "b"})
+    assert to_onnx(model, miniature.INPUT_SHAPE, {"a": "b"}) == to_onnx(model, miniature.INPUT_SHAPE, {"a": "b"})

@@ -14,6 +14,7 @@ from torchvision import models, ops
 from ptqflow.models.canonical import canonicalize, scope
 
 SIZE = 8
+INPUT_SHAPE = (3, SIZE, SIZE)
 
 
 def seeded() -> torch.Generator:
@@ -149,7 +150,7 @@ def test_the_logits_are_the_same_to_the_bit_and_the_network_stays_unchanged(name
     network = built(name)
     expected = logits(network)
 
-    canonical = canonicalize(network, SIZE)
+    canonical = canonicalize(network, INPUT_SHAPE)
 
     assert torch.equal(logits(canonical), expected)
     assert torch.equal(logits(network), expected)
@@ -158,7 +159,7 @@ def test_the_logits_are_the_same_to_the_bit_and_the_network_stays_unchanged(name
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning", "ignore:Using padding=.same.:UserWarning")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_only_modules_of_torch_are_called_and_none_works_in_place(name: str) -> None:
-    canonical = canonicalize(built(name), SIZE)
+    canonical = canonicalize(built(name), INPUT_SHAPE)
 
     called = [canonical.get_submodule(str(node.target)) for node in canonical.graph.nodes if node.op == "call_module"]
     assert all(type(module).__module__.startswith("torch.nn.") for module in called)
@@ -180,7 +181,7 @@ def test_only_modules_of_torch_are_called_and_none_works_in_place(name: str) -> 
 def test_statistics_are_what_the_layer_uses_in_evaluation_mode(norm: Callable[[], nn.Module], kind: str) -> None:
     network = Body(lambda x, n: n(x), norm()).eval()
 
-    canonical = canonicalize(network, SIZE)
+    canonical = canonicalize(network, INPUT_SHAPE)
 
     torch.testing.assert_close(logits(canonical), logits(network))
     assert kind in {type(module).__name__ for module in canonical.modules()} | _functions(canonical)
@@ -204,11 +205,11 @@ def _functions(network: GraphModule) -> set[str]:
 def test_a_function_with_constant_weights_is_a_module_at_the_path_of_its_caller(
     name: str, path: str, kind: type[nn.Module]
 ) -> None:
-    assert type(canonicalize(built(name), SIZE).get_submodule(path)) is kind
+    assert type(canonicalize(built(name), INPUT_SHAPE).get_submodule(path)) is kind
 
 
 def test_a_layer_that_runs_twice_is_two_modules_with_the_same_tensors() -> None:
-    canonical = canonicalize(built("one layer twice"), SIZE)
+    canonical = canonicalize(built("one layer twice"), INPUT_SHAPE)
     calls = [str(node.target) for node in canonical.graph.nodes if str(node.target).startswith("parts.0")]
     assert calls == ["parts.0", "parts.0_1"]
     first, second = map(canonical.get_submodule, calls)
@@ -217,14 +218,14 @@ def test_a_layer_that_runs_twice_is_two_modules_with_the_same_tensors() -> None:
 
 
 def test_both_calls_of_a_layer_belong_to_the_path_of_the_user() -> None:
-    canonical = canonicalize(built("one layer twice"), SIZE)
+    canonical = canonicalize(built("one layer twice"), INPUT_SHAPE)
     assert [scope(node) for node in canonical.graph.nodes].count("parts.0") == 2
 
 
 def test_one_relu_for_all_stays_one_module() -> None:
     relu = nn.ReLU()
     network = nn.Sequential(nn.Conv2d(3, 6, 3), relu, nn.Conv2d(6, 6, 3), relu).eval()
-    assert [str(node.target) for node in canonicalize(network, SIZE).graph.nodes].count("1") == 2
+    assert [str(node.target) for node in canonicalize(network, INPUT_SHAPE).graph.nodes].count("1") == 2
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,7 @@ def test_one_relu_for_all_stays_one_module() -> None:
 )
 def test_average_pooling_with_a_count_of_its_own_averages_over_whole_windows(pool: nn.AvgPool2d) -> None:
     network = nn.Sequential(nn.Conv2d(3, 6, 3), pool, nn.Flatten()).eval()
-    canonical = canonicalize(network, SIZE)
+    canonical = canonicalize(network, INPUT_SHAPE)
     images = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(canonical(images), network(images))
     plain = canonical.get_submodule("1")
@@ -258,7 +259,7 @@ class Options(nn.Module):
 
 def test_other_arguments_have_their_defaults_and_the_input_keeps_its_name() -> None:
     network = Options().eval()
-    canonical = canonicalize(network, SIZE)
+    canonical = canonicalize(network, INPUT_SHAPE)
 
     assert torch.equal(logits(canonical), logits(network))
     assert [node.name for node in canonical.graph.nodes if node.op == "placeholder"] == ["pixels"]
@@ -266,7 +267,7 @@ def test_other_arguments_have_their_defaults_and_the_input_keeps_its_name() -> N
 
 def test_steps_know_the_module_that_they_belong_to() -> None:
     network = nn.Sequential(Options(), nn.Linear(6, 6)).eval()
-    scopes = {node.name: scope(node) for node in canonicalize(network, SIZE).graph.nodes}
+    scopes = {node.name: scope(node) for node in canonicalize(network, INPUT_SHAPE).graph.nodes}
 
     assert scopes["mul"] == "0"
     assert scopes["_0_block_0"] == "0.block.0"
@@ -276,7 +277,7 @@ def test_hooks_are_steps() -> None:
     network = built("dropout")
     network.last.register_forward_hook(lambda _module, _inputs, output: output * 2)
 
-    assert torch.equal(logits(canonicalize(network, SIZE)), logits(network))
+    assert torch.equal(logits(canonicalize(network, INPUT_SHAPE)), logits(network))
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
@@ -284,7 +285,7 @@ def test_a_network_can_be_trained_afterwards() -> None:
     network = built("weight_norm")
     network.train()(IMAGES).sum().backward()  # what it keeps then has a gradient, and cannot be copied
 
-    canonicalize(network, SIZE)
+    canonicalize(network, INPUT_SHAPE)
 
     network.train()(IMAGES).sum().backward()
     assert network.parts[0].weight_v.grad is not None
@@ -303,4 +304,4 @@ def test_classifiers_of_torchvision_have_the_same_logits_to_the_bit(name: str) -
     network = models.get_model(name, weights=None, num_classes=5).eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(canonicalize(network, 32)(images), network(images))
+        assert torch.equal(canonicalize(network, (3, 32, 32))(images), network(images))

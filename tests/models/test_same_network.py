@@ -12,6 +12,7 @@ from ptqflow.models.canonical import canonicalize
 from ptqflow.models.same_network import require_same_network
 
 SIZE = 8
+INPUT_SHAPE = (3, SIZE, SIZE)
 IMAGES = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
@@ -41,7 +42,7 @@ def check(build: Callable[[], nn.Module]) -> None:
     """Check a network against the one that is built again and has its state_dict."""
     trained, reloaded = build().eval(), build().eval()
     reloaded.load_state_dict(trained.state_dict())
-    require_same_network(trained, reloaded, canonicalize(reloaded, SIZE), IMAGES)
+    require_same_network(trained, reloaded, canonicalize(reloaded, INPUT_SHAPE), IMAGES)
 
 
 def test_the_same_network_passes() -> None:

@@ -53,6 +53,17 @@ def test_normalization_comes_from_the_params_or_the_data_set(given: tuple, expec
     assert card.model_dump(exclude={"normalization"}) == expected
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+def test_a_mean_for_another_number_of_channels_is_one_line(count: int) -> None:
+    model = ModelParams(name="resnet18", weights=None, stem="standard", mean=(0.5,) * count, std=(0.5,) * count)
+    with pytest.raises(ParamsError) as refusal:
+        describe_model(model, DATASET_CARD)
+    assert str(refusal.value) == (
+        f"model.mean and model.std have {count} values each, and data.channels is 3; set one value per channel, or "
+        "change data.channels"
+    )
+
+
 def test_a_recipe_mirrors_as_asked_or_as_the_data_set_allows() -> None:
     card = miniature.card()
     assert resolve_recipe(card, params(), DATASET_CARD).horizontal_flip

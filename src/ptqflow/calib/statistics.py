@@ -17,7 +17,6 @@ from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import ObservedRange
 from ptqflow.models.fp32 import ModelCard
 
-
 _EXTREMES = ("minima", "maxima", "image_minima", "image_maxima")
 
 

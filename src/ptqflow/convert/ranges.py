@@ -10,8 +10,16 @@ from ptqflow.calib.histogram import Histogram
 from ptqflow.calib.tensor_statistics import TensorStatistics
 
 Method = Literal[
-    *("minmax", "minmax_8", "minmax_16", "minmax_32", "minmax_64", "minmax_128"),
-    *("moving_average", "percentile", "mse", "entropy"),
+    "minmax",
+    "minmax_8",
+    "minmax_16",
+    "minmax_32",
+    "minmax_64",
+    "minmax_128",
+    "moving_average",
+    "percentile",
+    "mse",
+    "entropy",
 ]
 
 _SMALLEST_SCALE = np.finfo(np.float32).eps  # as in torch's observers

@@ -120,7 +120,7 @@ def measure_sensitivity(
     Raises:
         DataError: FP32's output is not finite.
     """
-    prepared = prepare(model, card.image_size, int8.scheme, mse_scales)
+    prepared = prepare(model, card.input_shape, int8.scheme, mse_scales)
     restore_ranges(model, prepared, int8.qparams)
     partial_passes = PartialPasses(prepared)
     layers = list_layers(model, converted)
@@ -207,7 +207,7 @@ class PartialPasses(fx.Interpreter):
         self._fp32: dict[Node, Any] = {}
 
     def run_fp32(self, images: Tensor) -> Tensor:
-        """Return the logits of FP32 for images (N, 3, H, W), and keep all values on the way."""
+        """Return the logits of FP32 for images (N, C, H, W), and keep all values on the way."""
         logits: Tensor = self.run(images.contiguous(memory_format=torch.channels_last))
         self._fp32 = dict(self.env)
         return logits

@@ -16,6 +16,7 @@ from torch.onnx import register_custom_op_symbolic, symbolic_helper  # type: ign
 from torch.onnx.errors import OnnxExporterError
 
 from ptqflow.core.errors import ModelError
+from ptqflow.core.normalization import InputShape
 from ptqflow.export.onnx_fold import fold
 from ptqflow.export.qdq import DOMAIN, round_to_uint8
 from ptqflow.fx.prepare import without_torch_warnings
@@ -25,7 +26,7 @@ OPSET = 17
 _IR_VERSION = 8  # of the same time as the opset
 
 
-def to_onnx(model: nn.Module, image_size: int, metadata: Mapping[str, str]) -> bytes:
+def to_onnx(model: nn.Module, input_shape: InputShape, metadata: Mapping[str, str]) -> bytes:
     """Return a network, FP32 or the QDQ graph of an INT8 one, as an ONNX file for any number of images.
 
     Bytes are equal for equal networks.
@@ -33,7 +34,7 @@ def to_onnx(model: nn.Module, image_size: int, metadata: Mapping[str, str]) -> b
     Raises:
         ModelError: ONNX has no operator for an operation; the error names it.
     """
-    exported = onnx.load_from_string(_trace(model, image_size))
+    exported = onnx.load_from_string(_trace(model, input_shape))
     _write_roundings(exported.graph)
     onnx_model = helper.make_model(
         exported.graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
@@ -49,8 +50,8 @@ def to_onnx(model: nn.Module, image_size: int, metadata: Mapping[str, str]) -> b
     return serialized
 
 
-def _trace(model: nn.Module, image_size: int) -> bytes:
-    example, buffer = torch.zeros(2, 3, image_size, image_size), io.BytesIO()
+def _trace(model: nn.Module, input_shape: InputShape) -> bytes:
+    example, buffer = torch.zeros(2, *input_shape), io.BytesIO()
     register_custom_op_symbolic("aten::adaptive_avg_pool2d", _pool_adaptively, OPSET)
     try:
         with _plain_attention(), without_torch_warnings(), torch.inference_mode():

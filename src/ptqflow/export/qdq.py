@@ -19,6 +19,7 @@ from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
 from ptqflow.core.errors import ModelError
+from ptqflow.core.normalization import InputShape
 from ptqflow.fx.bias_rounding import sum_scale
 from ptqflow.fx.float_output import FloatOutput
 from ptqflow.fx.graph import step_name
@@ -271,14 +272,14 @@ class StepOutput:
     values: NDArray[np.float32]
 
 
-def step_roundings(converted: GraphModule, image_size: int) -> dict[str, Rounding]:
+def step_roundings(converted: GraphModule, input_shape: InputShape) -> dict[str, Rounding]:
     """Return scale and zero point of the output of each step of an INT8 network, by name, where it is quantized."""
-    seen, names = _run_on_zeros(converted, image_size), step_names(converted)
+    seen, names = _run_on_zeros(converted, input_shape), step_names(converted)
     return {names[node]: rounding for node, rounding in seen.roundings.items()}
 
 
 def step_outputs(converted: GraphModule, images: Tensor) -> dict[str, StepOutput]:
-    """Return the quantized outputs of an INT8 network's steps for float32 images (N, 3, H, W), in their order."""
+    """Return the quantized outputs of an INT8 network's steps for float32 images (N, C, H, W), in their order."""
     seen, names = _Outputs(converted), step_names(converted)
     with without_torch_warnings(), torch.inference_mode():
         seen.run(images)
@@ -289,17 +290,17 @@ def step_outputs(converted: GraphModule, images: Tensor) -> dict[str, StepOutput
     }
 
 
-def build_qdq(converted: GraphModule, image_size: int) -> GraphModule:
+def build_qdq(converted: GraphModule, input_shape: InputShape) -> GraphModule:
     """Return the QDQ graph of a converted network, whose engine is selected.
 
     Args:
         converted: the INT8 network of torch.
-        image_size: height and width of the images in pixels.
+        input_shape: channels, height and width of an image.
 
     Raises:
         ModelError: there is no float operation for a step; the error names it.
     """
-    builder = _Builder(converted, _run_on_zeros(converted, image_size))
+    builder = _Builder(converted, _run_on_zeros(converted, input_shape))
     for node in converted.graph.nodes:
         builder.add(node)
     graph = GraphModule(builder.modules, builder.graph).eval()
@@ -308,10 +309,10 @@ def build_qdq(converted: GraphModule, image_size: int) -> GraphModule:
     return graph
 
 
-def _run_on_zeros(converted: GraphModule, image_size: int) -> _Roundings:
+def _run_on_zeros(converted: GraphModule, input_shape: InputShape) -> _Roundings:
     seen = _Roundings(converted)
     with without_torch_warnings(), torch.inference_mode():
-        seen.run(torch.zeros(2, 3, image_size, image_size))
+        seen.run(torch.zeros(2, *input_shape))
     return seen
 
 

@@ -14,7 +14,11 @@ from torch.ao.nn.quantized import reference
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-_CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+_CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Conv1d: F.conv1d,
+    nn.Conv2d: F.conv2d,
+    nn.Conv3d: F.conv3d,
+}
 
 
 class FloatOutput(nn.Module):
@@ -38,9 +42,11 @@ class FloatOutput(nn.Module):
         scale = quantized.q_per_channel_scales() if per_channel else torch.tensor([quantized.q_scale()])
         self.relu = relu
         self.kind: type[nn.Module] = next(kind for kind in (*_CONVOLUTIONS, nn.Linear) if isinstance(layer, kind))
-        self.options = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")} if (
-            self.is_convolution
-        ) else {}
+        self.options = (
+            {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
+            if (self.is_convolution)
+            else {}
+        )
         self.register_buffer("weight", quantized.int_repr())
         self.register_buffer("scale", scale.float().reshape(-1, *[1] * (quantized.dim() - 1)))
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())

@@ -26,6 +26,7 @@ from torch.fx import GraphModule, Node
 from ptqflow.core.artifacts import Card
 from ptqflow.core.engines import Engine
 from ptqflow.core.errors import ModelError
+from ptqflow.core.normalization import InputShape
 from ptqflow.fx.fp32_steps import fp32_steps, may_be_int8
 from ptqflow.fx.fused_adds import additions_are_safe, fused_additions
 from ptqflow.fx.graph import is_weighted, note_steps, observer_nodes, trace, unevenly_fused
@@ -69,7 +70,7 @@ EVERYTHING = Scheme(
 
 
 def prepare(
-    model: nn.Module, image_size: int, scheme: Scheme, weight_scales: WeightScales = unit_scales
+    model: nn.Module, input_shape: InputShape, scheme: Scheme, weight_scales: WeightScales = unit_scales
 ) -> GraphModule:
     """Fuse conv-bn-relu and insert a `RangeObserver` for each tensor to be quantized, in a copy of the model.
 
@@ -78,7 +79,7 @@ def prepare(
 
     Args:
         model: FP32, in evaluation mode, in its canonical form.
-        image_size: height and width of the input in pixels.
+        input_shape: channels, height and width of an image.
         scheme: what is quantized, and to which levels.
         weight_scales: chooses the scales of weights where `scheme.mse_weights` is set; the default is for a network
             whose weights are loaded afterwards.
@@ -90,10 +91,10 @@ def prepare(
     if (
         scheme.engine == "onednn"
         and scheme.fuse_additions
-        and (prepared := _prepare_fusing_additions(model, image_size, scheme, weight_scales))
+        and (prepared := _prepare_fusing_additions(model, input_shape, scheme, weight_scales))
     ):
         return prepared
-    prepared = _prepare(model, image_size, scheme, weight_scales, get_native_backend_config())
+    prepared = _prepare(model, input_shape, scheme, weight_scales, get_native_backend_config())
     _refuse_miscomputed(model, prepared)
     return prepared
 
@@ -119,20 +120,20 @@ def without_torch_warnings() -> Iterator[None]:
 
 
 def _prepare_fusing_additions(
-    model: nn.Module, image_size: int, scheme: Scheme, weight_scales: WeightScales
+    model: nn.Module, input_shape: InputShape, scheme: Scheme, weight_scales: WeightScales
 ) -> GraphModule | None:
     """Return None where there is nothing to fuse, or torch cannot fuse it, or not without an error."""
     try:
-        prepared = _prepare(model, image_size, scheme, weight_scales, get_onednn_backend_config())
+        prepared = _prepare(model, input_shape, scheme, weight_scales, get_onednn_backend_config())
     except ModelError:  # such as for y + y or y + 1
         return None
     if not fused_additions(prepared) or unevenly_fused(model, prepared):
         return None
-    return prepared if additions_are_safe(prepared, image_size) else None
+    return prepared if additions_are_safe(prepared, input_shape) else None
 
 
 def _prepare(
-    model: nn.Module, image_size: int, scheme: Scheme, weight_scales: WeightScales, backend: BackendConfig
+    model: nn.Module, input_shape: InputShape, scheme: Scheme, weight_scales: WeightScales, backend: BackendConfig
 ) -> GraphModule:
     traced = trace(model)
     chosen = {
@@ -141,7 +142,7 @@ def _prepare(
         "its inputs have ranges of other magnitudes": scheme.unequal,
     }
     reasons = fp32_steps(traced, scheme.engine, chosen)
-    example = torch.zeros(1, 3, image_size, image_size)
+    example = torch.zeros(1, *input_shape)
     with without_torch_warnings():
         mapping = _qconfig_mapping(scheme, weight_scales, _fp32_modules(traced, reasons))
         for call in range(len(reasons)):  # of modules that other calls run on INT8

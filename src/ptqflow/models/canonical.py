@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from ptqflow.core.normalization import InputShape
 from ptqflow.models.tracing import trace_user_code
 
 _CONVOLUTIONS: dict[Any, Any] = {F.conv1d: nn.Conv1d, F.conv2d: nn.Conv2d, F.conv3d: nn.Conv3d}
@@ -29,7 +30,7 @@ _AFFINE = ("weight", "bias")
 _CONVOLUTION_OPTIONS = ("stride", "padding", "dilation", "groups")
 
 
-def canonicalize(model: nn.Module, image_size: int) -> GraphModule:
+def canonicalize(model: nn.Module, input_shape: InputShape) -> GraphModule:
     """Return the canonical form of a network, which stays unchanged and shares its tensors with it.
 
     The logits are the same to the bit, except with instance normalization with running statistics, batch
@@ -54,13 +55,13 @@ def canonicalize(model: nn.Module, image_size: int) -> GraphModule:
     """
     model.eval()
     with torch.no_grad():
-        model(torch.zeros(2, 3, image_size, image_size))  # what it keeps of a pass no longer needs gradients
+        model(torch.zeros(2, *input_shape))  # what it keeps of a pass no longer needs gradients
     baked = copy_sharing_tensors(model)
     for module in list(baked.modules()):
         _bake(module)
     graph = trace_user_code(baked)
     network = GraphModule(baked, graph, type(model).__name__)
-    shapes = _Shapes(network, image_size).shapes
+    shapes = _Shapes(network, input_shape).shapes
     steps = (_out_of_place, _drop_dropouts, _fold_constants, _spell_padding, _spell_pooling, _spell_statistics)
     for step in (*steps, _as_modules, _separate_calls):
         step(network, shapes)
@@ -108,11 +109,11 @@ def _bake(module: nn.Module) -> None:
 class _Shapes(fx.Interpreter):
     """Runs a network once and records the shapes of what its steps return."""
 
-    def __init__(self, network: GraphModule, image_size: int) -> None:
+    def __init__(self, network: GraphModule, input_shape: InputShape) -> None:
         super().__init__(network)
         self.shapes: dict[Node, torch.Size] = {}
         with torch.no_grad():
-            self.run(torch.zeros(2, 3, image_size, image_size))
+            self.run(torch.zeros(2, *input_shape))
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)

@@ -22,7 +22,7 @@ def require_same_network(trained: nn.Module, reloaded: nn.Module, canonical: Gra
         trained: the network in memory, in evaluation mode on the CPU.
         reloaded: built again, with its state_dict.
         canonical: form of `reloaded`.
-        images: float32 (N, 3, H, W), normalized.
+        images: float32 (N, C, H, W), normalized.
 
     Raises:
         ModelError: the logits are not finite; or they differ: after reading by a bit, in the canonical form by more

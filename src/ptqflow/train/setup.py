@@ -37,9 +37,18 @@ class Start:
 
 
 def describe_model(params: ModelParams, dataset: DatasetCard) -> ModelCard:
-    """Return the card of the network, with the classes, size and default normalization of the data set."""
+    """Return the card of the network, with the classes, size and default normalization of the data set.
+
+    Raises:
+        ParamsError: `model.mean` has not one value per channel of the images.
+    """
     normalization = dataset.normalization
-    if params.mean and params.std:
+    if params.mean is not None and params.std is not None:
+        if len(params.mean) != dataset.channels:
+            raise ParamsError(
+                f"model.mean and model.std have {len(params.mean)} values each, and data.channels is "
+                f"{dataset.channels}; set one value per channel, or change data.channels"
+            )
         normalization = Normalization(mean=params.mean, std=params.std)
     return ModelCard(
         name=params.name,
@@ -74,8 +83,8 @@ def build_network(card: ModelCard, weights: Path | None, params: TrainParams) ->
             0 and some of the weights are random.
     """
     torch.manual_seed(params.seed)
-    model = build_model(card.name, card.stem, len(card.classes), card.image_size)
-    canonicalize(model, card.image_size)  # so that what cannot be traced is found before it is trained
+    model = build_model(card.name, card.stem, len(card.classes), card.input_shape)
+    canonicalize(model, card.input_shape)  # so that what cannot be traced is found before it is trained
     if weights is None:
         if params.epochs == 0:
             raise ModelError(
