@@ -1,5 +1,6 @@
 import copy
 import operator
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn import utils
 from torch.nn.utils import parametrizations, prune
 from torchvision import models, ops
 
+from ptqflow.core.errors import ModelError
 from ptqflow.models.canonical import canonicalize, scope
 
 SIZE = 8
@@ -37,6 +39,13 @@ class Body(nn.Module):
 
 class Sub(nn.Conv2d):
     """A convolution under another name."""
+
+
+class SubLinear(nn.Linear):
+    """A linear layer with more to it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
 
 
 class SubNorm(nn.BatchNorm2d):
@@ -77,6 +86,11 @@ def normed(norm: nn.Module) -> nn.Module:
         nn.init.normal_(norm.running_mean)
         nn.init.uniform_(norm.running_var, 0.5, 2)
     return norm
+
+
+def hooked(layer: nn.Module) -> nn.Module:
+    layer.register_forward_pre_hook(lambda _module, inputs: (inputs[0] * 2,))
+    return layer
 
 
 def added_in_place(x: Tensor, layer: nn.Module) -> Tensor:
@@ -133,6 +147,41 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+class ByShape(nn.Module):
+    """Computes a weight with what has several results, and with its own shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 6, 3, 3, generator=seeded()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True)
+        weight = (self.weight - mean) / torch.sqrt(variance + 1e-5)
+        return F.conv2d(x, weight.view(self.weight.shape[0], -1).view(self.weight.shape), padding="same")
+
+
+def read_before_and_after(x: Tensor, act: nn.Module, layer: nn.Module) -> Tensor:
+    y = layer(act(x))
+    return act(y) + y
+
+
+NETWORKS |= {
+    "in place, one activation for all": lambda: Body(read_before_and_after, nn.ReLU(inplace=True), conv()),
+    "in place by torch.nn.functional": lambda: Body(lambda x: F.hardtanh_(x) + x),
+    "weight with several results and shapes": lambda: Body(lambda x, w: w(x), ByShape()),
+    "functional convolution, padding same, even kernel": lambda: Body(
+        lambda x, h: h(x), Holding((6, 6, 2, 4), lambda x, w: F.conv2d(x, w, padding="same"))
+    ),
+    "padding circular, called twice": lambda: Body(lambda x, c: c(c(x)), conv(padding_mode="circular")),
+    "subclass of a linear layer": lambda: Body(lambda x, m: m(x), SubLinear(SIZE, SIZE)),
+    "functional convolution with options in lists": lambda: Body(
+        lambda x, h: h(x),
+        Holding((6, 6, 3, 3), lambda x, w: F.conv2d(input=x, weight=w, stride=[1, 1], padding=[1, 1])),
+    ),
+    "pre-hook": lambda: Body(lambda x, c: c(x), hooked(conv())),
+}
+
+
 def built(name: str) -> nn.Module:
     torch.manual_seed(0)
     return NETWORKS[name]().eval()
@@ -164,6 +213,7 @@ def test_only_modules_of_torch_are_called_and_none_works_in_place(name: str) -> 
     assert all(type(module).__module__.startswith("torch.nn.") for module in called)
     assert not any(isinstance(module, nn.Dropout | nn.Dropout2d | nn.Identity) for module in called)
     assert not any(getattr(module, "inplace", False) for module in called)
+    assert not any(name.endswith("_") for name in _functions(canonical))
     assert all(conv.padding_mode == "zeros" for conv in called if isinstance(conv, nn.Conv2d))
     assert not any(isinstance(conv.padding, str) for conv in called if isinstance(conv, nn.Conv2d))
 
@@ -199,6 +249,8 @@ def _functions(network: GraphModule) -> set[str]:
         ("matmul with a weight", "parts.0", nn.Linear),
         ("functional linear with a normalized weight", "parts.0", nn.Linear),
         ("one layer twice", "parts.0", nn.Conv2d),
+        ("weight with several results and shapes", "parts.0", nn.Conv2d),
+        ("subclass of a linear layer", "parts.0", nn.Linear),
     ],
 )
 def test_a_function_with_constant_weights_is_a_module_at_the_path_of_its_caller(
@@ -244,6 +296,12 @@ def test_average_pooling_with_a_count_of_its_own_averages_over_whole_windows(poo
     torch.testing.assert_close(canonical(images), network(images))
     plain = canonical.get_submodule("1")
     assert (plain.ceil_mode, plain.padding, plain.divisor_override) == (False, 0, None)
+
+
+def test_average_pooling_that_is_called_twice_fits_the_size_of_each_input() -> None:
+    network = Body(lambda x, p: F.pad(p(p(x)), (0, 5, 0, 5)), nn.AvgPool2d(3, 2, ceil_mode=True)).eval()
+
+    torch.testing.assert_close(logits(canonicalize(network, SIZE)), logits(network))
 
 
 class Options(nn.Module):
@@ -304,3 +362,36 @@ def test_classifiers_of_torchvision_have_the_same_logits_to_the_bit(name: str) -
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(canonicalize(network, 32)(images), network(images))
+
+
+class Locked(nn.Module):
+    """Holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_a_network_that_cannot_be_copied_is_refused_in_one_line() -> None:
+    with pytest.raises(ModelError, match=r"^Locked cannot be copied .*lock.*; do not keep such an object in a module$"):
+        canonicalize(Locked(), SIZE)
+
+
+def add_in_place(x: Tensor, table: Tensor) -> Tensor:
+    x += table.double()
+    return x
+
+
+def test_a_form_that_does_not_run_is_refused_in_one_line_that_names_the_step() -> None:
+    """In place, a sum keeps the type of its first summand; torch.fx traces it as one that does not."""
+    network = Body(lambda x, h: h(x), Holding((SIZE,), add_in_place))
+
+    message = (
+        "^Body does not run in the form that torch.fx traces: last raises RuntimeError .*double.* in place have the"
+    )
+    with pytest.raises(ModelError, match=message) as refusal:
+        canonicalize(network, SIZE)
+    assert "\n" not in str(refusal.value)

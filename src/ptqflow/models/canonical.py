@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from ptqflow.core.errors import ModelError
 from ptqflow.models.tracing import trace_user_code
 
 _CONVOLUTIONS: dict[Any, Any] = {F.conv1d: nn.Conv1d, F.conv2d: nn.Conv2d, F.conv3d: nn.Conv3d}
@@ -32,7 +33,7 @@ _CONVOLUTION_OPTIONS = ("stride", "padding", "dilation", "groups")
 def canonicalize(model: nn.Module, image_size: int) -> GraphModule:
     """Return the canonical form of a network, which stays unchanged and shares its tensors with it.
 
-    The logits are the same to the bit, except with instance normalization with running statistics, batch
+    The logits are the same to the bit, except with `x @ weight`, instance normalization with running statistics, batch
     normalization without, and average pooling with a count of its own: there to float32 rounding.
 
     - Parametrizations, `weight_norm`, `spectral_norm` and pruning are baked into the weights.
@@ -50,19 +51,20 @@ def canonicalize(model: nn.Module, image_size: int) -> GraphModule:
     the path of the module that called it where it is all that this does, else its name is appended.
 
     Raises:
-        ModelError: torch.fx cannot trace the network; the error names the line of the user's code.
+        ModelError: the network cannot be copied, torch.fx cannot trace it, or the form that it traces does not run; the
+            error names the line of the user's code or the step.
     """
     model.eval()
     with torch.no_grad():
         model(torch.zeros(2, 3, image_size, image_size))  # what it keeps of a pass no longer needs gradients
-    baked = copy_sharing_tensors(model)
+    baked = _copied(model)
     for module in list(baked.modules()):
         _bake(module)
     graph = trace_user_code(baked)
     network = GraphModule(baked, graph, type(model).__name__)
     shapes = _Shapes(network, image_size).shapes
-    steps = (_out_of_place, _drop_dropouts, _fold_constants, _spell_padding, _spell_pooling, _spell_statistics)
-    for step in (*steps, _as_modules, _separate_calls):
+    steps = (_out_of_place, _drop_dropouts, _fold_constants, _as_modules, _separate_calls)
+    for step in (*steps, _spell_padding, _spell_pooling, _spell_statistics):
         step(network, shapes)
         network.graph.eliminate_dead_code()
         network.recompile()
@@ -85,6 +87,15 @@ def copy_sharing_tensors(model: nn.Module) -> nn.Module:
     """Return a deep copy of a network whose parameters and buffers are those of the original."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy_sharing_tensors(model)
+    except Exception as error:  # what a user's module holds may raise anything
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied ({error}); do not keep such an object in a module"
+        ) from None
 
 
 def _bake(module: nn.Module) -> None:
@@ -111,10 +122,19 @@ class _Shapes(fx.Interpreter):
     def __init__(self, network: GraphModule, image_size: int) -> None:
         super().__init__(network)
         self.shapes: dict[Node, torch.Size] = {}
-        with torch.no_grad():
-            self.run(torch.zeros(2, 3, image_size, image_size))
+        self._running: Node | None = None
+        try:
+            with torch.no_grad():
+                self.run(torch.zeros(2, 3, image_size, image_size))
+        except Exception as error:  # such as for an addition in place, traced as one that promotes types
+            raise ModelError(
+                f"{type(network).__name__} does not run in the form that torch.fx traces: {self._running} raises "
+                f"{type(error).__name__} ({' '.join(str(error).split())[:200]}); let what it adds or multiplies in "
+                "place have the same type, and branch on nothing but the modules' own attributes"
+            ) from None
 
     def run_node(self, n: Node) -> Any:
+        self._running = n
         result = super().run_node(n)
         if isinstance(result, Tensor):
             self.shapes[n] = result.shape
@@ -130,14 +150,12 @@ def _out_of_place(network: GraphModule, shapes: dict[Node, torch.Size]) -> None:
         source = node.all_input_nodes[0]
         later = set(nodes[position + 1 :])
         source.replace_all_uses_with(node, delete_user_cb=lambda user, later=later: user in later)
-        if node.op == "call_method":
-            node.target = str(node.target).rstrip("_")
-        elif node.op == "call_function":
-            node.target = getattr(torch, function_name(node).rstrip("_")) if _names_in_place(node) else node.target
+        if node.op != "call_module":
+            node.target = _counterpart(node) or node.target
             node.kwargs = {key: False if key == "inplace" else value for key, value in node.kwargs.items()}
     for module in network.modules():
         if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
+            module.inplace = False  # type: ignore[assignment]  # of a copy
 
 
 def _overwrites(node: Node, network: GraphModule) -> bool:
@@ -145,13 +163,20 @@ def _overwrites(node: Node, network: GraphModule) -> bool:
         return False
     if node.op == "call_module":
         return bool(getattr(network.get_submodule(str(node.target)), "inplace", False))
-    return node.op in ("call_function", "call_method") and (_names_in_place(node) or bool(node.kwargs.get("inplace")))
+    return node.op in ("call_function", "call_method") and (
+        bool(node.kwargs.get("inplace")) or _counterpart(node) is not None
+    )
 
 
-def _names_in_place(node: Node) -> bool:
-    """Return whether a function or method is the one that works in place of another, as `relu_` of `relu`."""
-    name, owner = function_name(node), Tensor if node.op == "call_method" else torch
-    return name.endswith("_") and not name.endswith("__") and hasattr(owner, name.rstrip("_"))
+def _counterpart(node: Node) -> Any:
+    """Return the function or method that computes out of place what one such as `relu_` computes in place."""
+    name = function_name(node)
+    if not name.endswith("_") or name.endswith("__"):
+        return None
+    name = name.rstrip("_")
+    if node.op == "call_method":
+        return name if callable(getattr(Tensor, name, None)) else None
+    return getattr(torch, name, getattr(F, name, None))
 
 
 def _drop_dropouts(network: GraphModule, shapes: dict[Node, torch.Size]) -> None:
@@ -178,11 +203,10 @@ def _fold_constants(network: GraphModule, shapes: dict[Node, torch.Size]) -> Non
         if node.op == "get_attr":
             values[node] = operator.attrgetter(str(node.target))(network)
         elif node.op in ("call_function", "call_method") and _has_constant_inputs(node, values):
-            value = _compute(node, values)
-            if isinstance(value, Tensor):
-                values[node] = value
+            values[node] = _compute(node, values)
     for node, value in values.items():
-        if node.op != "get_attr" and any(user not in values for user in node.users):
+        is_read = any(user not in values for user in node.users)
+        if node.op != "get_attr" and isinstance(value, Tensor) and is_read:
             name = f"{scope(node)}.{node.name}".strip(".").replace(".", "_")
             network.register_buffer(name, value.detach())
             with network.graph.inserting_before(node):
@@ -194,7 +218,7 @@ def _fold_constants(network: GraphModule, shapes: dict[Node, torch.Size]) -> Non
 
 def _has_constant_inputs(node: Node, values: dict[Node, Any]) -> bool:
     inputs = node.all_input_nodes
-    return bool(inputs) and all(isinstance(values.get(argument), Tensor) for argument in inputs)
+    return bool(inputs) and all(argument in values for argument in inputs)
 
 
 def _compute(node: Node, values: dict[Node, Any]) -> Any:
@@ -251,15 +275,16 @@ def _spell_pooling(network: GraphModule, shapes: dict[Node, torch.Size]) -> None
         if any(amounts):
             _insert_pad(network, node, amounts, "constant")
         if (factors != 1).any():
-            _insert_scale(network, node, factors)
+            scaled = _insert_scale(network, node, factors)
+            shapes[scaled] = shapes[node]
 
 
 def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def _insert_scale(network: GraphModule, node: Node, factors: Tensor) -> None:
-    """Multiply what a step returns by constants."""
+def _insert_scale(network: GraphModule, node: Node, factors: Tensor) -> Node:
+    """Multiply what a step returns by constants, and return the multiplication."""
     name = f"{node.name}_factors"
     network.register_buffer(name, factors)
     with network.graph.inserting_after(node):
@@ -268,6 +293,7 @@ def _insert_scale(network: GraphModule, node: Node, factors: Tensor) -> None:
         scaled = network.graph.call_function(torch.mul, (node, constant))
     constant.meta, scaled.meta = dict(node.meta), dict(node.meta)
     node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
+    return scaled
 
 
 def _spell_statistics(network: GraphModule, shapes: dict[Node, torch.Size]) -> None:
@@ -316,6 +342,7 @@ def _as_modules(network: GraphModule, shapes: dict[Node, torch.Size]) -> None:
         with network.graph.inserting_before(node):
             call = network.graph.call_module(name, (source,))
         call.meta = dict(node.meta)
+        shapes[call] = shapes[node]
         node.replace_all_uses_with(call)
         weights = [argument for argument in node.all_input_nodes if argument.op == "get_attr"]
         network.graph.erase_node(node)
@@ -344,7 +371,7 @@ def _as_module(network: GraphModule, node: Node, shapes: dict[Node, torch.Size])
         norm = tuple(values[key] for key in ("running_mean", "running_var", "weight", "bias"))
         rank = len(shapes[node])
         return _batch_norm(rank, norm, values["eps"]) if is_running and rank in _BATCH_NORMS else None
-    weight = values["weight"]
+    weight = values["other"]
     return _linear(weight.t().contiguous(), None) if isinstance(weight, Tensor) and weight.dim() == 2 else None
 
 
@@ -377,8 +404,8 @@ _SIGNATURES: dict[Any, dict[str, Any]] = {
     F.linear: {"input": None, "weight": None, "bias": None},
     F.batch_norm: {"input": None, "running_mean": None, "running_var": None, "weight": None, "bias": None}
     | {"training": False, "momentum": 0.1, "eps": 1e-5},
-    torch.matmul: {"input": None, "weight": None},
-    operator.matmul: {"input": None, "weight": None},
+    torch.matmul: {"input": None, "other": None},
+    operator.matmul: {"input": None, "other": None},
 }
 
 
