@@ -3,16 +3,22 @@
 import copy
 
 import miniature
+import pytest
 import torch
-from fresh_process import collect, convert_params
+from fresh_process import ENGINES, collect, convert_params, decibels
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ptqflow.calib.sampling import hash_rows
 from ptqflow.convert.quantize import quantize
+from ptqflow.core.engines import Engine
+from ptqflow.evaluate.metrics import sqnr_db
 from ptqflow.fx.graph import observer_nodes
+from ptqflow.fx.layers import list_layers
 from ptqflow.fx.observer import RangeObserver
 from ptqflow.fx.prepare import prepare
 from ptqflow.fx.qparams import restore_ranges
+from ptqflow.models.canonical import canonicalize
 
 
 def ranges_of(prepared: nn.Module) -> list[tuple[float, int]]:
@@ -60,3 +66,36 @@ def test_the_network_is_left_unchanged(network: nn.Module, inputs: list[Tensor])
     )
 
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+class Enlarging(nn.Module):
+    """Interpolates with cubic splines, for which torch has no INT8 kernel, twice between INT8 layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mid = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.last = nn.Conv2d(8, 6, 14)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(self.first(x), size=(9, 9), mode="bicubic")
+        return self.last(F.interpolate(self.mid(x), scale_factor=2, mode="bicubic")).flatten(1)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_step_without_a_kernel_stays_fp32_and_the_card_says_so(engine: Engine, inputs: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    model, images = canonicalize(Enlarging(), miniature.SIZE), torch.cat(inputs)
+    params = convert_params(engine=engine, head="int8")
+
+    made = quantize(model, miniature.card(), params, collect(model, inputs), miniature.split(40))
+
+    assert set(made.card.scheme.without_kernel) == {"interpolate", "interpolate_1"}
+    notes = {layer.name: (layer.precision, layer.note) for layer in list_layers(model, made.converted)}
+    lacking = ("fp32", "torch has no INT8 kernel for how it is used here")
+    assert notes == dict.fromkeys(("first", "mid", "last"), ("int8", "")) | dict.fromkeys(
+        ("interpolate", "interpolate_1"), lacking
+    )
+    with torch.inference_mode():
+        ratio = sqnr_db(made.converted(images), model(images))
+    assert ratio
+    assert ratio > decibels(30, engine)

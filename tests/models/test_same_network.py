@@ -103,3 +103,40 @@ class Aliased(nn.Module):
 def test_a_form_that_computes_something_else_is_refused() -> None:
     with pytest.raises(ModelError, match="Aliased computes something else in the form"):
         check(Aliased)
+
+
+class Checking(nn.Module):
+    """Branches on what it is given, which is no tensor while torch.fx traces it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x if torch.is_tensor(x) else -x).mean((2, 3))
+
+
+def hooked() -> nn.Module:
+    """Return a network with a hook on itself, which torch.fx does not trace."""
+    network = nn.Sequential(nn.Conv2d(3, 6, SIZE), nn.Flatten())
+    network.register_forward_hook(lambda _module, _inputs, output: output * 2)
+    return network
+
+
+@pytest.mark.parametrize("build", [Checking, hooked, lambda: nn.Sequential(Checking())])
+def test_a_form_without_what_torch_fx_does_not_see_is_refused(build: Callable[[], nn.Module]) -> None:
+    with pytest.raises(
+        ModelError, match=r"computes something else in the form that torch\.fx traces, first in"
+    ) as refusal:
+        check(build)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_module_where_the_forms_part_is_named() -> None:
+    class Parted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.checking, self.head = nn.Sequential(nn.Conv2d(3, 3, 1)), nn.Conv2d(3, 6, SIZE)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.checking(x)
+            return self.head(y if torch.is_tensor(y) else -y).flatten(1)
+
+    with pytest.raises(ModelError, match="first in head: "):
+        check(Parted)
