@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ptqflow.core.errors import ModelError
 from ptqflow.models.canonical import canonicalize
-from ptqflow.models.same_network import require_same_network
+from ptqflow.models.same_network import require_complete_state, require_same_network
 
 SIZE = 8
 IMAGES = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
@@ -67,6 +67,14 @@ def test_what_lies_outside_the_state_dict_is_named(build: Callable[[], nn.Module
     with pytest.raises(ModelError, match=f"computes something else once its weights are read back: {found}") as refusal:
         check(build)
     assert "\n" not in str(refusal.value)
+
+
+def test_before_training_the_logits_of_a_complete_state_are_returned() -> None:
+    network, other = (nn.Sequential(nn.Conv2d(3, 6, SIZE), nn.Flatten()).eval() for _ in range(2))
+    with pytest.raises(ModelError, match="its state_dict does not hold all that it computes with"):
+        require_complete_state(network, other, IMAGES)
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(require_complete_state(network, other, IMAGES), network(IMAGES))
 
 
 class Noisy(nn.Module):
