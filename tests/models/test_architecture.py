@@ -203,3 +203,25 @@ def test_the_hash_of_user_code_is_that_of_its_file(user_module: UserModule, tmp_
 
     assert hash_code(f"{module}:build") == hashlib.sha256((tmp_path / f"{module}.py").read_bytes()).hexdigest()
     assert hash_code("resnet18") is None
+
+
+DEPRECATED = """
+import warnings
+from torch import nn
+from torch.nn.utils import weight_norm
+
+warnings.warn("this module is deprecated", FutureWarning)
+
+def build(num_classes):
+    return nn.Sequential(weight_norm(nn.Conv2d(3, num_classes, 8)), nn.Flatten())
+"""
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_the_users_code_calls_and_torch_deprecates_warns_of_nothing(user_module: UserModule) -> None:
+    name = f"{user_module(DEPRECATED)}:build"
+
+    hash_code(name)
+    model = build_model(name, "standard", 4, 8)
+
+    assert "0.weight_g" in model.state_dict()

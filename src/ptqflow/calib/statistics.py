@@ -148,11 +148,12 @@ def _from_arrays(arrays: dict[str, NDArray[Any]]) -> Statistics:
             means[name] = array
         elif part == "counts" and len(array):
             exponent, first = arrays[f"bins:{name}"].tolist()
-            extremes = [arrays[f"{part}:{name}"] for part in _EXTREMES]
-            for minima, maxima in (extremes[:2], extremes[2:]):
-                if not 0 < len(minima) == len(maxima):
-                    raise ValueError(f"{len(minima)} minima and {len(maxima)} maxima of {name}")
-            tensors[name] = TensorStatistics(*extremes, Histogram(exponent, first, array))
+            minima, maxima, image_minima, image_maxima = (arrays[f"{part}:{name}"] for part in _EXTREMES)
+            for low, high in ((minima, maxima), (image_minima, image_maxima)):
+                if not 0 < len(low) == len(high):
+                    raise ValueError(f"{len(low)} minima and {len(high)} maxima of {name}")
+            histogram = Histogram(exponent, first, array)
+            tensors[name] = TensorStatistics(minima, maxima, image_minima, image_maxima, histogram)
         elif part == "counts":
             tensors[name] = None
     return Statistics(tensors, means, arrays["rows"])

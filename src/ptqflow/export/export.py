@@ -99,7 +99,7 @@ def check_files(gate: Gate, networks: Networks, logits: Tensor, test: Split, par
             figures[INT8_ONNX] = gate.require_agreement("onnxruntime", INT8_ONNX, logits, share, fp32)
         except ModelError as error:
             raise ModelError(f"{error}; {_where(gate, networks, test)}") from None
-        figures[FP32_ONNX] = gate.require_agreement("onnxruntime", FP32_ONNX, fp32, share, fp32)
+        figures[FP32_ONNX] = gate.require_agreement("onnxruntime", FP32_ONNX, fp32, share)
         if params.openvino:
             figures[INT8_ONNX]["openvino"] = gate.require_agreement("openvino", INT8_ONNX, logits, share, fp32)
     return ExportMetrics.model_validate(figures)

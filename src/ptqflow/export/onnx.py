@@ -1,9 +1,12 @@
 """Export of networks as ONNX."""
 
 import io
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from ptqflow.core.normalization import InputShape
 from ptqflow.export.onnx_fold import fold
 from ptqflow.export.qdq import DOMAIN, round_to_uint8
 from ptqflow.fx.prepare import without_torch_warnings
+from ptqflow.models.nodes import copy_sharing_tensors, function_name, scope
 from ptqflow.runtime.manifest import INPUT, OUTPUT
 
 OPSET = 17
@@ -54,7 +58,7 @@ def _trace(model: nn.Module, input_shape: InputShape) -> bytes:
     example, buffer = torch.zeros(2, *input_shape), io.BytesIO()
     register_custom_op_symbolic("aten::adaptive_avg_pool2d", _pool_adaptively, OPSET)
     try:
-        with _plain_attention(), without_torch_warnings(), torch.inference_mode():
+        with _plain_attention(), without_torch_warnings(), _without_output(), torch.inference_mode():
             torch.onnx.export(
                 model,
                 (example,),
@@ -67,11 +71,13 @@ def _trace(model: nn.Module, input_shape: InputShape) -> bytes:
                 custom_opsets={DOMAIN: 1} if _has_roundings(model) else None,
             )
     except (OnnxExporterError, RuntimeError) as error:
-        found = re.search(r"aten::\w+", str(error))
-        where = f"{_find_layer(model, example, found[0])} ({found[0]})" if found else type(model).__name__
+        found = re.search(r"(?:aten::|operator )(\w+)", str(error))
+        where = (
+            f"{_find_step(model, example, f'aten::{found[1]}')} (aten::{found[1]})" if found else type(model).__name__
+        )
         raise ModelError(
             f"{where} cannot be written as ONNX ({' '.join(str(error).split())[:200]}); "
-            "write it with other operations, or set export.onnx=false"
+            "set export.onnx=false, or write it with other operations"
         ) from None
     return buffer.getvalue()
 
@@ -86,7 +92,6 @@ def _plain_attention() -> Iterator[None]:
     """Let torch compute attention in single operations: ONNX has no operator for its fused kernel."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    torch._C._jit_set_onnx_log_enabled(False)  # it would print the whole graph if an operation has no operator
     try:
         yield
     finally:
@@ -113,18 +118,61 @@ def _averages(size: int, output: int) -> Tensor:
     return weights
 
 
-def _find_layer(model: nn.Module, example: Tensor, operation: str) -> str:
-    """Return the path of the first module that runs an operation."""
+def _find_step(model: nn.Module, example: Tensor, operation: str) -> str:
+    """Return the first step that runs an operation: the path of its module, or its function and what calls that."""
+    functions: dict[str, Node] = {}
+    traced = model
+    if isinstance(model, GraphModule):
+        nodes = [node for node in model.graph.nodes if node.op in ("call_function", "call_method")]
+        functions = {f"step_{node.name}": node for node in nodes}
+        traced = _with_functions_as_modules(model)
     with without_torch_warnings(), torch.inference_mode():
-        graph = torch.jit.trace(model, example, check_trace=False).inlined_graph
-    scopes = [node.scopeName() for node in graph.findAllNodes(operation)]
-    if module := next((scope.rpartition("__module.")[2] for scope in scopes if scope), None):
-        return str(module)
-    steps: list[Node] = list(model.graph.nodes) if isinstance(model, GraphModule) else []
-    for step in steps:
-        if operation.rpartition(":")[2].strip("_") in str(step.target):
-            return str(next((path for path, _ in reversed(step.meta.get("nn_module_stack", {}).values())), step.name))
-    return type(model).__name__
+        graph = torch.jit.trace(traced, example, check_trace=False).inlined_graph
+    scopes = [node.scopeName().rpartition("__module.")[2] for node in graph.findAllNodes(operation)]
+    name = next((found for found in scopes if found), type(model).__name__)
+    if name not in functions:
+        return name
+    path, function = scope(functions[name]), function_name(functions[name])
+    return f"{function} in {path}" if path else function
+
+
+def _with_functions_as_modules(model: GraphModule) -> GraphModule:
+    """Return a copy of which torch.jit records every step as a scope, as it does for modules."""
+    copied: Any = copy_sharing_tensors(model)
+    for node in copied.graph.nodes:
+        if node.op in ("call_function", "call_method"):
+            copied.add_submodule(f"step_{node.name}", _Function(node.target))
+            node.op, node.target = "call_module", f"step_{node.name}"
+    copied.recompile()
+    assert isinstance(copied, GraphModule)
+    return copied
+
+
+class _Function(nn.Module):
+    """Calls a function or a method."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__()
+        self.target = target
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.target, str):
+            return getattr(args[0], self.target)(*args[1:], **kwargs)
+        return self.target(*args, **kwargs)
+
+
+@contextmanager
+def _without_output() -> Iterator[None]:
+    """Discard what torch's C++ code prints: the whole graph, if an operation has no operator."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _write_roundings(graph: GraphProto) -> None:

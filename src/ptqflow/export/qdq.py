@@ -47,7 +47,8 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def symbolic(g: Any, x: Any, scale: float, zero_point: int, name: str) -> Any:
         node = g.op(f"{DOMAIN}::Round", x, scale_f=scale, zero_point_i=zero_point, name_s=name)
-        return node.setType(x.type())
+        sizes = x.type().sizes()
+        return node.setType(x.type().with_sizes([None, *sizes[1:]]) if sizes else x.type())  # for any number of images
 
 
 class _Expand(torch.autograd.Function):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ptqflow.core.engines import Engine
 from ptqflow.fx.fp32_modules import is_kept_node
 from ptqflow.fx.graph import is_weighted
-from ptqflow.models.canonical import function_name
+from ptqflow.models.nodes import function_name
 
 MISCOMPUTED = (nn.PReLU, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """What torch 2.13 computes wrongly on INT8: PReLU with slopes below 1, transposed convolutions on some engines."""
@@ -28,7 +28,10 @@ _ACTIVATION_FUNCTIONS = (
     *(F.elu, F.hardsigmoid, F.hardswish, F.sigmoid, F.tanh, torch.sigmoid, torch.tanh, "sigmoid", "tanh"),
 )
 _FLOAT_INSIDE_FUNCTIONS = (F.layer_norm, F.group_norm, F.instance_norm, F.softmax, torch.softmax, "softmax")
-_WEIGHTED_FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d, F.linear)
+_WEIGHTED_FUNCTIONS = (
+    *(F.conv1d, F.conv2d, F.conv3d, F.linear),
+    *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+)
 """Functions that the canonical form makes modules of where their weights are constant."""
 _AVERAGES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 _AVERAGE_FUNCTIONS = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, torch.mean, "mean")
@@ -83,7 +86,7 @@ def _reason(node: Node, traced: GraphModule, engine: Engine, chosen: Mapping[str
     module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
     if reason := next((reason for reason, names in chosen.items() if is_kept_node(node, names)), None):
         return reason
-    if isinstance(module, MISCOMPUTED) or (engine == "qnnpack" and _has_ignored_options(node, module)):
+    if isinstance(module, MISCOMPUTED) or (engine == "qnnpack" and _has_ignored_options(module)):
         return WRONG
     if isinstance(module, _FLOAT_INSIDE) or node.target in _FLOAT_INSIDE_FUNCTIONS:
         return "computes in float inside, on INT8 values too"
@@ -100,11 +103,9 @@ def _reason(node: Node, traced: GraphModule, engine: Engine, chosen: Mapping[str
     return None
 
 
-def _has_ignored_options(node: Node, module: nn.Module | None) -> bool:
-    """Return whether a pooling has options that QNNPACK's kernel ignores."""
-    if isinstance(module, nn.AvgPool2d):
-        return bool(module.padding and not module.count_include_pad)  # the others are gone from the canonical form
-    return node.target is F.avg_pool2d and bool(node.kwargs.keys() - {"kernel_size", "stride"} or len(node.args) > 3)
+def _has_ignored_options(module: nn.Module | None) -> bool:
+    """Return whether a pooling has options that QNNPACK's kernel ignores, of those that the canonical form leaves."""
+    return isinstance(module, nn.AvgPool2d) and bool(module.padding and not module.count_include_pad)
 
 
 def may_be_int8(node: Node, traced: GraphModule) -> bool:

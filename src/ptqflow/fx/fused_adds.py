@@ -15,7 +15,7 @@ from torch.ao.quantization import ObserverBase
 from torch.fx import GraphModule, Node
 
 from ptqflow.core.normalization import InputShape
-from ptqflow.models.canonical import function_name
+from ptqflow.models.nodes import function_name
 
 # What may return its argument's own memory.
 _ALIASING_MODULES = (ObserverBase, nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)  # and those that work in place

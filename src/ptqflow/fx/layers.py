@@ -12,7 +12,7 @@ from ptqflow.fx.float_output import FloatOutput
 from ptqflow.fx.fp32_steps import quantizable
 from ptqflow.fx.graph import fused_steps, step_name, trace
 from ptqflow.fx.prepare import fp32_reason
-from ptqflow.models.canonical import function_name
+from ptqflow.models.nodes import function_name
 
 Precision = Literal["int8", "fp32"]
 

@@ -31,7 +31,7 @@ from ptqflow.fx.fp32_steps import fp32_steps, may_be_int8
 from ptqflow.fx.fused_adds import additions_are_safe, fused_additions
 from ptqflow.fx.graph import is_weighted, note_steps, observer_nodes, trace, unevenly_fused
 from ptqflow.fx.observer import RangeObserver, WeightObserver, WeightScales, unit_scales
-from ptqflow.models.canonical import function_name
+from ptqflow.models.nodes import function_name
 
 
 class Scheme(Card):

@@ -3,6 +3,9 @@
 import difflib
 import importlib
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +36,13 @@ def build_model(name: str, stem: str, num_classes: int, input_shape: InputShape)
     Raises:
         ModelError: there is no such network, or it does not map (N, *input_shape) to (N, num_classes).
     """
-    model = _build_user_model(name, num_classes) if ":" in name else _build_torchvision(name, num_classes, input_shape)
-    if stem == "small":
-        _shrink_stem(name, model)
-    model.float()  # whatever type the user's function made its weights of
-    _check_output(name, model, num_classes, input_shape)
+    with _without_deprecations():
+        is_users = ":" in name
+        model = _build_user_model(name, num_classes) if is_users else _build_torchvision(name, num_classes, input_shape)
+        if stem == "small":
+            _shrink_stem(name, model)
+        model.float()  # whatever type the user's function made its weights of
+        _check_output(name, model, num_classes, input_shape)
     return model
 
 
@@ -94,9 +99,19 @@ def _import(name: str) -> Any:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        return importlib.import_module(name.partition(":")[0])
+        with _without_deprecations():
+            return importlib.import_module(name.partition(":")[0])
     except _ANY as error:
         raise ModelError(f"model.name: {name} cannot be imported ({type(error).__name__}: {error})") from error
+
+
+@contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Silence what is deprecated in the user's code, such as torch.nn.utils.weight_norm."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _as_module(model: Any) -> nn.Module:
