@@ -33,8 +33,6 @@ _WEIGHTED_FUNCTIONS = (
     *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
 )
 """Functions that the canonical form makes modules of where their weights are constant."""
-_AVERAGES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
-_AVERAGE_FUNCTIONS = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, torch.mean, "mean")
 _PRODUCTS = (operator.mul, torch.mul, torch.matmul, operator.matmul)
 _SCALAR = (operator.add, operator.mul, torch.add, torch.mul)
 _PASSIVE = frozenset(("getitem", "chunk", "split", "unbind", "expand", "movedim", "swapaxes", "flatten", "unflatten"))
@@ -92,8 +90,6 @@ def _reason(node: Node, traced: GraphModule, engine: Engine, chosen: Mapping[str
         return "computes in float inside, on INT8 values too"
     if isinstance(module, _ACTIVATIONS) or node.target in _ACTIVATION_FUNCTIONS:
         return "every runtime computes it in float"
-    if isinstance(module, _AVERAGES) or node.target in _AVERAGE_FUNCTIONS:
-        return "means need a scale of their own"
     if node.target in _WEIGHTED_FUNCTIONS:
         return "its weights depend on the input"
     if node.target in _SCALAR and not all(isinstance(argument, Node) for argument in node.args[:2]):

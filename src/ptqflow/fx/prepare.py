@@ -195,7 +195,8 @@ def _leave_unrounded(prepared: GraphModule, int8: Collection[str]) -> None:
         source, readers = node.all_input_nodes[0], list(node.users)
         if not is_weighted(source, prepared) or any(reader.name in int8 for reader in readers):
             continue
-        if _is_linear(source, prepared) or not all(_takes_rounded(reader, prepared) for reader in readers):
+        kept = ("output",) if _is_linear(source, prepared) else ("output", "add", "cat", "mean", "pool")
+        if not all(_kind_of_reader(reader, prepared) in kept for reader in readers):
             node.replace_all_uses_with(source)
             prepared.graph.erase_node(node)
             prepared.delete_submodule(str(node.target))
@@ -207,10 +208,10 @@ def _is_linear(node: Node, prepared: GraphModule) -> bool:
     return isinstance(module[0] if isinstance(module, nn.Sequential) else module, nn.Linear)
 
 
-def _takes_rounded(node: Node, prepared: GraphModule) -> bool:
+def _kind_of_reader(node: Node, prepared: GraphModule) -> str:
     if node.op == "call_module":
-        return isinstance(prepared.get_submodule(str(node.target)), _POOLING)
-    return node.op == "output" or function_name(node) in ("add", "cat", "mean")
+        return "pool" if isinstance(prepared.get_submodule(str(node.target)), _POOLING) else "module"
+    return node.op if node.op == "output" else function_name(node)
 
 
 def _reshape_for_view(prepared: GraphModule) -> None:
