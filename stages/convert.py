@@ -12,11 +12,12 @@ def main() -> None:
     from ptqflow.calib.sampling import input_batches
     from ptqflow.calib.statistics import load_statistics
     from ptqflow.convert.accuracy_budget import Budget, describe_trial, meet_budget
+    from ptqflow.convert.method_search import search_methods
     from ptqflow.convert.params import ConvertParams
     from ptqflow.convert.quantize import quantize
     from ptqflow.convert.range_figures import histogram_rows, range_rows
     from ptqflow.core.artifacts import write_csv, write_metrics
-    from ptqflow.core.figures import QUANTIZED_RANGES, TRIALS, ConvertMetrics, LayerCounts
+    from ptqflow.core.figures import QUANTIZED_RANGES, SEARCH, TRIALS, ConvertMetrics, LayerCounts
     from ptqflow.core.params import read_params
     from ptqflow.data.dataset import open_dataset
     from ptqflow.fx.artifact import save_int8
@@ -28,6 +29,8 @@ def main() -> None:
     fp32 = load_fp32(FP32)
     dataset = open_dataset(DATASET)
     statistics = load_statistics(STATISTICS, fp32.card)
+    search = search_methods(fp32, params, statistics, dataset.train, print)
+    params = search.params
     budget = Budget((), ())
     if params.max_drop is not None:
         budget = meet_budget(
@@ -51,6 +54,7 @@ def main() -> None:
     print(describe_layers(layers))
     write_csv(PLOTS / "activations.csv", histogram_rows(statistics, quantized.qparams))
     QUANTIZED_RANGES.write(range_rows(statistics, quantized.qparams))
+    SEARCH.write(list(search.rows))
     TRIALS.write(budget.rows())
     write_metrics("convert", ConvertMetrics(layers=LayerCounts(**count_layers(layers))))
 

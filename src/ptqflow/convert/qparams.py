@@ -82,6 +82,8 @@ def set_ranges(
         ParamsError: `keep_fp32` names a part of a layer alone, or an override matches nothing, nothing but what
             `keep_fp32` names, or nothing that gets a range.
     """
+    default = params.activation.method
+    assert default != "auto", "search_methods resolves it"
     refuse_fused_steps(model, prepared, scheme.fp32)
     names_of = name_observed(model, prepared)
     together = observed_together(prepared, names_of)
@@ -98,7 +100,7 @@ def set_ranges(
         if not seen:
             continue
         own = (method for matched, method in overrides if not matched.isdisjoint(names))
-        method = next(own, params.activation.method)
+        method = next(own, default)
         chosen_range = choose_range(share(list(seen.values())), method, params.activation.percentile, levels)
         qparams = to_qparams(chosen_range, levels)
         observer.scale, observer.zero_point = qparams.scale, qparams.zero_point

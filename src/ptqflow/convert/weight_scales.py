@@ -1,16 +1,26 @@
 """The scales of weights."""
 
+import hashlib
+
 import torch
 from torch import Tensor
 
 # Of the largest weight, that are tried as the end of the range; at the last one it is level 127 exactly.
 _SHARES = [*torch.linspace(0.5, 1, 101).tolist(), 127.5 / 127]
 _SMALLEST_SCALE = torch.finfo(torch.float32).eps
+_found: dict[tuple[torch.Size, bytes], Tensor] = {}
 _CHUNK = 1 << 16  # weights that are tried together: what fits the cache
 
 
 def mse_scales(rows: Tensor) -> Tensor:
     """Return for each row of float32 (channels, weights) the scale with the least squared error, (channels,)."""
+    key = rows.shape, hashlib.sha256(rows.numpy().tobytes()).digest()  # a process converts a network more than once
+    if key not in _found:
+        _found[key] = _least_squares(rows)
+    return _found[key].clone()
+
+
+def _least_squares(rows: Tensor) -> Tensor:
     chunks = rows.split(max(1, _CHUNK // rows.shape[1]))
     return torch.cat([_search(part, (part.abs().amax(dim=1) / 127.5).clamp_min(_SMALLEST_SCALE)) for part in chunks])
 

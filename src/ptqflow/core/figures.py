@@ -67,6 +67,16 @@ class SensitivityRow(Card):
     network_cosine: FiniteFloat | None = None
 
 
+class SearchRow(Card):
+    """A range method that was tried for `convert.activation.method=auto`."""
+
+    tensor: str
+    """Empty for all tensors."""
+    method: str
+    sqnr_db: FiniteFloat
+    """Mean over calibration images of their logits' SQNR to FP32, in simulation."""
+
+
 class TrialRow(Card):
     """A conversion that was tried to stay within `convert.max_drop`."""
 
@@ -252,6 +262,7 @@ class BenchmarkRow(Card):
 EPOCHS = Table("train.csv", EpochRow)
 OBSERVED_RANGES = Table("calib_tensors.csv", ObservedRange)
 QUANTIZED_RANGES = Table("ranges.csv", QuantizedRange)
+SEARCH = Table("search.csv", SearchRow)
 TRIALS = Table("budget.csv", TrialRow)
 SENSITIVITY = Table("sensitivity.csv", SensitivityRow)
 CLASSES = Table("classes.csv", ClassRow)

@@ -1,0 +1,264 @@
+"""The range method of each tensor, chosen by what it does to the logits: `convert.activation.method=auto`.
+
+No range is best for every network: the least squared error is decided by a few outliers in a network with swish, and
+extremes that suit one network clip what another needs. So each is tried, with weights and activations rounded as in
+INT8, on calibration images and without labels: first for all tensors, then for those that cost most, one by one.
+"""
+
+import time
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from glob import escape
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import GraphModule, Node
+
+from ptqflow.calib.statistics import Statistics
+from ptqflow.convert.params import ConvertParams
+from ptqflow.convert.qparams import set_ranges
+from ptqflow.convert.quantize import quantize
+from ptqflow.convert.ranges import Method, QParams
+from ptqflow.core.figures import SearchRow
+from ptqflow.data.batching import images_together
+from ptqflow.data.dataset import Split
+from ptqflow.data.preprocessing import to_input
+from ptqflow.fx.fake_quant import Observer, copy_to_simulate, round_values, round_weight
+from ptqflow.fx.graph import name_observed, observer_nodes, weighted_modules
+from ptqflow.fx.observer import RangeObserver
+from ptqflow.models import fidelity
+from ptqflow.models.fp32 import Fp32Model
+from ptqflow.models.memory_format import lay_out
+
+CANDIDATES: tuple[Method, ...] = (
+    *("minmax_32", "minmax_8", "minmax_16", "minmax_64", "minmax_128", "minmax", "mse", "percentile"),
+)
+"""Of equal ones, the first is taken."""
+_PIXELS = 1 << 21  # of the images that methods are compared on
+_FEWEST, _MOST = 32, 128  # such images
+_KEPT_PIXELS = 1 << 18  # of images whose values are all kept, for partial passes
+_EXACT_DB = 100.0  # that stands for no difference
+_TENSORS = 12  # that are tried alone, at most
+_COST_DB = 0.1  # that the rounding of such a tensor costs, at least
+_GAIN_DB, _DEVIATIONS = 0.1, 2.0  # that another method must gain: in decibels, and in standard errors
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was tried, in order, and what is taken."""
+
+    params: ConvertParams
+    """With the method of all tensors in the place of `auto`, and those of single tensors as overrides."""
+    rows: tuple[SearchRow, ...]
+    seconds: float
+
+
+def search_methods(
+    fp32: Fp32Model, params: ConvertParams, statistics: Statistics, train: Split, report: Callable[[str], None]
+) -> Search:
+    """Choose the methods of `convert.activation.method=auto`, and return other params unchanged.
+
+    The measure is the mean, over calibration images, of the SQNR of an image's logits in decibels. A tensor gets
+    another method than the rest if that gains more than chance would, on the images that decide and on others.
+
+    Args:
+        fp32: the network.
+        params: the `convert` section.
+        statistics: what `calib` collected.
+        train: the split that the calibration images are from.
+        report: called with one line for each method of the whole network, and for each tensor that gets another.
+
+    Raises:
+        ParamsError: as `quantize`.
+        ModelError: as `quantize`.
+    """
+    if params.activation.method != "auto":
+        return Search(params, (), 0.0)
+    start = time.monotonic()
+    trials = _Trials(fp32, params, statistics, train)
+    found = {method: trials.whole(method) for method in CANDIDATES}
+    best = max(found, key=found.__getitem__)
+    rows = [SearchRow(tensor="", method=method, sqnr_db=round(db, 4)) for method, db in found.items()]
+    for method, db in found.items():
+        report(f"{method:<12} {db:7.2f} dB{'  taken' if method == best else ''}")
+    overrides, tried = trials.refine(best)
+    for tensor, method in overrides.items():
+        report(f"{method:<12} for {tensor}")
+    chosen = with_method(params, best, overrides)
+    return Search(chosen, (*rows, *tried), time.monotonic() - start)
+
+
+def with_method(params: ConvertParams, method: Method, overrides: Mapping[str, Method]) -> ConvertParams:
+    """Return params with another method; their own overrides precede those of single tensors."""
+    activation = params.activation.model_copy(update={"method": method})
+    single = {escape(tensor): chosen for tensor, chosen in overrides.items()}
+    return params.model_copy(update={"activation": activation, "overrides": {**params.overrides, **single}})
+
+
+class _Trials:
+    """A network with rounded weights, whose ranges are tried on calibration images."""
+
+    def __init__(self, fp32: Fp32Model, params: ConvertParams, statistics: Statistics, train: Split) -> None:
+        first = with_method(params, CANDIDATES[0], {}).model_copy(update={"bias_correction": False})
+        quantized = quantize(fp32.module, fp32.card, first, statistics, train)
+        self._ranges = {
+            method: set_ranges(
+                fp32.module, quantized.prepared, quantized.scheme, statistics, with_method(params, method, {})
+            )
+            for method in CANDIDATES
+        }
+        self._passes = _Passes(fp32.module, quantized.prepared)
+        size = fp32.card.image_size
+        count = min(max(_FEWEST, images_together(size, _PIXELS)), _MOST)
+        rows = statistics.rows.ravel()
+        self._together = min(max(8, images_together(size, _KEPT_PIXELS)), count)
+        self._images = [_inputs(fp32, train, rows[:count]), _inputs(fp32, train, rows[count:][:count])]
+        with torch.inference_mode():
+            self._exact = [self._in_parts(fp32.module, images) for images in self._images]
+
+    def whole(self, method: Method) -> float:
+        """Return the mean SQNR in decibels with one method for all tensors."""
+        self._passes.set_ranges(self._ranges[method])
+        return float(self._sqnr_db(0).mean())
+
+    def refine(self, method: Method) -> tuple[dict[str, Method], list[SearchRow]]:
+        """Return the tensors that are better with another method than `method`, and what was tried."""
+        self._passes.set_ranges(self._ranges[method])
+        before = self._sqnr_db(1)
+        overrides, rows = self._try_tensors(method)
+        if overrides and len(before) and self._sqnr_db(1).mean() <= before.mean():  # it was chance
+            return {}, rows
+        return overrides, rows
+
+    def _try_tensors(self, method: Method) -> tuple[dict[str, Method], list[SearchRow]]:
+        images, exact = self._images[0][: self._together], self._exact[0][: self._together]
+        overrides: dict[str, Method] = {}
+        rows = []
+        with torch.inference_mode():
+            current = _sqnr_db(self._passes.run_keeping(images), exact)
+            cost = {
+                tensor: float((_sqnr_db(self._passes.without(tensor), exact) - current).mean())
+                for tensor in self._passes.tensors
+            }
+            costly = sorted((tensor for tensor in cost if cost[tensor] > _COST_DB), key=lambda tensor: -cost[tensor])
+            for tensor in costly[:_TENSORS]:
+                tried = {self._ranges[method].get(tensor): current}
+                for other in CANDIDATES:
+                    qparams = self._ranges[other].get(tensor)
+                    if qparams is None or qparams in tried:
+                        continue
+                    tried[qparams] = _sqnr_db(self._passes.with_range(tensor, qparams), exact)
+                    rows.append(SearchRow(tensor=tensor, method=other, sqnr_db=round(float(tried[qparams].mean()), 4)))
+                    if _is_better(tried[qparams], current):
+                        current = tried[qparams]
+                        overrides[tensor] = other
+                        self._passes.keep(tensor, qparams)
+        return overrides, rows
+
+    def _sqnr_db(self, part: int) -> Tensor:
+        with torch.inference_mode():
+            return _sqnr_db(self._in_parts(self._passes.run, self._images[part]), self._exact[part])
+
+    def _in_parts(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        return torch.cat([network(part) for part in images.split(self._together)])
+
+
+def _sqnr_db(logits: Tensor, exact: Tensor) -> Tensor:
+    return fidelity.image_sqnr_db(logits, exact).clamp(max=_EXACT_DB)
+
+
+def _is_better(found: Tensor, current: Tensor) -> bool:
+    """Return whether SQNRs of images exceed others of the same images by more than chance."""
+    gain = found - current
+    error = gain.std() / len(gain) ** 0.5
+    return bool(gain.mean() > max(_GAIN_DB, _DEVIATIONS * error))
+
+
+def _inputs(fp32: Fp32Model, train: Split, rows: Any) -> Tensor:
+    images = to_input(torch.from_numpy(train.images[rows]), fp32.card.normalization)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+class _Passes(fx.Interpreter):
+    """Runs a prepared network with rounded weights and activations, again only as far as a range changes anything."""
+
+    def __init__(self, model: nn.Module, prepared: GraphModule) -> None:
+        simulated = copy_to_simulate(prepared)
+        for name, layer in weighted_modules(simulated).items():
+            round_weight(layer, getattr(simulated.get_submodule(name), "qconfig", None))
+        lay_out(simulated, torch.channels_last)
+        super().__init__(simulated, garbage_collect_values=False)
+        names = name_observed(model, prepared)
+        self._observers: dict[str, RangeObserver] = {}
+        self._nodes: dict[str, list[Node]] = {}
+        for node in observer_nodes(simulated):
+            observer = simulated.get_submodule(str(node.target))
+            if isinstance(observer, RangeObserver):
+                self._observers[names[str(node.target)]] = observer
+        for tensor, observer in self._observers.items():
+            shared = (
+                node for node in observer_nodes(simulated) if simulated.get_submodule(str(node.target)) is observer
+            )
+            self._nodes[tensor] = list(shared)
+        self._kept: dict[Node, Any] = {}
+        self._unrounded: RangeObserver | None = None
+
+    @property
+    def tensors(self) -> list[str]:
+        """One tensor of each range."""
+        return list({id(observer): tensor for tensor, observer in self._observers.items()}.values())
+
+    def set_ranges(self, ranges: Mapping[str, QParams]) -> None:
+        """Set the range of every tensor."""
+        for tensor, qparams in ranges.items():
+            if tensor in self._observers:
+                self._set(tensor, qparams)
+
+    def run_keeping(self, images: Tensor) -> Tensor:
+        """Return the logits, and keep all values for the methods below."""
+        logits: Tensor = self.run(images)
+        self._kept = dict(self.env)
+        return logits
+
+    def without(self, tensor: str) -> Tensor:
+        """Return the logits where a tensor is not rounded."""
+        self._unrounded = self._observers[tensor]
+        logits = self._run_from(tensor, {})
+        self._unrounded = None
+        return logits
+
+    def with_range(self, tensor: str, qparams: QParams) -> Tensor:
+        """Return the logits with another range of a tensor, which stays as it is."""
+        observer = self._observers[tensor]
+        before = observer.scale, observer.zero_point
+        self._set(tensor, qparams)
+        logits = self._run_from(tensor, {})
+        observer.scale, observer.zero_point = before
+        return logits
+
+    def keep(self, tensor: str, qparams: QParams) -> None:
+        """Change the range of a tensor, and the values that are kept."""
+        self._set(tensor, qparams)
+        changed: dict[Node, Any] = {}
+        self._run_from(tensor, changed)
+        self._kept |= changed
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a module; an observer rounds."""
+        module = self.fetch_attr(target)
+        if isinstance(module, Observer):
+            return args[0] if module is self._unrounded else round_values(module, args[0])
+        return super().call_module(target, args, kwargs)
+
+    def _set(self, tensor: str, qparams: QParams) -> None:
+        self._observers[tensor].scale, self._observers[tensor].zero_point = qparams.scale, qparams.zero_point
+
+    def _run_from(self, tensor: str, changed: dict[Node, Any]) -> Tensor:
+        self.env = ChainMap(changed, self._kept)  # type: ignore[assignment]  # it is only read
+        for node in self.graph.nodes:
+            if node in self._nodes[tensor] or any(argument in changed for argument in node.all_input_nodes):
+                changed[node] = self.run_node(node)
+        logits: Tensor = self.env[next(node for node in self.graph.nodes if node.op == "output")]
+        return logits
