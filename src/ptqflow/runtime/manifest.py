@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ptqflow.core.artifacts import Card, read_card, sha256_file, write_card
 from ptqflow.core.errors import ArtifactError
-from ptqflow.core.figures import EvaluateMetrics
+from ptqflow.core.figures import EvaluationFigures
 from ptqflow.core.normalization import Normalization
 
 VERSION = "0.1.0"
@@ -112,8 +112,13 @@ class Manifest(Card):
     files: dict[str, FileCard]
     min_agreement: Share
     """`export.min_agreement`: share of the test images for which a runtime must predict what torch predicted."""
-    metrics: EvaluateMetrics
-    """metrics/evaluate.json: what torch measured on the test images."""
+    metrics: EvaluationFigures
+    """data/predictions/figures.json: what torch measured on the test images."""
+
+
+def describe_file(file: Path) -> FileCard:
+    """Return the card of an exported file."""
+    return FileCard(sha256=sha256_file(file), bytes=file.stat().st_size)
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
