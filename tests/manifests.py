@@ -10,6 +10,7 @@ from fresh_process import ENGINES
 
 from ptqflow.core.engines import lacks_vnni
 from ptqflow.runtime.manifest import (
+    FORMAT_VERSION,
     VERSION,
     CalibrationCard,
     FileCard,
@@ -31,6 +32,7 @@ def make_manifest(files: Mapping[str, FileCard], **changes: Any) -> Manifest:
     """Return the manifest of the miniature residual network in these files, with other values of some keys."""
     card = miniature.card()
     values = {
+        "format_version": FORMAT_VERSION,
         "ptqflow_version": VERSION,
         "architecture": card.name,
         "stem": card.stem,

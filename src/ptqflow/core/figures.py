@@ -247,10 +247,10 @@ class FileCheck(Card):
 
 
 class ExportMetrics(Card):
-    """metrics/export.json: int8.onnx in ONNX Runtime; None with `export.onnx=false`."""
+    """metrics/export.json."""
 
     onnx_top1: Share | None = None
-    onnx_agreement: Share | None = None
+    """Of int8.onnx in ONNX Runtime; None with `export.onnx=false`."""
 
 
 class BenchmarkMetrics(Card):

@@ -15,6 +15,7 @@ from ptqflow.export.qdq import step_roundings
 from ptqflow.fx.layers import list_layers
 from ptqflow.models.torchvision_weights import is_published
 from ptqflow.runtime.manifest import (
+    FORMAT_VERSION,
     VERSION,
     CalibrationCard,
     InputCard,
@@ -44,6 +45,7 @@ def describe(
     card, int8 = networks.card, networks.int8.card
     scheme = int8.scheme
     return Manifest(
+        format_version=FORMAT_VERSION,
         ptqflow_version=VERSION,
         architecture=card.name,
         stem=card.stem,

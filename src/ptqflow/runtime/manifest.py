@@ -80,7 +80,8 @@ class FileCard(Card):
 class Manifest(Card):
     """What an exported model is, what it was made from, and its accuracy."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1]
+    """Of this file and of those beside it; it grows when an older ptqflow could not read them."""
     ptqflow_version: str
     architecture: str
     """A torchvision classifier, or the user's `module:function`."""
@@ -130,13 +131,12 @@ def read_manifest(directory: Path) -> Manifest:
     """Read the manifest of an exported model.
 
     Raises:
-        ArtifactError: it is missing, of a newer format, or not what this version writes.
+        ArtifactError: it is missing, of another format, or not what this version writes.
     """
     path = directory / MANIFEST_FILE
-    if (found := _format_version(path)) is not None and found > FORMAT_VERSION:
-        raise ArtifactError(
-            f"{path} is of format {found}, and this ptqflow reads up to {FORMAT_VERSION}: install a newer ptqflow"
-        )
+    if (found := _format_version(path)) is not None and found != FORMAT_VERSION:
+        remedy = "install a newer ptqflow" if found > FORMAT_VERSION else f"run `dvc repro`, or {_COPY_AGAIN}"
+        raise ArtifactError(f"{path} is of format {found}, and this ptqflow reads format {FORMAT_VERSION}: {remedy}")
     try:
         return read_card(path, Manifest)
     except ArtifactError as error:
