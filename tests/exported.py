@@ -7,17 +7,15 @@ from typing import Any
 import miniature
 import numpy as np
 import torch
-from fresh_process import collect, convert_params
+from exporting import make_networks
 from manifests import make_manifest
 
-from ptqflow.convert.quantize import quantize
 from ptqflow.core.artifacts import write_bytes
 from ptqflow.core.engines import Engine
 from ptqflow.data.preprocessing import to_input
-from ptqflow.export.export import Networks, write_files
+from ptqflow.export.export import int8_logits, write_files
 from ptqflow.export.params import ExportParams
 from ptqflow.export.torchscript import to_torchscript
-from ptqflow.fx.artifact import Int8Model
 from ptqflow.fx.prepare import without_torch_warnings
 from ptqflow.runtime.manifest import (
     FP32_ONNX,
@@ -39,14 +37,11 @@ TEST = miniature.images(50, seed=9)
 def write_export(directory: Path) -> Path:
     """Quantize a miniature network and write what the stage `export` writes."""
     torch.manual_seed(0)
-    card, train = miniature.card(), miniature.split(40)
+    card = miniature.card()
     model = miniature.residual(len(card.classes)).eval()
-    inputs = to_input(torch.from_numpy(train.images), card.normalization)
-    quantized = quantize(model, card, convert_params(engine=ENGINE), collect(model, list(inputs.split(8))), train)
-    int8 = Int8Model(quantized.converted, quantized.card)
-    networks = Networks(model, int8)
-    with torch.inference_mode():
-        logits = int8.module(to_input(torch.from_numpy(TEST), card.normalization)).double()
+    inputs = to_input(torch.from_numpy(miniature.images(40)), card.normalization)
+    networks = make_networks(model, card, list(inputs.split(8)), engine=ENGINE)
+    logits = int8_logits(networks, miniature.split(len(TEST), seed=9), batch_size=len(TEST))
     write_files(directory, networks, logits, ExportParams(onnx=True, openvino=False, min_agreement=0.9))
     write_manifest(directory, manifest(directory, FILES))
     return directory
