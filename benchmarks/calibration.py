@@ -40,7 +40,7 @@ def main() -> None:
     fp32 = load_fp32(Path("models/fp32"))
     rows = draw_images(dataset, arguments.images // arguments.batch_size, arguments.batch_size, seed=0).rows
     batches = list(input_batches(dataset.train, rows, fp32.card.normalization))
-    example = (torch.zeros(1, 3, fp32.card.image_size, fp32.card.image_size),)
+    example = (torch.zeros(1, *fp32.card.input_shape),)
 
     def stock(observer: type[HistogramObserver | MinMaxObserver]) -> GraphModule:
         mapping = QConfigMapping()
@@ -51,7 +51,7 @@ def main() -> None:
             return prepare_fx(fp32.module, mapping, example)
 
     def none() -> GraphModule:
-        prepared = observe(fp32.module, fp32.card.image_size).prepared
+        prepared = observe(fp32.module, fp32.card.input_shape).prepared
         for node in observer_nodes(prepared):
             setattr(prepared, str(node.target), torch.nn.Identity())
         return prepared
@@ -66,7 +66,7 @@ def main() -> None:
         "torch MinMaxObserver": (lambda: stock(MinMaxObserver), lambda prepared: forward(prepared, batches)),
         "torch HistogramObserver": (lambda: stock(HistogramObserver), lambda prepared: forward(prepared, batches)),
         "ptqflow StatisticsObserver": (
-            lambda: observe(fp32.module, fp32.card.image_size),
+            lambda: observe(fp32.module, fp32.card.input_shape),
             lambda observed: collect_statistics(observed, batches, rows),
         ),
     }

@@ -109,7 +109,7 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         models = make_models(manifest, images, Path(scratch))
         logits = {name: logits_of(model, dataset.test, manifest) for name, model in models.items()}
-        timings = {batch: time_models(models, batch, manifest.image_size, arguments) for batch in arguments.batch_sizes}
+        timings = {batch: time_models(models, batch, manifest, arguments) for batch in arguments.batch_sizes}
         print(describe(manifest, images, dataset.test, arguments))
         print(table(models, logits, dataset.test, timings))
         print(verdicts(timings))
@@ -201,7 +201,7 @@ def logits_of(model: Model, split: Split, manifest: Manifest) -> Tensor:
 
 
 def time_models(
-    models: Mapping[str, Model], batch: int, image_size: int, arguments: argparse.Namespace
+    models: Mapping[str, Model], batch: int, manifest: Manifest, arguments: argparse.Namespace
 ) -> dict[str, Timing]:
     """Time all in turns, each in a process of its own, and again in other processes.
 
@@ -212,7 +212,9 @@ def time_models(
         with ExitStack() as stack:
             cells = {}
             for name, model in models.items():
-                task = Task(model.runtime, str(model.path), batch, image_size, arguments.threads, model.engine)
+                task = Task(
+                    model.runtime, str(model.path), batch, manifest.input_shape, arguments.threads, model.engine
+                )
                 cells[name] = stack.enter_context(Cell(f"{name}, batch {batch}", task))
             timings.append(time_in_turns(cells, arguments.rounds, arguments.seconds))
     rounds = {name: tuple(chain.from_iterable(timing[name].rounds for timing in timings)) for name in models}

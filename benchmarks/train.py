@@ -243,7 +243,9 @@ def augmentation(card: DatasetCard) -> list[Callable[[Any], Any]]:
 def build(arguments: argparse.Namespace, card: DatasetCard, seed: int) -> nn.Module:
     """Build the network with the same random weights for every way."""
     torch.manual_seed(seed)
-    return build_model(arguments.model, arguments.stem, len(card.classes), card.image_size)
+    return build_model(
+        arguments.model, arguments.stem, len(card.classes), (card.channels, card.image_size, card.image_size)
+    )
 
 
 def plain_sgd(model: nn.Module, fused: bool | None = None) -> torch.optim.Optimizer:

@@ -30,7 +30,7 @@ def main() -> None:
     dataset, fp32 = open_dataset(DATASET), load_fp32(FP32)
     draw = draw_images(dataset, params.batches, params.batch_size, params.seed)
     with joined(run_params.threads) as ranks:
-        observed = observe(fp32.module, fp32.card.image_size)
+        observed = observe(fp32.module, fp32.card.input_shape)
         statistics = collect_in_parts(observed, dataset.train, draw.rows, fp32.card.normalization, ranks)
     if ranks.rank:
         return

@@ -61,7 +61,7 @@ def change_manifest(directory: Path, **changes: Any) -> None:
 def replace_torchscript(directory: Path) -> None:
     """Write another network as the TorchScript file, in place of kernels that compute something else."""
     torch.manual_seed(1)
-    write_bytes(directory / INT8_TORCHSCRIPT, to_torchscript(miniature.residual(6), miniature.SIZE))
+    write_bytes(directory / INT8_TORCHSCRIPT, to_torchscript(miniature.residual(6), miniature.INPUT_SHAPE))
     files = manifest(directory, [file.name for file in directory.iterdir() if file.name != MANIFEST_FILE])
     change_manifest(directory, files=files.model_dump(mode="json")["files"])
 

@@ -27,7 +27,8 @@ WEIGHTS_SHA256 = "3" * 64
 
 def make_networks(model: torch.nn.Module, card: ModelCard, inputs: list[Tensor], **changes: object) -> Networks:
     card = card.model_copy(update={"weights_sha256": WEIGHTS_SHA256})
-    quantized = quantize(model, card, convert_params(**changes), collect(model, inputs), miniature.split(40))
+    train = miniature.split(40, channels=card.normalization.channels)
+    quantized = quantize(model, card, convert_params(**changes), collect(model, inputs), train)
     return Networks(model, Int8Model(quantized.converted, quantized.card))
 
 

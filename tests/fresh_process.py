@@ -93,7 +93,7 @@ def convert_params(**changes: Any) -> ConvertParams:
 def collect(model: nn.Module, batches: list[Tensor]) -> Statistics:
     """The statistics of equal batches, as `calib` collects them."""
     rows = np.arange(sum(map(len, batches))).reshape(len(batches), -1)
-    return collect_statistics(observe(model, batches[0].shape[-1]), batches, rows)
+    return collect_statistics(observe(model, tuple(batches[0].shape[1:])), batches, rows)
 
 
 def main(folder: Path, threads: int) -> None:

@@ -38,7 +38,7 @@ def make_manifest(files: Mapping[str, FileCard], **changes: Any) -> Manifest:
         "stem": card.stem,
         "classes": card.classes,
         "image_size": card.image_size,
-        "input": InputCard(mean=card.normalization.mean, std=card.normalization.std),
+        "input": InputCard.of(card.normalization),
         "engine": ENGINES[0],
         "needs": Needs(vnni=not lacks_vnni(ENGINES[0])),  # else it has 7 bits
         "torch_version": "2.13.0",

@@ -16,16 +16,23 @@ from ptqflow.models.fp32 import ModelCard
 torch.set_num_threads(1)  # with more, test processes side by side wait for each other's threads
 
 SIZE = 8
+INPUT_SHAPE = (3, SIZE, SIZE)
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fly")
 NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+NORMALIZATIONS = {
+    1: Normalization(mean=(0.5,), std=(0.2,)),
+    3: NORMALIZATION,
+    4: Normalization(mean=(0.5, 0.4, 0.3, 0.6), std=(0.2, 0.25, 0.3, 0.35)),
+}
+"""By the number of channels."""
 
 
 class Residual(nn.Module):
     """A ResNet in miniature: stem with max-pool, one residual block, linear head."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, channels: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, 8, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(8)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(2)
@@ -53,8 +60,8 @@ class Normed(nn.Module):
         return self.fc(torch.mean(F.gelu(self.conv(self.norm(x))), (2, 3)))
 
 
-def residual(num_classes: int) -> nn.Module:
-    return vary(Residual(num_classes))
+def residual(num_classes: int, channels: int = 3) -> nn.Module:
+    return vary(Residual(num_classes, channels))
 
 
 def normed(num_classes: int) -> nn.Module:
@@ -84,12 +91,12 @@ def card(function: str = "residual") -> ModelCard:
     )
 
 
-def images(count: int, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+def images(count: int, seed: int = 0, channels: int = 3) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, channels), dtype=np.uint8)
 
 
-def split(count: int, seed: int = 0) -> Split:
-    pixels = images(count, seed)
+def split(count: int, seed: int = 0, channels: int = 3) -> Split:
+    pixels = images(count, seed, channels)
     digests = [hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest() for image in pixels]
     labels = np.arange(count, dtype=np.int64) % len(CLASSES)
     return Split(pixels, labels, np.frombuffer(b"".join(digests), dtype=f"V{DIGEST_BYTES}"))

@@ -42,7 +42,7 @@ def network(function: str) -> nn.Module:
 @pytest.fixture
 def statistics(network: nn.Module, inputs: list[Tensor]) -> Statistics:
     """What four batches show of every tensor."""
-    return collect_statistics(observe(network, miniature.SIZE), inputs[:4], np.arange(32).reshape(4, 8))
+    return collect_statistics(observe(network, miniature.INPUT_SHAPE), inputs[:4], np.arange(32).reshape(4, 8))
 
 
 @pytest.fixture

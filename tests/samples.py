@@ -22,6 +22,7 @@ def data_params(**changes: object) -> DataParams:
         "path": "given",
         "encoding": None,
         "image_size": 16,
+        "channels": 3,
         "limit": None,
         "val_fraction": 0.2,
         "test_fraction": 0.2,

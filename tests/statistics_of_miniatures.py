@@ -21,7 +21,7 @@ only_residual = pytest.mark.parametrize("function", ["residual"], indirect=True)
 
 def collect(network: nn.Module, batches: list[Tensor], first: int = 0) -> Statistics:
     rows = np.arange(first, first + sum(map(len, batches))).reshape(len(batches), -1)
-    return collect_statistics(observe(network, miniature.SIZE), batches, rows)
+    return collect_statistics(observe(network, miniature.INPUT_SHAPE), batches, rows)
 
 
 def arrays_of(seen: TensorStatistics | None) -> list[Any]:

@@ -70,7 +70,7 @@ def test_comments_of_params_yaml_list_the_choices_of_the_models() -> None:
             for key, field in properties["properties"].items():
                 for choice in (field, *field.get("anyOf", [])):
                     if "enum" in choice:
-                        expected[key].add(tuple(choice["enum"]))
+                        expected[key].add(tuple(map(str, choice["enum"])))
     text = (ROOT / "params.yaml").read_text()
     commented: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for key, choices in re.findall(r"^ +(\w+):[^#\n]*# (\w+(?: \| \w+)+)", text, re.MULTILINE):

@@ -25,7 +25,7 @@ from ptqflow.fx.artifact import load_int8
 
 
 def load(runtime: Runtime, file: Path, engine: str | None = None) -> Loaded:
-    loader, versions = import_runtime(Task(runtime, str(file), 2, miniature.SIZE, 1, engine))
+    loader, versions = import_runtime(Task(runtime, str(file), 2, miniature.INPUT_SHAPE, 1, engine))
     assert versions[LIBRARIES[runtime]]
     return loader()
 
@@ -38,7 +38,7 @@ def test_every_runtime_has_a_library_and_an_absent_one_is_not_installed(monkeypa
 
 
 def test_the_example_is_the_same_for_every_runtime() -> None:
-    tasks = [Task(runtime, "", 2, miniature.SIZE, 1) for runtime in RUNTIMES]
+    tasks = [Task(runtime, "", 2, miniature.INPUT_SHAPE, 1) for runtime in RUNTIMES]
     images = [example(task) for task in tasks]
     assert (images[0].shape, images[0].dtype) == ((2, 3, miniature.SIZE, miniature.SIZE), np.float32)
     assert all(np.array_equal(other, images[0]) for other in images)
@@ -49,7 +49,7 @@ def test_the_runtimes_of_onnx_files_run_the_example_and_profile_it(runtime: Runt
     pytest.importorskip(LIBRARIES[runtime])
     write_onnx(tmp_path / "network.onnx")
     loaded = load(runtime, tmp_path / "network.onnx")
-    task = Task(runtime, "", 2, miniature.SIZE, 1)
+    task = Task(runtime, "", 2, miniature.INPUT_SHAPE, 1)
     expected = example(task).mean((2, 3))
     output = loaded.run()
     np.testing.assert_allclose(output[0], expected, rtol=1e-4, atol=1e-6)  # type: ignore[index]
@@ -58,7 +58,7 @@ def test_the_runtimes_of_onnx_files_run_the_example_and_profile_it(runtime: Runt
 
 
 def test_torch_runs_int8_from_its_directory_and_fp32_in_either_memory_format(models: Path, eager: Files) -> None:
-    images = torch.from_numpy(example(Task("torch_eager", "", 2, miniature.SIZE, 1)))
+    images = torch.from_numpy(example(Task("torch_eager", "", 2, miniature.INPUT_SHAPE, 1)))
     with torch.inference_mode():
         expected = load_int8(models / "int8").module(images)
     assert torch.equal(load("torch_eager", eager.int8, FULL_RANGE).run(), expected)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ import sys, time
 from ptqflow.benchmark.worker_process import Cell
 from ptqflow.benchmark.timed_runtimes import Task
 
-cell = Cell("a", Task("onnxruntime", "network.onnx", 1, {size}, 1))
+cell = Cell("a", Task("onnxruntime", "network.onnx", 1, {shape}, 1))
 cell.wait_until_imported()
 print(cell.pid, flush=True)
 time.sleep(60)
@@ -28,7 +28,7 @@ time.sleep(60)
 
 
 def task(path: str, batch: int = 1, runtime: Runtime = "onnxruntime") -> Task:
-    return Task(runtime, path, batch, miniature.SIZE, 1)
+    return Task(runtime, path, batch, miniature.INPUT_SHAPE, 1)
 
 
 def test_a_process_of_onnx_runtime_holds_no_torch_and_reports_its_own_memory() -> None:
@@ -96,7 +96,7 @@ def test_no_process_is_left_when_the_block_ends() -> None:
 
 
 def test_a_killed_parent_takes_its_processes_with_it() -> None:
-    script = START_A_CELL.format(size=miniature.SIZE)
+    script = START_A_CELL.format(shape=miniature.INPUT_SHAPE)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = Path(f"/proc/{int(parent.stdout.readline())}")

@@ -24,11 +24,11 @@ ROWS = np.random.default_rng(0).permutation(400).reshape(100, 4)
 
 def collected(network: nn.Module) -> Statistics:
     batches = input_batches(miniature.split(400), ROWS, miniature.NORMALIZATION)
-    return collect_statistics(observe(network, miniature.SIZE), batches, ROWS)
+    return collect_statistics(observe(network, miniature.INPUT_SHAPE), batches, ROWS)
 
 
 def test_alone_it_is_what_one_process_sees(network: nn.Module) -> None:
-    observed = observe(network, miniature.SIZE)
+    observed = observe(network, miniature.INPUT_SHAPE)
     found = collect_in_parts(observed, miniature.split(400), ROWS, miniature.NORMALIZATION, ALONE)
     assert encode(found) == encode(collected(network))
 

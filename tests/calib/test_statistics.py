@@ -320,9 +320,9 @@ def test_one_file_serves_every_engine(
 ) -> None:
     statistics = load_statistics(statistics_dir, miniature.card(function))
     scheme = resolve_scheme(network, params(engine))
-    prepared = prepare(network, miniature.SIZE, scheme)
+    prepared = prepare(network, miniature.INPUT_SHAPE, scheme)
     qparams = set_ranges(network, prepared, scheme, statistics, params(engine))
-    converted = convert(prepared, scheme, miniature.SIZE)
+    converted = convert(prepared, scheme, miniature.INPUT_SHAPE)
 
     with torch.inference_mode():
         logits, expected = converted(inputs[4]), network(inputs[4])
@@ -338,10 +338,10 @@ def test_whatever_an_engine_observes_has_its_name_among_the_statistics(
     kind: type[nn.Module], fp32: tuple[str, ...], engine: Engine
 ) -> None:
     network = (kind(6) if kind.__module__ == "miniature" else kind()).eval()
-    everything = set(name_observed(network, prepare(network, miniature.SIZE, EVERYTHING)).values())
+    everything = set(name_observed(network, prepare(network, miniature.INPUT_SHAPE, EVERYTHING)).values())
     scheme = EVERYTHING.model_copy(update={"engine": engine, "fp32": fp32, "fuse_additions": True})
 
-    names = name_observed(network, prepare(network, miniature.SIZE, scheme))
+    names = name_observed(network, prepare(network, miniature.INPUT_SHAPE, scheme))
     assert names
     assert set(names.values()) <= everything
 
@@ -351,7 +351,7 @@ def test_a_fused_addition_finds_the_statistics_of_the_sum(inputs: list[Tensor]) 
     network = miniature.vary(Block()).eval()
     statistics = collect(network, inputs[:4])
     scheme = EVERYTHING.model_copy(update={"engine": "onednn", "fuse_additions": True})
-    prepared = prepare(network, miniature.SIZE, scheme)
+    prepared = prepare(network, miniature.INPUT_SHAPE, scheme)
 
     assert [node.name for node in fused_additions(prepared)] == ["conv2"]
     names = list(name_observed(network, prepared).values())

@@ -111,7 +111,7 @@ def test_what_the_budget_keeps_comes_back_from_disk_bit_for_bit(tmp_path: Path, 
     """Also where an override is for a tensor that gets no range then."""
     miniature_card = miniature.card()
     torch.manual_seed(0)
-    model, train = canonicalize(miniature.residual(len(miniature.CLASSES)), miniature.SIZE), miniature.split(40)
+    model, train = canonicalize(miniature.residual(len(miniature.CLASSES)), miniature.INPUT_SHAPE), miniature.split(40)
     statistics = collect(model, list(images_of(train).split(8)))
     overrides = {"conv2": "entropy"} if overrides else {}
     params = convert_params(engine="x86", activation=MINMAX, overrides=overrides)
@@ -237,7 +237,7 @@ class Blocks(nn.Module):
 def test_a_block_is_kept_whole_with_its_additions_once_all_its_modules_are() -> None:
     torch.manual_seed(0)
     model = Blocks(len(miniature.CLASSES)).eval()
-    prepared = prepare(model, miniature.SIZE, EVERYTHING)
+    prepared = prepare(model, miniature.INPUT_SHAPE, EVERYTHING)
     measured = ["blocks.0.left", "blocks.0.right", "blocks.1.left", "blocks.1.right"]
 
     assert whole_blocks(model, prepared, ["blocks.0.right", "blocks.1.left"], measured) == (
@@ -260,7 +260,7 @@ def test_a_block_is_kept_whole_with_its_additions_once_all_its_modules_are() -> 
 
 def test_a_block_with_a_part_of_a_layer_outside_is_not_kept_whole() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 3)), nn.Flatten()).eval()
-    prepared = prepare(model, miniature.SIZE, EVERYTHING)
+    prepared = prepare(model, miniature.INPUT_SHAPE, EVERYTHING)
 
     assert whole_blocks(model, prepared, ["1.1"], ["0", "1.1"]) == ("1.1",)
     assert whole_blocks(model, prepared, ["1.1", "0"], ["0", "1.1"]) == ("1", "0")

@@ -31,7 +31,7 @@ def corrected(model: nn.Module, inputs: list[Tensor]) -> tuple[nn.Module, nn.Mod
     statistics = collect(model, inputs)
     params = convert_params(weight={"per_channel": False}, head="int8")
     scheme = resolve_scheme(model, params)
-    before, after = (prepare(model, miniature.SIZE, scheme) for _ in range(2))
+    before, after = (prepare(model, miniature.INPUT_SHAPE, scheme) for _ in range(2))
     for one in (before, after):
         set_ranges(model, one, scheme, statistics, params)
     correct_biases(after, statistics.means, inputs)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from fresh_process import collect, convert_params, decibels
-from miniature import SIZE, card, split
+from miniature import INPUT_SHAPE, card, split
 from torch import Tensor, nn
 
 from ptqflow.convert.concatenations import unequal_concatenations
@@ -31,14 +31,14 @@ def test_concatenations_of_magnitudes_more_than_four_times_apart_are_found(
     ratio: float, expected: tuple[str, ...], inputs: list[Tensor]
 ) -> None:
     torch.manual_seed(0)
-    model = canonicalize(Concatenating(ratio), SIZE)
-    found = unequal_concatenations(model, prepare(model, SIZE, EVERYTHING), collect(model, inputs))
+    model = canonicalize(Concatenating(ratio), INPUT_SHAPE)
+    found = unequal_concatenations(model, prepare(model, INPUT_SHAPE, EVERYTHING), collect(model, inputs))
     assert found == expected
 
 
 def test_the_smaller_one_is_not_rounded_away(inputs: list[Tensor]) -> None:
     torch.manual_seed(0)
-    model, images = canonicalize(Concatenating(100.0), SIZE), torch.cat(inputs)
+    model, images = canonicalize(Concatenating(100.0), INPUT_SHAPE), torch.cat(inputs)
 
     made = quantize(model, card(), convert_params(head="int8"), collect(model, inputs), split(40))
 

@@ -28,7 +28,7 @@ def choose(network: nn.Module, statistics: Statistics) -> Choose:
     def choose(**changes: object) -> dict[str, QParams]:
         params = convert_params(activation={"method": "minmax", "reduce_range": False}, **changes)
         scheme = resolve_scheme(network, params)
-        return set_ranges(network, prepare(network, miniature.SIZE, scheme), scheme, statistics, params)
+        return set_ranges(network, prepare(network, miniature.INPUT_SHAPE, scheme), scheme, statistics, params)
 
     return choose
 

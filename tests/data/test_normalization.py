@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from samples import random_pixels
 
 from ptqflow.core.normalization import Channels, Normalization
 from ptqflow.data.normalization import normalize
@@ -27,3 +28,15 @@ def test_input_equals_that_of_torch_bit_for_bit(pixels: NDArray[np.uint8], mean:
     assert batch.dtype == np.float32
     assert batch.flags["C_CONTIGUOUS"]
     assert np.array_equal(batch, to_input(torch.from_numpy(pixels), Normalization(mean=mean, std=std)).numpy())
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_input_of_any_number_of_channels_equals_that_of_torch_bit_for_bit(channels: int) -> None:
+    pixels = random_pixels(20, 8, 8, channels)
+    normalization = Normalization(mean=(0.1, 1.0, 0.3, 0.5)[:channels], std=(0.004, 1.0, 0.7, 0.2)[:channels])
+
+    batch = normalize(pixels, normalization)
+
+    assert batch.shape == (20, channels, 8, 8)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        assert np.array_equal(batch, to_input(torch.from_numpy(pixels), normalization, layout).numpy())

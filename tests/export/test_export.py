@@ -68,7 +68,7 @@ def test_without_onnx_only_torchscript_is_written_and_checked(exported: Exported
 
 def test_the_reference_holds_the_outputs_of_torch(exported: Exported) -> None:
     reference = read_reference(exported.directory, read_manifest(exported.directory))
-    images = to_input(torch.from_numpy(generate_images(IMAGES, miniature.SIZE)), miniature.NORMALIZATION)
+    images = to_input(torch.from_numpy(generate_images(IMAGES, miniature.INPUT_SHAPE)), miniature.NORMALIZATION)
     with torch.inference_mode():
         assert np.array_equal(reference.int8, exported.networks.int8.module(images).numpy())
         np.testing.assert_allclose(reference.fp32, exported.networks.fp32(images).numpy(), rtol=1e-5, atol=1e-5)

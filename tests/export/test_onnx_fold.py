@@ -19,7 +19,7 @@ from ptqflow.runtime.runtimes import onnxruntime_session
 
 def test_the_graph_of_a_resnet18_is_clean_and_small_and_fuses(inputs: list[Tensor], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = build_model("resnet18", "standard", 10, 32).eval()
+    model = build_model("resnet18", "standard", 10, (3, 32, 32)).eval()
     card = ModelCard(
         name="resnet18",
         stem="standard",
@@ -30,7 +30,7 @@ def test_the_graph_of_a_resnet18_is_clean_and_small_and_fuses(inputs: list[Tenso
     )
     images = [torch.randn(4, 3, 32, 32) for _ in range(2)]
     module = make_networks(model, card, images, fuse_additions=False).int8.module
-    serialized = to_onnx(build_qdq(module, 32), 32, {})
+    serialized = to_onnx(build_qdq(module, (3, 32, 32)), (3, 32, 32), {})
     assert len(serialized) < 12e6
     graph = onnx.load_from_string(serialized).graph
     operators = {node.op_type for node in graph.node}

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 from exporting import Exported, make_networks
-from fresh_process import FUSING, SCHEMES
+from fresh_process import ENGINES, FUSING, SCHEMES
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptqflow.core.errors import ModelError
+from ptqflow.data.preprocessing import to_input
 from ptqflow.export.onnx import to_onnx
 from ptqflow.export.qdq import _FUNCTIONS, build_qdq, step_outputs, step_roundings
 from ptqflow.runtime.runtimes import onnxruntime_session
@@ -32,7 +33,7 @@ def test_the_graph_computes_what_the_kernels_of_every_engine_do(
     networks = make_networks(model, miniature.card(), inputs, engine=engine, head="int8", **changes)
     module = networks.int8.module
     images = 1.5 * torch.cat(inputs)
-    file = to_onnx(build_qdq(module, miniature.SIZE), miniature.SIZE, {})
+    file = to_onnx(build_qdq(module, miniature.INPUT_SHAPE), miniature.INPUT_SHAPE, {})
     with torch.inference_mode():
         expected = module(images)
     found = run_onnx(file, images)
@@ -41,11 +42,28 @@ def test_the_graph_computes_what_the_kernels_of_every_engine_do(
     assert (found.argmax(1) == expected.argmax(1)).float().mean() >= 0.95
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_graph_of_a_network_for_grey_or_rgba_images_computes_what_the_kernels_do(
+    engine: str, channels: int
+) -> None:
+    torch.manual_seed(0)
+    card = miniature.card().model_copy(update={"normalization": miniature.NORMALIZATIONS[channels]})
+    images = to_input(torch.from_numpy(miniature.images(40, channels=channels)), card.normalization)
+    model = miniature.residual(6, channels).eval()
+    module = make_networks(model, card, list(images.split(8)), engine=engine).int8.module
+    file = to_onnx(build_qdq(module, card.input_shape), card.input_shape, {})
+    with torch.inference_mode():
+        expected, exact = module(images), model(images)
+    assert (expected - exact).norm() < 0.1 * exact.norm()
+    torch.testing.assert_close(run_onnx(file, images), expected, atol=0.02, rtol=0)
+
+
 def test_onnx_runtime_also_runs_convolutions_that_it_does_not_fuse(inputs: list[Tensor]) -> None:
     """Those to which a residual is added before the rounding, on a CPU without VNNI too."""
     torch.manual_seed(0)
     networks = make_networks(miniature.residual(6).eval(), miniature.card(), inputs, engine=FUSING, fuse_additions=True)
-    file = to_onnx(build_qdq(networks.int8.module, miniature.SIZE), miniature.SIZE, {})
+    file = to_onnx(build_qdq(networks.int8.module, miniature.INPUT_SHAPE), miniature.INPUT_SHAPE, {})
     with torch.inference_mode():
         expected = networks.int8.module(inputs[0])
     torch.testing.assert_close(run_onnx(file, inputs[0]), expected, atol=0.02, rtol=0)
@@ -55,7 +73,7 @@ def test_what_torch_has_no_kernel_for_is_exported_between_int8_layers(inputs: li
     torch.manual_seed(0)
     networks = make_networks(miniature.normed(6).eval(), miniature.card("normed"), inputs)
     module = networks.int8.module
-    file = to_onnx(build_qdq(module, miniature.SIZE), miniature.SIZE, {})
+    file = to_onnx(build_qdq(module, miniature.INPUT_SHAPE), miniature.INPUT_SHAPE, {})
     with torch.inference_mode():
         expected = module(inputs[0])
     torch.testing.assert_close(run_onnx(file, inputs[0]), expected, atol=0.02, rtol=0)
@@ -76,7 +94,7 @@ class Twice(nn.Module):
 def test_a_layer_that_runs_twice_is_exported_twice(inputs: list[Tensor]) -> None:
     torch.manual_seed(0)
     module = make_networks(Twice().eval(), miniature.card(), inputs).int8.module
-    file = to_onnx(build_qdq(module, miniature.SIZE), miniature.SIZE, {})
+    file = to_onnx(build_qdq(module, miniature.INPUT_SHAPE), miniature.INPUT_SHAPE, {})
     with torch.inference_mode():
         expected = module(inputs[0])
     torch.testing.assert_close(run_onnx(file, inputs[0]), expected, atol=0.02, rtol=0)
@@ -84,7 +102,7 @@ def test_a_layer_that_runs_twice_is_exported_twice(inputs: list[Tensor]) -> None
 
 def test_the_graph_rounds_where_torch_does_and_to_the_same_levels(exported: Exported, inputs: list[Tensor]) -> None:
     module = exported.networks.int8.module
-    roundings = step_roundings(module, miniature.SIZE)
+    roundings = step_roundings(module, miniature.INPUT_SHAPE)
     outputs = step_outputs(module, inputs[0])
     assert roundings["conv2"].scale == pytest.approx(float(module.conv2.scale))
     assert set(outputs) <= set(roundings)
@@ -108,4 +126,4 @@ def test_a_kernel_without_a_float_operation_is_named(inputs: list[Tensor], monke
     networks = make_networks(Summed().eval(), miniature.card(), inputs, head="int8")
     monkeypatch.delitem(_FUNCTIONS, "add_relu")
     with pytest.raises(ModelError, match=r"support torch's INT8 kernel add_relu; list .* in convert.keep_fp32"):
-        build_qdq(networks.int8.module, miniature.SIZE)
+        build_qdq(networks.int8.module, miniature.INPUT_SHAPE)

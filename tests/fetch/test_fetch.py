@@ -56,7 +56,7 @@ def test_test_is_the_sources_own_and_val_is_drawn_from_train(given: Path) -> Non
     assert sizes == {"train": 32, "val": 8, "test": 8}
     dataset = open_dataset(OUT)
     files = contents(given)
-    tests = [decode_image(files[name], 16) for name in sorted(files) if name.startswith("test")]
+    tests = [decode_image(files[name], 16, 3) for name in sorted(files) if name.startswith("test")]
     assert (dataset.test.images == np.stack(tests)).all()
     for split in (dataset.train, dataset.val, dataset.test):
         assert np.bincount(split.labels).tolist() == [len(split) // 2] * 2
@@ -68,7 +68,7 @@ def test_val_is_the_part_of_train_that_scikit_learn_draws(given: Path) -> None:
     files = contents(given)
     names = sorted(name for name in files if name.startswith("train"))
     _, rows = train_test_split(np.arange(40), test_size=0.2, stratify=np.repeat([0, 1], 20), random_state=3)
-    expected = [decode_image(files[names[row]], 16) for row in sorted(rows)]
+    expected = [decode_image(files[names[row]], 16, 3) for row in sorted(rows)]
     assert (open_dataset(OUT).val.images == np.stack(expected)).all()
 
 
@@ -102,7 +102,7 @@ def test_limit_holds_for_train_with_val_and_for_test(given: Path) -> None:
 def test_a_torchvision_set_is_what_drawing_from_all_its_scaled_images_yields(limit: int | None) -> None:
     write_fashion_mnist(Path("given"), 400)
     labels = np.arange(400) % 10
-    images = np.stack([fit_image(Image.fromarray(image), 32) for image in random_pixels(400, 28, 28)])
+    images = np.stack([fit_image(Image.fromarray(image), 32, 3) for image in random_pixels(400, 28, 28)])
     drawn = np.arange(400)
     if limit is not None and limit < 400:
         drawn = np.sort(train_test_split(drawn, test_size=400 - limit, stratify=labels, random_state=3)[0])

@@ -53,7 +53,7 @@ def test_images_and_labels_are_those_of_the_files_in_the_order_of_their_names() 
     source = load(files)
     assert source.classes == ("cat", "dog")
     assert source.train.labels.tolist() == [0] * 150 + [1] * 150
-    train = [decode_image(files[name], 16) for name in sorted(files) if name.startswith("train")]
+    train = [decode_image(files[name], 16, 3) for name in sorted(files) if name.startswith("train")]
     assert (pixels(source.train) == np.stack(train)).all()
     assert source.test is not None
     assert source.test.labels.tolist() == [0, 0, 1, 1]
@@ -292,7 +292,7 @@ def test_skipped_files_are_counted_and_the_others_keep_their_labels() -> None:
     assert source.skipped == 2
     assert source.train.labels.tolist() == [0] * 9 + [1] * 10
     readable = [name for name in sorted(files) if name.startswith("train") and name != "train/cat/4.png"]
-    assert (pixels(source.train) == np.stack([decode_image(files[name], 16) for name in readable])).all()
+    assert (pixels(source.train) == np.stack([decode_image(files[name], 16, 3) for name in readable])).all()
     assert len(pixels(source.test)) == 7
 
 

@@ -21,6 +21,8 @@ def read(**changes: object) -> DataParams:
     [
         ("image_size", 8),
         ("image_size", 4096),
+        ("channels", 1),
+        ("channels", 4),
         ("limit", 2),
         ("limit", None),
         ("val_fraction", 0.001),
@@ -53,6 +55,7 @@ def test_the_ends_of_what_is_allowed_are_allowed(key: str, value: object) -> Non
         ("image_size", 7, "data.image_size is 7: input should be greater than or equal to 8"),
         ("image_size", 4097, "data.image_size is 4097: input should be less than or equal to 4096"),
         ("image_size", 32.0, "data.image_size is 32.0: input should be a valid integer"),
+        ("channels", 2, "data.channels is 2: input should be 1, 3 or 4"),
         ("limit", 1, "data.limit is 1: input should be greater than or equal to 2"),
         ("val_fraction", 0, "data.val_fraction is 0: input should be greater than 0"),
         ("val_fraction", 1, "data.val_fraction is 1: input should be less than 1"),

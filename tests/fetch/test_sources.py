@@ -109,6 +109,24 @@ def test_digits_are_scikit_learns_scaled_to_eight_bits() -> None:
     assert (source.test, source.horizontal_flip, source.normalization) == (None, False, None)
 
 
+def test_digits_in_one_channel_are_their_grey_values() -> None:
+    source = load("digits", image_size=8, channels=1)
+    assert source.train.pixels.shape == (1797, 8, 8, 1)
+    assert (source.train.pixels[..., 0] == np.rint(load_digits().images * 255 / 16)).all()
+
+
+@pytest.mark.parametrize("size", [28, 32])
+def test_fashion_mnist_has_its_grey_values_in_each_channel_and_is_opaque(size: int) -> None:
+    write_fashion_mnist(GIVEN)
+    grey, rgb, rgba = (load("fashion_mnist", GIVEN, image_size=size, channels=n).train.pixels for n in (1, 3, 4))
+    assert grey.shape == (COUNT, size, size, 1)
+    if size == 28:
+        assert (grey[..., 0] == random_pixels(COUNT, 28, 28)).all()
+    assert (rgb == grey).all()
+    assert (rgba[..., :3] == grey).all()
+    assert (rgba[..., 3] == 255).all()
+
+
 def test_digits_are_upscaled_smoothly() -> None:
     source, small = load("digits", image_size=32), load("digits", image_size=8)
     assert source.train.pixels.shape == (1797, 32, 32, 3)
@@ -148,6 +166,16 @@ def test_only_cifar10_has_a_customary_normalization(monkeypatch: pytest.MonkeyPa
         made.expect(monkeypatch, archive)
         found.append(load(dataset.__name__.lower(), archive).normalization)
     assert found == [Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)), None]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_the_customary_normalization_is_that_of_three_channels(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = cifar(CIFAR10)
+    archive = made.write(GIVEN)
+    made.expect(monkeypatch, archive)
+    source = load("cifar10", archive, image_size=32, channels=channels)
+    assert source.train.pixels.shape == (COUNT, 32, 32, channels)
+    assert source.normalization is None
 
 
 def test_fashion_mnist_is_found_at_data_path() -> None:

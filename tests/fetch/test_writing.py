@@ -58,6 +58,18 @@ def test_mean_and_std_are_those_of_the_training_pixels() -> None:
     assert card.std == tuple(values.std(axis=0).round(6))
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_there_is_a_mean_and_a_std_for_each_channel(channels: int) -> None:
+    pools = {split: pool(random_pixels(20, 8, 8, channels), np.arange(20) % 3) for split in ("train", "val", "test")}
+    OUT.mkdir()
+    card = save_dataset(OUT, "digits", source(pools["train"]), pools)
+    values = pools["train"].pixels.reshape(-1, channels).astype(np.float64) / 255
+    assert card.mean == tuple(values.mean(axis=0).round(6))
+    assert card.std == tuple(values.std(axis=0).round(6))
+    assert card.channels == card.normalization.channels == channels
+    assert (open_dataset(OUT).test.images == pools["test"].pixels).all()
+
+
 def test_normalization_is_the_sources_own_or_that_of_the_training_pixels() -> None:
     own = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
     assert save(directory=Path("own"), made_of=source(TRAIN, normalization=own)).normalization == own

@@ -275,15 +275,15 @@ def test_the_prepared_network_is_left_unchanged_and_can_be_converted_again(
 ) -> None:
     changes = {"engine": engine, "reduce_range": reduce_range, "fp32": fp32, "fuse_additions": True}
     scheme = EVERYTHING.model_copy(update=changes)
-    prepared = prepare(network, miniature.SIZE, scheme)
+    prepared = prepare(network, miniature.INPUT_SHAPE, scheme)
     graph, state = str(prepared.graph), copy.deepcopy(prepared.state_dict())
-    control = convert(prepared, scheme, miniature.SIZE)
+    control = convert(prepared, scheme, miniature.INPUT_SHAPE)
 
     assert str(prepared.graph) == graph
     assert prepared.state_dict().keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in prepared.state_dict().items())
     set_ranges(network, prepared, scheme, statistics, convert_params(engine=engine, head="int8"))
-    first, second = (convert(prepared, scheme, miniature.SIZE) for _ in range(2))
+    first, second = (convert(prepared, scheme, miniature.INPUT_SHAPE) for _ in range(2))
     assert torch.equal(run(first, inputs[4]), run(second, inputs[4]))
     assert not torch.equal(run(first, inputs[4]), run(control, inputs[4]))
 
@@ -320,7 +320,7 @@ def test_an_engine_that_the_machine_lacks_is_refused(network: nn.Module) -> None
     scheme = Scheme.model_construct(**EVERYTHING.model_dump() | {"engine": "abacus"})
 
     with pytest.raises(EngineError, match=r"convert.engine=abacus is not available"):
-        convert(prepare(network, miniature.SIZE, EVERYTHING), scheme, miniature.SIZE)
+        convert(prepare(network, miniature.INPUT_SHAPE, EVERYTHING), scheme, miniature.INPUT_SHAPE)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -337,7 +337,7 @@ def test_a_step_without_a_kernel_for_how_it_is_used_is_named(
 ) -> None:
     model, image = Between(body).eval(), torch.ones(2, 3, miniature.SIZE, miniature.SIZE)
     scheme = EVERYTHING.model_copy(update={"engine": engine})
-    prepared = prepare(model, miniature.SIZE, scheme)
+    prepared = prepare(model, miniature.INPUT_SHAPE, scheme)
     try:
         expected = run(plain_torch(model, engine, [], reduce_range=False), image)
     except (RuntimeError, NotImplementedError):
@@ -347,26 +347,26 @@ def test_a_step_without_a_kernel_for_how_it_is_used_is_named(
     if expected is None:
         message = rf"torch has no INT8 kernel on {engine} for how {step} is used \(.*\); name it in convert.keep_fp32$"
         with pytest.raises(MissingKernelError, match=message) as refusal:
-            convert(prepared, scheme, miniature.SIZE)
+            convert(prepared, scheme, miniature.INPUT_SHAPE)
         assert refusal.value.step == step
         assert "\n" not in str(refusal.value)
         assert capfd.readouterr().err == ""
         kept = scheme.model_copy(update={"fp32": (step,)})  # the remedy
-        assert convert(prepare(model, miniature.SIZE, kept), kept, miniature.SIZE)(image).isfinite().all()
+        assert convert(prepare(model, miniature.INPUT_SHAPE, kept), kept, miniature.INPUT_SHAPE)(image).isfinite().all()
     else:
-        assert torch.equal(run(convert(prepared, scheme, miniature.SIZE), image), expected)
+        assert torch.equal(run(convert(prepared, scheme, miniature.INPUT_SHAPE), image), expected)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_fp32_step_that_cannot_take_the_images_is_named(engine: Engine) -> None:
     scheme = EVERYTHING.model_copy(update={"engine": engine, "fp32": ("last",)})
-    prepared = prepare(Between(F.relu).eval(), miniature.SIZE, scheme)
+    prepared = prepare(Between(F.relu).eval(), miniature.INPUT_SHAPE, scheme)
 
     message = (
         rf"cannot take images of 16x16 on {engine}: last raises RuntimeError \(mat1 and mat2 shapes .*\); name it in"
     )
     with pytest.raises(ModelError, match=message) as refusal:
-        convert(prepared, scheme, 2 * miniature.SIZE)
+        convert(prepared, scheme, (3, 2 * miniature.SIZE, 2 * miniature.SIZE))
     assert type(refusal.value) is ModelError
     assert "\n" not in str(refusal.value)
 
@@ -404,7 +404,7 @@ def test_a_layer_that_torch_cannot_convert_as_it_is_written_runs_on_int8_in_its_
     written = nn.Sequential(nn.Conv2d(3, 3, 1), make_layer(), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten()).eval()
     with pytest.raises(ModelError, match=r"convert\.keep_fp32"):
         ours(written, None, engine=engine, head="int8")
-    model = canonicalize(written, miniature.SIZE)
+    model = canonicalize(written, miniature.INPUT_SHAPE)
 
     quantized = ours(model, collect(model, inputs), engine=engine, head="int8")
     layers = {layer.name: layer.precision for layer in list_layers(model, quantized.converted)}

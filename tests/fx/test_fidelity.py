@@ -1,7 +1,7 @@
 import pytest
 import torch
 from fresh_process import collect, convert_params
-from miniature import SIZE, card, split
+from miniature import INPUT_SHAPE, card, split
 from torch import Tensor, nn
 
 from ptqflow.convert.quantize import quantize
@@ -26,7 +26,7 @@ class Wide(nn.Module):
 
 
 def quantized(network: nn.Module, inputs: list[Tensor]) -> tuple[nn.Module, torch.fx.GraphModule]:
-    model = canonicalize(network, SIZE)
+    model = canonicalize(network, INPUT_SHAPE)
     return model, quantize(model, card(), convert_params(), collect(model, inputs), split(40)).converted
 
 

@@ -193,7 +193,7 @@ def test_the_head_is_found_after_what_has_no_weights(model: nn.Module, head: str
 )
 def test_a_part_of_a_layer_cannot_be_kept_alone(kept: list[str], message: str) -> None:
     model = miniature.residual(6).eval()
-    prepared = prepare(model, miniature.SIZE, EVERYTHING)
+    prepared = prepare(model, miniature.INPUT_SHAPE, EVERYTHING)
 
     with pytest.raises(ParamsError, match=f"^{message}$"):
         refuse_fused_steps(model, prepared, kept)
@@ -203,16 +203,16 @@ def test_a_part_of_a_layer_cannot_be_kept_alone(kept: list[str], message: str) -
 def test_a_whole_layer_can_be_kept_with_or_without_its_parts(kept: list[str]) -> None:
     model = miniature.residual(6).eval()
 
-    refuse_fused_steps(model, prepare(model, miniature.SIZE, EVERYTHING), kept)
+    refuse_fused_steps(model, prepare(model, miniature.INPUT_SHAPE, EVERYTHING), kept)
 
 
 @pytest.mark.skipif("onednn" not in ENGINES, reason="onednn is not available")
 def test_what_onednn_fuses_with_an_addition_cannot_be_kept_alone() -> None:
     model = Branched(6).eval()
-    refuse_fused_steps(model, prepare(model, miniature.SIZE, EVERYTHING), ["relu"])
+    refuse_fused_steps(model, prepare(model, miniature.INPUT_SHAPE, EVERYTHING), ["relu"])
 
     prepared = prepare(
-        model, miniature.SIZE, EVERYTHING.model_copy(update={"engine": "onednn", "fuse_additions": True})
+        model, miniature.INPUT_SHAPE, EVERYTHING.model_copy(update={"engine": "onednn", "fuse_additions": True})
     )
     with pytest.raises(ParamsError, match="relu is fused into left; name that layer too"):
         refuse_fused_steps(model, prepared, ["relu"])

@@ -10,6 +10,7 @@ from ptqflow.fx.fp32_steps import WRONG, fp32_steps
 from ptqflow.models.canonical import canonicalize
 
 SIZE = 8
+INPUT_SHAPE = (3, SIZE, SIZE)
 BETWEEN = "between FP32 steps"
 
 
@@ -28,7 +29,7 @@ class Body(nn.Module):
 def steps(
     network: nn.Module, kept: Mapping[str, tuple[str, ...]] | None = None, engine: Engine = "x86"
 ) -> dict[str, str]:
-    return fp32_steps(canonicalize(network, SIZE), engine, kept or {})
+    return fp32_steps(canonicalize(network, INPUT_SHAPE), engine, kept or {})
 
 
 def test_between_int8_layers_everything_with_a_kernel_is_int8() -> None:

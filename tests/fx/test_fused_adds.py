@@ -228,7 +228,7 @@ def test_an_addition_that_would_go_wrong_is_not_fused_and_the_result_is_right(na
 
     prepared = fuse_all(model)
     assert fused_additions(prepared)
-    assert not additions_are_safe(prepared, miniature.SIZE)
+    assert not additions_are_safe(prepared, miniature.INPUT_SHAPE)
     result = quantized(model, inputs)
     assert not fused_additions(result.prepared)
     ratio = sqnr_db(run(result.converted, images), run(model, images))
@@ -252,17 +252,17 @@ def test_an_addition_that_torch_cannot_fuse_is_not_fused_and_the_result_is_right
 
 
 def test_a_network_without_additions_is_safe() -> None:
-    prepared = prepare(miniature.normed(6).eval(), miniature.SIZE, ONEDNN)
+    prepared = prepare(miniature.normed(6).eval(), miniature.INPUT_SHAPE, ONEDNN)
 
     assert fused_additions(prepared) == []
-    assert additions_are_safe(prepared, miniature.SIZE)
+    assert additions_are_safe(prepared, miniature.INPUT_SHAPE)
 
 
 @pytest.mark.parametrize("name", ["conv + x", "a parameter of an image's shape"])
 def test_the_other_engines_fuse_no_addition(name: str) -> None:
     for engine in ENGINES:
         prepared = prepare(
-            make(name), miniature.SIZE, EVERYTHING.model_copy(update={"engine": engine, "fuse_additions": True})
+            make(name), miniature.INPUT_SHAPE, EVERYTHING.model_copy(update={"engine": engine, "fuse_additions": True})
         )
         assert bool(fused_additions(prepared)) is (engine == "onednn" and name in SAFE)
 

@@ -203,7 +203,7 @@ def assert_names_identify_the_tensors(
 
 def test_a_tensor_bears_the_name_of_the_layer_whose_output_it_is_or_of_the_function(inputs: list[Tensor]) -> None:
     model = make(Reusing())
-    prepared = prepare(model, miniature.SIZE, EVERYTHING)
+    prepared = prepare(model, miniature.INPUT_SHAPE, EVERYTHING)
 
     assert list(name_observed(model, prepared).values()) == [
         *("x", "conv", "twice", "twice:1", "relu_3", "cat", "pool", "sigmoid", "mul", "head.0", "head.1")
@@ -213,7 +213,7 @@ def test_a_tensor_bears_the_name_of_the_layer_whose_output_it_is_or_of_the_funct
 
 def test_a_downsampling_convolution_keeps_its_own_name(inputs: list[Tensor]) -> None:
     model = make(Downsampling())
-    prepared = prepare(model, miniature.SIZE, EVERYTHING)
+    prepared = prepare(model, miniature.INPUT_SHAPE, EVERYTHING)
 
     assert list(name_observed(model, prepared).values()) == [
         *("x", "stem", "conv1", "conv2", "downsample.0", "relu", "conv3", "conv4", "add_1", "sum", "mean", "fc")
@@ -224,7 +224,7 @@ def test_a_downsampling_convolution_keeps_its_own_name(inputs: list[Tensor]) -> 
 @needs_onednn
 def test_where_an_addition_is_fused_the_sum_has_the_name_that_it_has_without(inputs: list[Tensor]) -> None:
     model = make(Downsampling())
-    prepared = prepare(model, miniature.SIZE, ONEDNN)
+    prepared = prepare(model, miniature.INPUT_SHAPE, ONEDNN)
 
     assert [str(node.target) for node in fused_additions(prepared)] == ["conv2", "conv4"]
     assert list(name_observed(model, prepared).values()) == [
@@ -238,7 +238,7 @@ def test_a_network_with_constants_and_another_course_in_training_is_named_and_st
     model = Constant().train(training)
     before = set(vars(model))
 
-    names = [list(name_observed(model, prepare(model, miniature.SIZE, EVERYTHING)).values()) for _ in range(2)]
+    names = [list(name_observed(model, prepare(model, miniature.INPUT_SHAPE, EVERYTHING)).values()) for _ in range(2)]
 
     assert names[0] == names[1] == ["x", "conv", "_tensor_constant0", "add", "_tensor_constant1", "add_1", "mean", "fc"]
     assert set(vars(model)) == before
@@ -248,7 +248,7 @@ def test_a_network_with_constants_and_another_course_in_training_is_named_and_st
 def test_an_unused_or_empty_network_has_no_names() -> None:
     model = nn.Sequential(nn.GELU())
 
-    assert name_observed(model, prepare(model, miniature.SIZE, EVERYTHING)) == {}
+    assert name_observed(model, prepare(model, miniature.INPUT_SHAPE, EVERYTHING)) == {}
 
 
 class Other(nn.Module):
@@ -282,7 +282,7 @@ def test_a_tensor_is_only_clamped_where_all_that_reads_it_cuts_it_off(
     after: Callable[[Tensor], Tensor], clamped: list[str]
 ) -> None:
     model = make(Activations(after))
-    prepared = prepare(model, miniature.SIZE, EVERYTHING)
+    prepared = prepare(model, miniature.INPUT_SHAPE, EVERYTHING)
     names = name_observed(model, prepared)
 
     assert sorted(names[target] for target in only_clamped(prepared)) == clamped
@@ -324,7 +324,7 @@ def test_a_fused_layer_stands_for_its_steps() -> None:
 @needs_onednn
 def test_a_layer_with_a_fused_addition_stands_for_that_too() -> None:
     model = make(Downsampling())
-    steps = steps_by_node(model, prepare(model, miniature.SIZE, ONEDNN))
+    steps = steps_by_node(model, prepare(model, miniature.INPUT_SHAPE, ONEDNN))
 
     assert steps["conv2"] == ["conv2", "bn2", "add", "relu_1"]
     assert steps["conv4"] == ["conv4", "add_1"]
@@ -367,7 +367,7 @@ def test_a_layer_with_the_same_layers_after_each_of_its_runs_is_evenly_fused() -
 
 def test_weighted_modules_are_the_convolutions_and_linear_layers_without_what_is_fused() -> None:
     model = make(Downsampling())
-    found = weighted_modules(prepare(model, miniature.SIZE, EVERYTHING))
+    found = weighted_modules(prepare(model, miniature.INPUT_SHAPE, EVERYTHING))
 
     assert list(found) == ["stem", "conv1", "conv2", "downsample.0", "conv3", "conv4", "fc"]
     assert {type(module) for module in found.values()} == {nn.Conv2d, nn.Linear}

@@ -34,7 +34,7 @@ class Rows(nn.Module):
 
 def converted(model: nn.Module, engine: Engine) -> GraphModule:
     scheme = Scheme(engine=engine, reduce_range=True, per_channel=True, mse_weights=False, fp32=(), fuse_additions=True)
-    return convert(prepare(model.eval(), miniature.SIZE, scheme), scheme, miniature.SIZE)
+    return convert(prepare(model.eval(), miniature.INPUT_SHAPE, scheme), scheme, miniature.INPUT_SHAPE)
 
 
 def layers_of(model: nn.Module, engine: Engine) -> list[Layer]:

@@ -82,7 +82,7 @@ def fidelity(model: nn.Module, engine: Engine, inputs: list[Tensor]) -> float:
 def test_the_model_itself_is_left_unchanged(network: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
-    prepared = prepare(network.train(), miniature.SIZE, EVERYTHING)
+    prepared = prepare(network.train(), miniature.INPUT_SHAPE, EVERYTHING)
 
     assert any(isinstance(module, RangeObserver) for module in prepared.modules())
     assert not any(isinstance(module, RangeObserver) for module in network.modules())
@@ -92,7 +92,7 @@ def test_the_model_itself_is_left_unchanged(network: nn.Module) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_observers_see_and_change_nothing_on_the_way(engine: Engine, network: nn.Module, inputs: list[Tensor]) -> None:
-    prepared = prepare(network, miniature.SIZE, scheme(engine=engine))
+    prepared = prepare(network, miniature.INPUT_SHAPE, scheme(engine=engine))
 
     assert (run(prepared, inputs[0]) - run(network, inputs[0])).abs().max() < 1e-5
 
@@ -102,7 +102,7 @@ def test_observers_see_and_change_nothing_on_the_way(engine: Engine, network: nn
 def test_each_activation_has_a_range_observer_with_the_levels_of_the_scheme(
     engine: Engine, reduce_range: bool, network: nn.Module
 ) -> None:
-    prepared = prepare(network, miniature.SIZE, scheme(engine=engine, reduce_range=reduce_range))
+    prepared = prepare(network, miniature.INPUT_SHAPE, scheme(engine=engine, reduce_range=reduce_range))
     observers = [module for module in prepared.modules() if isinstance(module, RangeObserver)]
 
     assert len(observers) > 3
@@ -126,7 +126,7 @@ def test_weights_are_observed_as_the_scheme_says_whatever_the_engine(
     engine: Engine, per_channel: bool, mse_weights: bool, expected: PerChannelMinMaxObserver, network: nn.Module
 ) -> None:
     chosen = scheme(engine=engine, per_channel=per_channel, mse_weights=mse_weights)
-    prepared = prepare(network, miniature.SIZE, chosen)
+    prepared = prepare(network, miniature.INPUT_SHAPE, chosen)
     observer = prepared.fc.qconfig.weight()
 
     assert (type(observer), observer.qscheme, observer.dtype) == (type(expected), expected.qscheme, expected.dtype)
@@ -139,15 +139,15 @@ def test_statistics_have_the_name_of_whatever_an_engine_observes_and_whatever_st
     engine: Engine, kept: str
 ) -> None:
     model = Branched(6).eval()
-    everything = set(name_observed(model, prepare(model, miniature.SIZE, EVERYTHING)).values())
+    everything = set(name_observed(model, prepare(model, miniature.INPUT_SHAPE, EVERYTHING)).values())
 
-    names = name_observed(model, prepare(model, miniature.SIZE, scheme(engine=engine, fp32=(kept,))))
+    names = name_observed(model, prepare(model, miniature.INPUT_SHAPE, scheme(engine=engine, fp32=(kept,))))
     assert len(names) > 5
     assert set(names.values()) <= everything
 
 
 def test_a_module_that_stays_fp32_has_no_qconfig_and_the_others_have_one(network: nn.Module) -> None:
-    prepared = prepare(network, miniature.SIZE, scheme(fp32=("fc",)))
+    prepared = prepare(network, miniature.INPUT_SHAPE, scheme(fp32=("fc",)))
 
     assert prepared.fc.qconfig is None
     assert (prepared.conv1 if hasattr(prepared, "conv1") else prepared.conv).qconfig is not None
@@ -157,7 +157,7 @@ def test_a_module_that_stays_fp32_has_no_qconfig_and_the_others_have_one(network
 def test_what_has_a_fixed_range_keeps_torchs_observer_and_what_it_reads_does_not(kind: type[nn.Module]) -> None:
     """Here it reads what torch has no INT8 pattern for; torch would clip that to the fixed range."""
     model = Network(lambda layer, x: layer(x.swapaxes(2, 3)), kind()).eval()
-    prepared = prepare(model, miniature.SIZE, EVERYTHING)
+    prepared = prepare(model, miniature.INPUT_SHAPE, EVERYTHING)
     observers = {name: prepared.get_submodule(target) for target, name in name_observed(model, prepared).items()}
 
     fixed = {name for name, observer in observers.items() if isinstance(observer, FixedQParamsObserver)}
@@ -169,7 +169,7 @@ def test_what_has_a_fixed_range_keeps_torchs_observer_and_what_it_reads_does_not
 
 def test_what_has_a_fixed_range_but_stays_fp32_gets_a_range_from_statistics() -> None:
     model = Branched(6).eval()
-    prepared = prepare(model, miniature.SIZE, scheme(fp32=("gate.1",)))
+    prepared = prepare(model, miniature.INPUT_SHAPE, scheme(fp32=("gate.1",)))
     observers = {name: prepared.get_submodule(target) for target, name in name_observed(model, prepared).items()}
 
     assert isinstance(observers["gate.1"], RangeObserver)
@@ -272,8 +272,8 @@ def test_a_module_runs_on_int8_in_one_call_and_on_fp32_in_another(
 ) -> None:
     """In the canonical form, since `convert_fx` replaces it by an INT8 module for all calls."""
     torch.manual_seed(0)
-    model = canonicalize(Again(kind()), miniature.SIZE)
-    prepared = prepare(model, miniature.SIZE, scheme(engine=engine, fp32=("fc",)))
+    model = canonicalize(Again(kind()), miniature.INPUT_SHAPE)
+    prepared = prepare(model, miniature.INPUT_SHAPE, scheme(engine=engine, fp32=("fc",)))
 
     first = ["first"] if kind is nn.ReLU else ["first", "act"]  # ReLU is fused
     assert list(name_observed(model, prepared).values()) == ["x", *first, "last"]  # the last is not rounded
@@ -304,7 +304,7 @@ def test_a_network_that_torch_would_change_is_refused_in_one_line(
     model: nn.Module, message: str, engine: Engine
 ) -> None:
     with pytest.raises(ModelError, match=message) as refusal:
-        prepare(model.eval(), miniature.SIZE, scheme(engine=engine))
+        prepare(model.eval(), miniature.INPUT_SHAPE, scheme(engine=engine))
 
     assert "\n" not in str(refusal.value)
 
@@ -312,7 +312,7 @@ def test_a_network_that_torch_would_change_is_refused_in_one_line(
 def test_no_warning_of_torch_comes_through() -> None:
     """Warnings are errors here: of the deprecation, of observers without data, of options that its defaults set."""
     for engine in ENGINES:
-        prepare(Branched(6).eval(), miniature.SIZE, scheme(engine=engine, reduce_range=True))
+        prepare(Branched(6).eval(), miniature.INPUT_SHAPE, scheme(engine=engine, reduce_range=True))
     with without_torch_warnings():
         torch.ao.quantization.HistogramObserver(reduce_range=True).calculate_qparams()
 
@@ -321,7 +321,7 @@ def test_no_warning_of_torch_comes_through() -> None:
 def test_the_patterns_of_onednn_are_for_networks_into_which_it_fuses_an_addition() -> None:
     fused, unfused = Branched(6).eval(), miniature.residual(6).eval()
     configs = [
-        backend_config(prepare(model, miniature.SIZE, scheme(engine=engine)))
+        backend_config(prepare(model, miniature.INPUT_SHAPE, scheme(engine=engine)))
         for model, engine in ((fused, "onednn"), (unfused, "onednn"), (fused, "x86"))
     ]
 
@@ -332,7 +332,7 @@ def test_the_patterns_of_onednn_are_for_networks_into_which_it_fuses_an_addition
 
 
 def test_observer_nodes_are_the_calls_of_observers(network: nn.Module) -> None:
-    prepared = prepare(network, miniature.SIZE, EVERYTHING)
+    prepared = prepare(network, miniature.INPUT_SHAPE, EVERYTHING)
     names = {node.name for node in observer_nodes(prepared)}
 
     assert names == {node.name for node in prepared.graph.nodes if node.name.startswith("activation_post_process")}

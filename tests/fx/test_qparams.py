@@ -10,7 +10,7 @@ from ptqflow.fx.qparams import TensorQParams, observed_together, restore_ranges
 
 def prepared_residual() -> tuple[nn.Module, torch.fx.GraphModule]:
     model = miniature.residual(6).eval()
-    return model, prepare(model, miniature.SIZE, EVERYTHING)
+    return model, prepare(model, miniature.INPUT_SHAPE, EVERYTHING)
 
 
 def test_tensors_around_a_pooling_have_one_observer() -> None:

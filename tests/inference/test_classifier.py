@@ -15,8 +15,10 @@ from samples import encode, png, random_pixels
 
 import ptqflow
 from ptqflow.core.errors import ArtifactError, DataError
+from ptqflow.core.normalization import Normalization
 from ptqflow.fetch.decoding import decode_image
-from ptqflow.inference.classifier import batch_size, softmax
+from ptqflow.inference.classifier import batch_size, softmax, to_pixels
+from ptqflow.runtime.manifest import InputCard, read_manifest
 
 PIXELS = miniature.images(100, seed=5)
 
@@ -48,7 +50,7 @@ def test_images_may_be_arrays_pil_images_or_lists_of_both_of_any_size(pristine: 
     classifier = ptqflow.load(str(pristine), "onnxruntime")
     large = random_pixels(20, 30, 3)
     grey = Image.fromarray(random_pixels(9, 7))
-    fitted = np.stack([decode_image(encode(image), 8) for image in (Image.fromarray(large), grey)])
+    fitted = np.stack([decode_image(encode(image), 8, 3) for image in (Image.fromarray(large), grey)])
     expected = classifier(fitted)
 
     assert np.array_equal(classifier([large, grey]), expected)
@@ -64,7 +66,7 @@ def test_a_rotated_photo_is_turned_as_one_in_a_file_is(pristine: Path, tmp_path:
     Image.fromarray(random_pixels(8, 8, 3)).save(tmp_path / "rotated.png", exif=exif)
     classifier = ptqflow.load(pristine, "onnxruntime")
 
-    turned = decode_image((tmp_path / "rotated.png").read_bytes(), 8)
+    turned = decode_image((tmp_path / "rotated.png").read_bytes(), 8, 3)
     assert np.array_equal(classifier(Image.open(tmp_path / "rotated.png")), classifier(turned))
 
 
@@ -95,6 +97,22 @@ def test_what_is_no_image_is_one_line_that_says_which_and_what_to_pass(pristine:
     with pytest.raises(DataError, match=words) as caught:
         classifier(images)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
+def test_images_become_those_of_the_models_channels_as_files_do(pristine: Path, channels: int, mode: str) -> None:
+    normalization = Normalization(mean=(0.5,) * channels, std=(0.2,) * channels)
+    manifest = read_manifest(pristine).model_copy(update={"input": InputCard.of(normalization)})
+    pictures = [Image.fromarray(random_pixels(20, 30, 4)).convert(other) for other in ("L", "LA", "RGB", "RGBA", "P")]
+    arrays = [random_pixels(20, 30, channels, seed=seed) for seed in (1, 2)]
+    expected = np.stack([decode_image(encode(picture), 8, channels) for picture in pictures])
+    same = [Image.fromarray(array.squeeze()) for array in arrays]
+
+    assert np.array_equal(to_pixels(pictures, manifest), expected)
+    assert np.array_equal(to_pixels(arrays, manifest), to_pixels(same, manifest))
+    assert np.array_equal(to_pixels(np.stack(arrays), manifest), to_pixels(same, manifest))
+    with pytest.raises(DataError, match=rf"uint8 {mode} arrays \(N, H, W, {channels}\) or \(H, W, {channels}\)"):
+        to_pixels(PIXELS, manifest)
 
 
 def test_a_changed_file_is_refused_before_it_is_used(export: Path) -> None:

@@ -2,8 +2,9 @@ from pathlib import Path
 
 from exported import change_manifest
 
+from ptqflow.core.normalization import Normalization
 from ptqflow.inference.inspection import describe, find_changed_files
-from ptqflow.runtime.manifest import read_manifest
+from ptqflow.runtime.manifest import InputCard, read_manifest
 
 
 def test_every_layer_is_a_row_with_precision_scale_and_zero_point(pristine: Path) -> None:
@@ -25,6 +26,14 @@ def test_what_a_model_takes_and_what_it_is_worth_is_described(export: Path) -> N
     assert "mean        0.5 0.4 0.3" in text
     assert "engine onednn, 8-bit activations, which on x86 need VNNI" in text
     assert "FP32 90.00 %, INT8 85.00 %, agreement 95.00 %" in text
+
+
+def test_the_input_of_a_grey_model_is_described(pristine: Path) -> None:
+    grey = InputCard.of(Normalization(mean=(0.5,), std=(0.25,)))
+    text = "\n".join(describe(read_manifest(pristine).model_copy(update={"input": grey}), []))
+
+    assert "images, float32 (N, 1, 8, 8), L, (pixel / 255 - mean) / std" in text
+    assert "mean        0.5\n" in text
 
 
 def test_files_that_are_missing_or_changed_are_marked(export: Path) -> None:

@@ -62,7 +62,7 @@ def test_every_kind_of_image_is_answered_in_order_and_every_other_file_reported(
 
     answered = [*sorted(images), "grey.png"]
     assert [prediction.image.name for prediction in predictions] == answered
-    expected = classifier(np.stack([decode_image(images[name], 8) for name in answered]))
+    expected = classifier(np.stack([decode_image(images[name], 8, 3) for name in answered]))
     for prediction, row in zip(predictions, expected, strict=True):
         best = np.argsort(row)[::-1][:2]
         assert prediction.classes == tuple(classifier.classes[i] for i in best)

@@ -35,7 +35,9 @@ def fp32() -> nn.Module:
 @pytest.fixture(scope="module")
 def int8(fp32: nn.Module, split: Split) -> nn.Module:
     inputs = to_input(torch.from_numpy(split.images[:100]), miniature.NORMALIZATION)
-    statistics = collect_statistics(observe(fp32, miniature.SIZE), inputs.split(20), np.arange(100).reshape(5, 20))
+    statistics = collect_statistics(
+        observe(fp32, miniature.INPUT_SHAPE), inputs.split(20), np.arange(100).reshape(5, 20)
+    )
     return quantize(fp32, miniature.card(), convert_params(head="int8"), statistics, split).converted
 
 

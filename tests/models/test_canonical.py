@@ -1,42 +1,31 @@
 import copy
 import operator
+import threading
 from collections.abc import Callable
 
 import pytest
 import torch
+from bodies import IMAGES, INPUT_SHAPE, SIZE, Body, Holding, called, conv, logits, normed, seeded
 from torch import Tensor, nn
-from torch.fx import GraphModule
 from torch.nn import functional as F
 from torch.nn import utils
 from torch.nn.utils import parametrizations, prune
 from torchvision import models, ops
 
-from ptqflow.models.canonical import canonicalize, scope
-
-SIZE = 8
-
-
-def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-IMAGES = torch.randn(4, 3, SIZE, SIZE, generator=seeded())
-
-
-class Body(nn.Module):
-    """Applies a function of the value and of modules between two convolutions."""
-
-    def __init__(self, function: Callable[..., Tensor], *parts: nn.Module) -> None:
-        super().__init__()
-        self.first, self.last = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3)
-        self.function, self.parts = function, nn.ModuleList(parts)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.function(self.first(x), *self.parts)).flatten(1)
+from ptqflow.core.errors import ModelError
+from ptqflow.models.canonical import canonicalize
+from ptqflow.models.nodes import scope
 
 
 class Sub(nn.Conv2d):
     """A convolution under another name."""
+
+
+class SubLinear(nn.Linear):
+    """A linear layer with more to it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
 
 
 class SubNorm(nn.BatchNorm2d):
@@ -55,34 +44,33 @@ class Standardized(nn.Conv2d):
         return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias, self.stride, self.padding)
 
 
-class Holding(nn.Module):
-    """Holds a tensor and applies a function to the value and to it."""
-
-    def __init__(self, shape: tuple[int, ...], function: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.register_buffer("held", torch.randn(shape, generator=seeded()))
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, self.held)
-
-
-def conv(**options: object) -> nn.Conv2d:
-    return nn.Conv2d(6, 6, 3, **({"padding": 1} | options))
-
-
-def normed(norm: nn.Module) -> nn.Module:
-    """Return a normalization with statistics as if it had seen images."""
-    if norm.running_mean is not None:
-        nn.init.normal_(norm.running_mean)
-        nn.init.uniform_(norm.running_var, 0.5, 2)
-    return norm
+def hooked(layer: nn.Module) -> nn.Module:
+    layer.register_forward_pre_hook(lambda _module, inputs: (inputs[0] * 2,))
+    return layer
 
 
 def added_in_place(x: Tensor, layer: nn.Module) -> Tensor:
     y = layer(x)
     y += x
     return y.mul_(2)
+
+
+class ByShape(nn.Module):
+    """Computes a weight with what has several results, and with its own shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 6, 3, 3, generator=seeded()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True)
+        weight = (self.weight - mean) / torch.sqrt(variance + 1e-5)
+        return F.conv2d(x, weight.view(self.weight.shape[0], -1).view(self.weight.shape), padding="same")
+
+
+def read_before_and_after(x: Tensor, act: nn.Module, layer: nn.Module) -> Tensor:
+    y = layer(act(x))
+    return act(y) + y
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -130,26 +118,35 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     "one layer twice": lambda: Body(lambda x, c: c(c(x)), Sub(6, 6, 3, padding=1)),
     "batch norm without weights": lambda: Body(lambda x, n: n(x), normed(nn.BatchNorm2d(6, affine=False))),
+    "in place, one activation for all": lambda: Body(read_before_and_after, nn.ReLU(inplace=True), conv()),
+    "in place by torch.nn.functional": lambda: Body(lambda x: F.hardtanh_(x) + x),
+    "weight with several results and shapes": lambda: Body(lambda x, w: w(x), ByShape()),
+    "functional convolution, padding same, even kernel": lambda: Body(
+        lambda x, h: h(x), Holding((6, 6, 2, 4), lambda x, w: F.conv2d(x, w, padding="same"))
+    ),
+    "padding circular, called twice": lambda: Body(lambda x, c: c(c(x)), conv(padding_mode="circular")),
+    "padding same, even kernel, called twice": lambda: Body(lambda x, c: c(c(x)), nn.Conv2d(6, 6, 4, padding="same")),
+    "subclass of a linear layer": lambda: Body(lambda x, m: m(x), SubLinear(SIZE, SIZE)),
+    "functional convolution with options in lists": lambda: Body(
+        lambda x, h: h(x),
+        Holding((6, 6, 3, 3), lambda x, w: F.conv2d(input=x, weight=w, stride=[1, 1], padding=[1, 1])),
+    ),
+    "pre-hook": lambda: Body(lambda x, c: c(x), hooked(conv())),
 }
 
 
-def built(name: str) -> nn.Module:
+def network_of(name: str) -> nn.Module:
     torch.manual_seed(0)
     return NETWORKS[name]().eval()
-
-
-def logits(network: nn.Module) -> Tensor:
-    with torch.no_grad():
-        return network(IMAGES.clone())
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning", "ignore:Using padding=.same.:UserWarning")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_logits_are_the_same_to_the_bit_and_the_network_stays_unchanged(name: str) -> None:
-    network = built(name)
+    network = network_of(name)
     expected = logits(network)
 
-    canonical = canonicalize(network, SIZE)
+    canonical = canonicalize(network, INPUT_SHAPE)
 
     assert torch.equal(logits(canonical), expected)
     assert torch.equal(logits(network), expected)
@@ -158,36 +155,15 @@ def test_the_logits_are_the_same_to_the_bit_and_the_network_stays_unchanged(name
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning", "ignore:Using padding=.same.:UserWarning")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_only_modules_of_torch_are_called_and_none_works_in_place(name: str) -> None:
-    canonical = canonicalize(built(name), SIZE)
+    canonical = canonicalize(network_of(name), INPUT_SHAPE)
 
-    called = [canonical.get_submodule(str(node.target)) for node in canonical.graph.nodes if node.op == "call_module"]
-    assert all(type(module).__module__.startswith("torch.nn.") for module in called)
-    assert not any(isinstance(module, nn.Dropout | nn.Dropout2d | nn.Identity) for module in called)
-    assert not any(getattr(module, "inplace", False) for module in called)
-    assert all(conv.padding_mode == "zeros" for conv in called if isinstance(conv, nn.Conv2d))
-    assert not any(isinstance(conv.padding, str) for conv in called if isinstance(conv, nn.Conv2d))
-
-
-@pytest.mark.parametrize(
-    ("norm", "kind"),
-    [
-        (lambda: normed(nn.InstanceNorm2d(6, affine=True, track_running_stats=True)), "BatchNorm2d"),
-        (lambda: normed(nn.InstanceNorm2d(6, track_running_stats=True)), "BatchNorm2d"),
-        (lambda: nn.BatchNorm2d(6, track_running_stats=False), "normalize_by_batch"),
-        (lambda: nn.BatchNorm2d(6, affine=False, track_running_stats=False), "normalize_by_batch"),
-    ],
-)
-def test_statistics_are_what_the_layer_uses_in_evaluation_mode(norm: Callable[[], nn.Module], kind: str) -> None:
-    network = Body(lambda x, n: n(x), norm()).eval()
-
-    canonical = canonicalize(network, SIZE)
-
-    torch.testing.assert_close(logits(canonical), logits(network))
-    assert kind in {type(module).__name__ for module in canonical.modules()} | _functions(canonical)
-
-
-def _functions(network: GraphModule) -> set[str]:
-    return {node.target.__name__ for node in network.graph.nodes if node.op == "call_function"}
+    modules = [canonical.get_submodule(str(node.target)) for node in canonical.graph.nodes if node.op == "call_module"]
+    assert all(type(module).__module__.startswith("torch.nn.") for module in modules)
+    assert not any(isinstance(module, nn.Dropout | nn.Dropout2d | nn.Identity) for module in modules)
+    assert not any(getattr(module, "inplace", False) for module in modules)
+    assert not any(name.endswith("_") for name in called(canonical))
+    assert all(conv.padding_mode == "zeros" for conv in modules if isinstance(conv, nn.Conv2d))
+    assert not any(isinstance(conv.padding, str) for conv in modules if isinstance(conv, nn.Conv2d))
 
 
 @pytest.mark.parametrize(
@@ -199,51 +175,14 @@ def _functions(network: GraphModule) -> set[str]:
         ("matmul with a weight", "parts.0", nn.Linear),
         ("functional linear with a normalized weight", "parts.0", nn.Linear),
         ("one layer twice", "parts.0", nn.Conv2d),
+        ("weight with several results and shapes", "parts.0", nn.Conv2d),
+        ("subclass of a linear layer", "parts.0", nn.Linear),
     ],
 )
 def test_a_function_with_constant_weights_is_a_module_at_the_path_of_its_caller(
     name: str, path: str, kind: type[nn.Module]
 ) -> None:
-    assert type(canonicalize(built(name), SIZE).get_submodule(path)) is kind
-
-
-def test_a_layer_that_runs_twice_is_two_modules_with_the_same_tensors() -> None:
-    canonical = canonicalize(built("one layer twice"), SIZE)
-    calls = [str(node.target) for node in canonical.graph.nodes if str(node.target).startswith("parts.0")]
-    assert calls == ["parts.0", "parts.0_1"]
-    first, second = map(canonical.get_submodule, calls)
-    assert first is not second
-    assert first.weight is second.weight
-
-
-def test_both_calls_of_a_layer_belong_to_the_path_of_the_user() -> None:
-    canonical = canonicalize(built("one layer twice"), SIZE)
-    assert [scope(node) for node in canonical.graph.nodes].count("parts.0") == 2
-
-
-def test_one_relu_for_all_stays_one_module() -> None:
-    relu = nn.ReLU()
-    network = nn.Sequential(nn.Conv2d(3, 6, 3), relu, nn.Conv2d(6, 6, 3), relu).eval()
-    assert [str(node.target) for node in canonicalize(network, SIZE).graph.nodes].count("1") == 2
-
-
-@pytest.mark.parametrize(
-    "pool",
-    [
-        nn.AvgPool2d(3, 2, ceil_mode=True),
-        nn.AvgPool2d((2, 3), (2, 1), (1, 0), ceil_mode=True, count_include_pad=False),
-        nn.AvgPool2d(2, 3, divisor_override=3),
-        nn.AvgPool2d(3, 2, 1, ceil_mode=True, divisor_override=5),
-    ],
-    ids=repr,
-)
-def test_average_pooling_with_a_count_of_its_own_averages_over_whole_windows(pool: nn.AvgPool2d) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 6, 3), pool, nn.Flatten()).eval()
-    canonical = canonicalize(network, SIZE)
-    images = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(canonical(images), network(images))
-    plain = canonical.get_submodule("1")
-    assert (plain.ceil_mode, plain.padding, plain.divisor_override) == (False, 0, None)
+    assert type(canonicalize(network_of(name), INPUT_SHAPE).get_submodule(path)) is kind
 
 
 class Options(nn.Module):
@@ -258,7 +197,7 @@ class Options(nn.Module):
 
 def test_other_arguments_have_their_defaults_and_the_input_keeps_its_name() -> None:
     network = Options().eval()
-    canonical = canonicalize(network, SIZE)
+    canonical = canonicalize(network, INPUT_SHAPE)
 
     assert torch.equal(logits(canonical), logits(network))
     assert [node.name for node in canonical.graph.nodes if node.op == "placeholder"] == ["pixels"]
@@ -266,25 +205,25 @@ def test_other_arguments_have_their_defaults_and_the_input_keeps_its_name() -> N
 
 def test_steps_know_the_module_that_they_belong_to() -> None:
     network = nn.Sequential(Options(), nn.Linear(6, 6)).eval()
-    scopes = {node.name: scope(node) for node in canonicalize(network, SIZE).graph.nodes}
+    scopes = {node.name: scope(node) for node in canonicalize(network, INPUT_SHAPE).graph.nodes}
 
     assert scopes["mul"] == "0"
     assert scopes["_0_block_0"] == "0.block.0"
 
 
 def test_hooks_are_steps() -> None:
-    network = built("dropout")
+    network = network_of("dropout")
     network.last.register_forward_hook(lambda _module, _inputs, output: output * 2)
 
-    assert torch.equal(logits(canonicalize(network, SIZE)), logits(network))
+    assert torch.equal(logits(canonicalize(network, INPUT_SHAPE)), logits(network))
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 def test_a_network_can_be_trained_afterwards() -> None:
-    network = built("weight_norm")
+    network = network_of("weight_norm")
     network.train()(IMAGES).sum().backward()  # what it keeps then has a gradient, and cannot be copied
 
-    canonicalize(network, SIZE)
+    canonicalize(network, INPUT_SHAPE)
 
     network.train()(IMAGES).sum().backward()
     assert network.parts[0].weight_v.grad is not None
@@ -304,3 +243,51 @@ def test_classifiers_of_torchvision_have_the_same_logits_to_the_bit(name: str) -
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(canonicalize(network, 32)(images), network(images))
+
+
+class Locked(nn.Module):
+    """Holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self._lock:
+            return x * 2
+
+
+LOCK = threading.Lock()
+
+
+def locked(x: Tensor) -> Tensor:
+    with LOCK:
+        return x * 2
+
+
+def test_a_network_that_cannot_be_copied_is_refused_in_one_line_with_what_works() -> None:
+    message = (
+        r"^Body cannot be copied: parts\.0\._lock, of type lock \(.*\); keep it outside the module, .* of the file$"
+    )
+    with pytest.raises(ModelError, match=message):
+        canonicalize(Body(lambda x, m: m(x), Locked()), INPUT_SHAPE)
+
+    network = Body(locked).eval()
+    assert torch.equal(logits(canonicalize(network, INPUT_SHAPE)), logits(network))
+
+
+def add_in_place(x: Tensor, table: Tensor) -> Tensor:
+    x += table.double()
+    return x
+
+
+def test_a_form_that_does_not_run_is_refused_in_one_line_that_names_the_step() -> None:
+    """In place, a sum keeps the type of its first summand; torch.fx traces it as one that does not."""
+    network = Body(lambda x, h: h(x), Holding((SIZE,), add_in_place))
+
+    message = (
+        "^Body does not run in the form .*: for 2 images, last raises RuntimeError .*double.* at .*, line .*in place"
+    )
+    with pytest.raises(ModelError, match=message) as refusal:
+        canonicalize(network, INPUT_SHAPE)
+    assert "\n" not in str(refusal.value)

@@ -45,7 +45,7 @@ def test_equal_weights_make_equal_bytes_whatever_their_layout(saved: Path, netwo
 
 
 def test_a_network_that_checks_the_version_of_its_state_comes_back(tmp_path: Path) -> None:
-    model = build_model("mnasnet0_5", "standard", len(miniature.CLASSES), 32)
+    model = build_model("mnasnet0_5", "standard", len(miniature.CLASSES), (3, 32, 32))
     card = miniature.card().model_copy(update={"name": "mnasnet0_5", "image_size": 32, "code_sha256": None})
     save_fp32(tmp_path / "fp32", model, card, images(card.image_size))
 
@@ -68,7 +68,7 @@ def build(num_classes):
 def test_a_network_with_tied_weights_comes_back_bit_for_bit(tmp_path: Path, user_module: Callable[[str], str]) -> None:
     name = f"{user_module(TIED)}:build"
     card = miniature.card().model_copy(update={"name": name, "code_sha256": hash_code(name)})
-    model = miniature.vary(build_model(name, "standard", len(card.classes), card.image_size))
+    model = miniature.vary(build_model(name, "standard", len(card.classes), card.input_shape))
     save_fp32(tmp_path / "fp32", model, card, images(card.image_size))
 
     loaded = load_fp32(tmp_path / "fp32").module
@@ -128,7 +128,7 @@ def test_changed_user_code_is_found(tmp_path: Path, user_module: Callable[[str],
     card: ModelCard = miniature.card().model_copy(update={"name": name, "code_sha256": hash_code(name)})
     save_fp32(
         tmp_path / "fp32",
-        build_model(name, "standard", len(card.classes), card.image_size),
+        build_model(name, "standard", len(card.classes), card.input_shape),
         card,
         images(miniature.SIZE),
     )

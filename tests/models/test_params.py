@@ -13,7 +13,7 @@ def read(tmp_path: Path, **changes: str) -> ModelParams:
     return read_params("model", ModelParams, tmp_path / "params.yaml")
 
 
-def test_normalization_is_read_as_three_numbers_a_channel(tmp_path: Path) -> None:
+def test_normalization_is_read_as_numbers_a_channel(tmp_path: Path) -> None:
     params = read(tmp_path, mean="[0.485, 0.456, 0]", std="[0.229, 0.224, 1]")
 
     assert (params.mean, params.std) == ((0.485, 0.456, 0.0), (0.229, 0.224, 1.0))
@@ -26,7 +26,7 @@ def test_normalization_is_read_as_three_numbers_a_channel(tmp_path: Path) -> Non
         ({"std": "[0.5, 0.5, 0.5]"}, "model.mean is null while the other is set"),
         ({"mean": "[0.5, 0.5, 0.5]", "std": "[0.5, 0, 0.5]"}, "model.std.1 is 0"),
         ({"mean": "[127, 0.5, 0.5]", "std": "[0.5, 0.5, 0.5]"}, "model.mean.0 is 127"),
-        ({"mean": "[0.5]", "std": "[0.5]"}, "model.mean"),
+        ({"mean": "[0.5]", "std": "[0.5, 0.5]"}, "model.mean has 1 values and model.std 2"),
         ({"mean": "0.5", "std": "0.5"}, "model.mean is 0.5"),
         ({"mean": "[0.5, .nan, 0.5]", "std": "[0.5, 0.5, 0.5]"}, "model.mean.1 is nan"),
         ({"stem": "tiny"}, "model.stem is 'tiny'"),

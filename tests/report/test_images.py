@@ -36,6 +36,24 @@ def test_changed_images_come_by_the_sum_of_both_margins() -> None:
     assert np.array_equal(np.asarray(decode(first.uri)), pixels[2])
 
 
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
+def test_grey_images_and_those_with_opacity_keep_their_pixels_where_small(channels: int, mode: str) -> None:
+    pixels = random_pixels(8, 8, channels)
+    image = decode(image_uri(pixels))
+    assert (image.mode, image.format) == (mode, "PNG")
+    assert np.array_equal(np.asarray(image).reshape(8, 8, channels), pixels)
+
+
+def test_a_large_transparent_image_is_white_and_a_large_grey_one_grey() -> None:
+    for pixels, value, mode in (
+        (np.zeros((400, 400, 4), np.uint8), 255, "RGB"),
+        (np.full((400, 400, 1), 77, np.uint8), 77, "L"),
+    ):
+        image = decode(image_uri(pixels))
+        assert (image.mode, image.format, image.size) == (mode, "JPEG", (160, 160))
+        assert (np.asarray(image) == value).all()
+
+
 def test_twenty_four_are_shown_and_none_where_nothing_changed() -> None:
     fp32, int8 = predictions([0] * 30, [0.5] * 30), predictions([1] * 30, [0.5] * 30)
     pixels, labels = random_pixels(30, 8, 8, 3), np.zeros(30, dtype=np.int64)

@@ -5,7 +5,8 @@ import pytest
 from exported import change_manifest
 
 from ptqflow.core.errors import ArtifactError
-from ptqflow.runtime.manifest import INT8_ONNX, check_file, read_manifest, write_manifest
+from ptqflow.core.normalization import Normalization
+from ptqflow.runtime.manifest import INT8_ONNX, InputCard, check_file, read_manifest, write_manifest
 
 
 def test_what_is_written_is_read_back(export: Path, tmp_path: Path) -> None:
@@ -43,6 +44,16 @@ def test_every_key_is_required_but_the_constant_one(export: Path) -> None:
         else:
             with pytest.raises(ArtifactError, match=key):
                 read_manifest(export)
+
+
+def test_the_color_is_that_of_the_channels(export: Path) -> None:
+    written = read_manifest(export).input.model_dump(mode="json")
+    assert written["color"] == "RGB"
+    assert InputCard.of(Normalization(mean=(0.5,), std=(0.2,))).color == "L"
+    assert InputCard.of(Normalization(mean=(0.5,) * 4, std=(0.2,) * 4)).color == "RGBA"
+    change_manifest(export, input=written | {"color": "RGBA"})
+    with pytest.raises(ArtifactError, match="color is RGBA, and mean has 3 values"):
+        read_manifest(export)
 
 
 def test_a_file_is_checked_by_its_hash(export: Path) -> None:

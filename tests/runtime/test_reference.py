@@ -47,9 +47,10 @@ def test_objects_are_not_unpickled(export: Path) -> None:
         read_reference(export, manifest(export, [REFERENCE]))
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("size", [8, 32, 33])
-def test_generated_images_are_the_same_each_time_and_all_different(size: int) -> None:
-    images = generate_images(20, size)
-    assert (images.shape, images.dtype) == ((20, size, size, 3), np.uint8)
-    assert np.array_equal(images, generate_images(20, size))
+def test_generated_images_are_the_same_each_time_and_all_different(size: int, channels: int) -> None:
+    images = generate_images(20, (channels, size, size))
+    assert (images.shape, images.dtype) == ((20, size, size, channels), np.uint8)
+    assert np.array_equal(images, generate_images(20, (channels, size, size)))
     assert len({image.tobytes() for image in images}) == 20

@@ -43,7 +43,7 @@ def test_each_size_has_the_statistics_of_that_many_batches_of_the_draw(
     for size, statistics in collected.items():
         rows = draw_images(images, size, BATCH, 7).rows
         batches = input_batches(images.train, rows, miniature.NORMALIZATION)
-        alone = collect_statistics(observe(network, miniature.SIZE), batches, rows)
+        alone = collect_statistics(observe(network, miniature.INPUT_SHAPE), batches, rows)
         assert np.array_equal(statistics.rows, rows)
         for name, seen in statistics.tensors.items():
             expected = alone.tensors[name]

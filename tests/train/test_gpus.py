@@ -22,7 +22,6 @@ from ptqflow.train.step import Recipe
 GPUS = torch.cuda.device_count()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(GPUS < 1, reason="needs a GPU")]
 two = pytest.mark.skipif(GPUS < 2, reason="needs two GPUs")
-RECIPE = Recipe(miniature.NORMALIZATION, horizontal_flip=True)
 CHANGES = {"cutout": 4, "ema_decay": 0.9, "schedule": "one_cycle", "select": "best"}
 
 
@@ -38,9 +37,9 @@ class Curious(nn.Module):
         return self.network(x)
 
 
-def network(drops: bool = False) -> nn.Module:
+def network(drops: bool = False, channels: int = 3) -> nn.Module:
     torch.manual_seed(0)
-    model = miniature.residual(len(miniature.CLASSES))
+    model = miniature.residual(len(miniature.CLASSES), channels)
     if drops:
         model.fc = nn.Sequential(nn.Dropout(0.3), model.fc)
     return model
@@ -57,11 +56,13 @@ class Wavering(nn.Module):
         return self.network(x) * (1 + random.random() * self.training)
 
 
-def fitted(model: nn.Module, checkpoints: Checkpoints | None = None, stop: int = 99, **changes: object) -> list[Tensor]:
+def fitted(
+    model: nn.Module, checkpoints: Checkpoints | None = None, stop: int = 99, channels: int = 3, **changes: object
+) -> list[Tensor]:
     """Train on the first GPU, on so many images that the last batch is a smaller one; return all weights."""
-    recipe = params(**CHANGES | changes)
-    device, val = pick_device(), miniature.split(20, seed=1)
-    for epoch in fit(model, miniature.split(60), val, RECIPE, recipe, device, checkpoints=checkpoints):
+    recipe, settings = Recipe(miniature.NORMALIZATIONS[channels], horizontal_flip=True), params(**CHANGES | changes)
+    train, val = miniature.split(60, channels=channels), miniature.split(20, seed=1, channels=channels)
+    for epoch in fit(model, train, val, recipe, settings, pick_device(), checkpoints=checkpoints):
         if epoch.epoch == stop:
             break
     return list(model.state_dict().values())
@@ -71,8 +72,10 @@ def equal(left: list[Tensor], right: list[Tensor]) -> bool:
     return all(torch.equal(one, other) for one, other in zip(left, right, strict=True))
 
 
-def test_augmentation_returns_the_pixels_that_it_returns_on_the_cpu() -> None:
-    images, draws = torch.from_numpy(miniature.images(200)), draw_epoch(200, 3, flip=True, seed=0, epoch=1)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_augmentation_returns_the_pixels_that_it_returns_on_the_cpu(channels: int) -> None:
+    images = torch.from_numpy(miniature.images(200, channels=channels))
+    draws = draw_epoch(200, 3, flip=True, seed=0, epoch=1)
     there = draws.to(torch.device("cuda"))
     cropped = crop_and_flip(images.cuda(), there.places, there.mirrored, 3).cpu()
     assert torch.equal(cropped, crop_and_flip(images, draws.places, draws.mirrored, 3))
@@ -92,6 +95,16 @@ def test_steps_captured_as_a_graph_compute_the_bits_of_single_launches(precision
         captured = fitted(network(drops), precision=precision)
     with pytest.warns(PtqflowWarning, match="training continues without a CUDA graph, slower"):
         launched = fitted(Curious(network(drops)), precision=precision)
+    assert equal(captured, launched)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_steps_on_grey_and_rgba_images_are_captured_too(channels: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PtqflowWarning)
+        captured = fitted(network(channels=channels), channels=channels)
+    with pytest.warns(PtqflowWarning, match="training continues without a CUDA graph, slower"):
+        launched = fitted(Curious(network(channels=channels)), channels=channels)
     assert equal(captured, launched)
 
 

@@ -106,7 +106,7 @@ def test_a_value_beyond_float32_is_refused_by_name(network: nn.Module, path: Pat
     ids=["linear", "as many classes as channels", "convolution"],
 )
 def test_a_head_for_another_number_of_classes_is_left_out(path: Path, name: str, head: str, classes: int) -> None:
-    source, model = (build_model(name, "standard", count, 32) for count in (11, classes))
+    source, model = (build_model(name, "standard", count, (3, 32, 32)) for count in (11, classes))
     torch.save(source.state_dict(), path)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
 
@@ -377,7 +377,7 @@ def test_counters_of_batches_may_be_missing(network: nn.Module, path: Path) -> N
 
 @pytest.mark.parametrize("save", [save_zip, save_safetensors])
 def test_a_network_that_checks_the_version_of_its_state_is_loaded(path: Path, save: Save) -> None:
-    source, model = (build_model("mnasnet0_5", "standard", 3, 32) for _ in range(2))
+    source, model = (build_model("mnasnet0_5", "standard", 3, (3, 32, 32)) for _ in range(2))
     save(source.state_dict(), path)
 
     load_checkpoint(model, path, 3)
@@ -388,14 +388,14 @@ def test_a_network_that_checks_the_version_of_its_state_is_loaded(path: Path, sa
 def test_heads_that_torchvision_only_trains_with_are_ignored(path: Path, name: str) -> None:
     source = models.get_model(name, weights=None, num_classes=4, aux_logits=True, init_weights=False)
     torch.save(source.state_dict(), path)
-    model = build_model(name, "standard", 4, 96)
+    model = build_model(name, "standard", 4, (3, 96, 96))
 
     load_checkpoint(model, path, 4)
     assert_equal_states(model.state_dict(), {key: source.state_dict()[key] for key in model.state_dict()})
 
 
 def test_the_old_names_in_published_densenets_are_understood(path: Path) -> None:
-    source, model = (build_model("densenet121", "standard", 4, 32) for _ in range(2))
+    source, model = (build_model("densenet121", "standard", 4, (3, 32, 32)) for _ in range(2))
     state = source.state_dict()
     old = {
         key.replace("norm1", "norm.1").replace("norm2", "norm.2").replace("conv1", "conv.1").replace("conv2", "conv.2")

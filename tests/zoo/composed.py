@@ -421,6 +421,16 @@ class _Branch(nn.Module):
         return x if x.mean() > 0 else -x
 
 
+class _BranchOnSizes(nn.Module):
+    """Branches on channels and on sizes of the image, and shuffles channels by them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, *sizes = x.shape
+        if channels % 4 or int(x.size(2)) > 64 or len(sizes) != 2:
+            return x
+        return x.view(batch, 4, channels // 4, *sizes).transpose(1, 2).reshape(x.shape)
+
+
 class _Recurrent(nn.Module):
     """An LSTM over the rows."""
 
@@ -444,6 +454,7 @@ CODE: dict[str, Builder] = {
     "stochastic_depth": applied(lambda x, a, b: F.relu(x + b(a(x))), conv, lambda: _StochasticDepth()),
     "recurrent": between(_Recurrent),
     "branch_on_values": between(_Branch),
+    "branch_on_sizes": between(lambda: nn.Sequential(conv(groups=4), _BranchOnSizes(), conv(groups=4))),
     "two_dropout_functions": pooled(lambda x: F.dropout(x.mean((2, 3)), 0.5, False)),
 }
 

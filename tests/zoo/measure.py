@@ -30,6 +30,7 @@ from ptqflow.runtime.runtimes import onnxruntime_session
 
 ROOT = Path(__file__).parents[2]
 SIZE, CLASSES = 32, tuple("abcdef")
+INPUT_SHAPE = (3, SIZE, SIZE)
 NORMALIZATION = Normalization(mean=(0.5,) * 3, std=(0.25,) * 3)
 CALIBRATION, TESTED, BATCH, STEPS, SENSITIVITY = 320, 240, 32, 50, 64
 """Images of the calibration, of the comparison, in a batch; steps of the training; images of the sensitivity."""
@@ -73,7 +74,7 @@ def measure(name: str, directory: Path) -> Measured:
     loaded = load_fp32(directory / "fp32")
     fp32, card = loaded.module, loaded.card
     rows = np.arange(CALIBRATION).reshape(-1, BATCH)
-    statistics = collect_statistics(observe(fp32, SIZE), list(calibration.split(BATCH)), rows)
+    statistics = collect_statistics(observe(fp32, INPUT_SHAPE), list(calibration.split(BATCH)), rows)
     made = quantize(fp32, card, PARAMS, statistics, train)
     layers = list_layers(fp32, made.converted)
     save_int8(directory / "int8", made.prepared, made.converted, layers, made.card, calibration[:BATCH])
@@ -83,8 +84,8 @@ def measure(name: str, directory: Path) -> Measured:
     sensitivities = measure_sensitivity(fp32, card, made.card, made.converted, test, SENSITIVITY)
     onnx_db, own_db, note = None, None, ""
     try:
-        onnx_db = sqnr_db(_run(to_onnx(build_qdq(made.converted, SIZE), SIZE, {}), images), exact)
-        (directory / "fp32.onnx").write_bytes(to_onnx(fp32, SIZE, {}))
+        onnx_db = sqnr_db(_run(to_onnx(build_qdq(made.converted, INPUT_SHAPE), INPUT_SHAPE, {}), images), exact)
+        (directory / "fp32.onnx").write_bytes(to_onnx(fp32, INPUT_SHAPE, {}))
         own_db = sqnr_db(_run(_quantize_in_onnxruntime(directory / "fp32.onnx", calibration), images), exact)
     except (ModelError, OnnxRuntimeError) as error:
         note = str(error)
@@ -114,7 +115,7 @@ def _train(name: str, train: Split, inputs: Tensor) -> tuple[nn.Module, ModelCar
     """Build and train a network of the zoo; return it in evaluation mode, with its card."""
     full = f"zoo.networks:{name}"
     torch.manual_seed(0)
-    model = build_model(full, "standard", len(CLASSES), SIZE).train()
+    model = build_model(full, "standard", len(CLASSES), INPUT_SHAPE).train()
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     labels = torch.from_numpy(train.labels)
     for step in range(STEPS):

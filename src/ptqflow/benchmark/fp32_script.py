@@ -15,7 +15,7 @@ def main() -> None:
     fp32 = load_fp32(Path(sys.argv[1]))
     model, card = fp32.module, fp32.card
     with torch.inference_mode():
-        traced = torch.jit.trace(model, torch.zeros(2, 3, card.image_size, card.image_size))
+        traced = torch.jit.trace(model, torch.zeros(2, *card.input_shape))
         torch.jit.freeze(traced).save(sys.argv[2])
 
 

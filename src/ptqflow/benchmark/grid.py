@@ -134,10 +134,10 @@ def _time_pair(
     runtime: Runtime, files: Files, batch: int, threads: int, manifest: Manifest, params: BenchmarkParams
 ) -> dict[str, Any]:
     """Return the columns that are measured in one runtime at one batch size."""
-    size = manifest.image_size
+    shape = manifest.input_shape
     tasks = {
-        "fp32": Task(runtime, str(files.fp32), batch, size, threads),
-        "int8": Task(runtime, str(files.int8), batch, size, threads, manifest.engine),
+        "fp32": Task(runtime, str(files.fp32), batch, shape, threads),
+        "int8": Task(runtime, str(files.int8), batch, shape, threads, manifest.engine),
     }
     with ExitStack() as stack:
         live = {

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ptqflow.core.normalization import InputShape
 from ptqflow.runtime.runtimes import PACKAGES, import_openvino, onnxruntime_session, openvino_model, torchscript_module
 
 Runtime = Literal["torch_eager", "torchscript", "onnxruntime", "openvino"]
@@ -32,15 +33,15 @@ class Task:
     path: str
     """Of the network's file; for torch_eager of the weights in a directory that `train` or `convert` wrote."""
     batch: int
-    image_size: int
+    input_shape: InputShape
     threads: int
     engine: str | None = None
     """Of torch, for which an INT8 network was converted; None for FP32."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Shape of the input, (N, 3, H, W)."""
-        return (self.batch, 3, self.image_size, self.image_size)
+        """Shape of the input, (N, C, H, W)."""
+        return (self.batch, *self.input_shape)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def import_runtime(task: Task) -> tuple[Load, dict[str, str]]:
 
 
 def example(task: Task) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return a batch of normalized noise, float32 (N, 3, H, W); the same for every runtime."""
+    """Return a batch of normalized noise, float32 (N, C, H, W); the same for every runtime."""
     return np.random.default_rng(0).standard_normal(task.shape, dtype=np.float32)
 
 

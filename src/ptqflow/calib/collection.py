@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 from ptqflow.calib.observer import StatisticsObserver
 from ptqflow.calib.statistics import Statistics
+from ptqflow.core.normalization import InputShape
 from ptqflow.data.batching import images_together
 from ptqflow.fx.graph import layer_means, name_observed, weighted_modules
 from ptqflow.fx.prepare import EVERYTHING, prepare
@@ -32,19 +33,19 @@ class Observed:
     """Those of `prepared`, by the name of the tensor, as `name_observed` returns it."""
 
 
-def observe(model: nn.Module, image_size: int) -> Observed:
+def observe(model: nn.Module, input_shape: InputShape) -> Observed:
     """Prepare a copy of a network for `collect_statistics`.
 
     Raises:
         ModelError: as `prepare`.
     """
-    prepared = prepare(model, image_size, EVERYTHING)
+    prepared = prepare(model, input_shape, EVERYTHING)
     lay_out(prepared, torch.channels_last)
     return Observed(prepared, _separate_observers(model, prepared))
 
 
 def collect_statistics(observed: Observed, batches: Iterable[Tensor], rows: NDArray[np.int64]) -> Statistics:
-    """Run float32 batches (N, 3, H, W) through an observed network in inference mode and return what was seen.
+    """Run float32 batches (N, C, H, W) through an observed network in inference mode and return what was seen.
 
     Args:
         observed: of which nothing was collected before.
@@ -59,7 +60,7 @@ def collect_statistics(observed: Observed, batches: Iterable[Tensor], rows: NDAr
     waiting = iter(batches)
     first = next(waiting)
     together = batches_together(prepared, first)
-    batch_size = len(first) if together > 1 else None
+    batch_size = len(first) if _images_come_first(prepared, first) else None
     for observer in observers.values():
         observer.batch_size = batch_size
     for name, layer in weighted_modules(prepared).items():

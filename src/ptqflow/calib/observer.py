@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ptqflow.calib.histogram import histogram_of, smallest_exponent
@@ -19,7 +20,7 @@ class StatisticsObserver(nn.Module):
         self.source = "the network"
         """What an error names."""
         self.batch_size: int | None = None
-        """How many of the first dimension make a batch; None: all."""
+        """How many of the first dimension, which is then images, make a batch; None: all values are one."""
         self.statistics: TensorStatistics | None = None
         """None as long as no value was seen."""
 
@@ -31,9 +32,9 @@ class StatisticsObserver(nn.Module):
         """
         if values.numel() == 0:
             return values
-        batches = [values] if self.batch_size is None else values.split(self.batch_size)
-        extremes = [torch.aminmax(_in_memory_order(batch)) for batch in batches]
-        minima, maxima = (np.array([pair[end].item() for pair in extremes], np.float32) for end in (0, 1))
+        lows, highs = self._extremes(values)
+        size = self.batch_size or 1
+        minima, maxima = lows.reshape(-1, size).min(axis=1), highs.reshape(-1, size).max(axis=1)
         lowest, highest = float(minima.min()), float(maxima.max())
         if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise ModelError(
@@ -43,14 +44,26 @@ class StatisticsObserver(nn.Module):
         if self.statistics:  # no finer than what it is merged into
             exponent = max(exponent, self.statistics.histogram.exponent)
         histogram = histogram_of(_in_memory_order(values), lowest, highest, exponent)
-        seen = TensorStatistics(minima, maxima, histogram)
+        seen = TensorStatistics(minima, maxima, lows, highs, histogram)
         self.statistics = self.statistics.merged(seen) if self.statistics else seen
         return values
+
+    def _extremes(self, values: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the smallest and the largest value of each image, or of all values."""
+        if self.batch_size is None:
+            extremes = torch.aminmax(_in_memory_order(values))
+            return extremes.min.reshape(1).numpy(), extremes.max.reshape(1).numpy()
+        extremes = torch.aminmax(_channels_last(values).reshape(len(values), -1), dim=1)
+        return extremes.min.numpy(), extremes.max.numpy()
 
 
 def _in_memory_order(values: Tensor) -> Tensor:
     """Return the values of a tensor as one dimension, without a copy where they lie dense, channels first or last."""
-    values = values.detach()
+    return _channels_last(values.detach()).reshape(-1)
+
+
+def _channels_last(values: Tensor) -> Tensor:
+    """Return the values with the dimensions in the order of memory, where that is channels last."""
     if values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last):
-        values = values.permute(0, 2, 3, 1)
-    return values.reshape(-1)
+        return values.permute(0, 2, 3, 1)
+    return values

@@ -17,6 +17,8 @@ from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import ObservedRange
 from ptqflow.models.fp32 import ModelCard
 
+_EXTREMES = ("minima", "maxima", "image_minima", "image_maxima")
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -72,7 +74,7 @@ class Statistics:
 class StatisticsCard(Card):
     """What lies beside the statistics."""
 
-    format_version: Literal[3] = 3
+    format_version: Literal[4] = 4
     model: ModelCard
     """Of the network that they were collected on, with the hash of its weights."""
     images: PositiveInt
@@ -131,8 +133,7 @@ def _to_arrays(seen: TensorStatistics | None) -> dict[str, NDArray[Any]]:
     if seen is None:
         return {"counts": np.zeros(0, np.int64)}
     return {
-        "minima": seen.minima,
-        "maxima": seen.maxima,
+        **{part: getattr(seen, part) for part in _EXTREMES},
         "bins": np.array([seen.histogram.exponent, seen.histogram.first]),
         "counts": seen.histogram.counts,
     }
@@ -147,10 +148,12 @@ def _from_arrays(arrays: dict[str, NDArray[Any]]) -> Statistics:
             means[name] = array
         elif part == "counts" and len(array):
             exponent, first = arrays[f"bins:{name}"].tolist()
-            minima, maxima = arrays[f"minima:{name}"], arrays[f"maxima:{name}"]
-            if not 0 < len(minima) == len(maxima):
-                raise ValueError(f"{len(minima)} minima and {len(maxima)} maxima of {name}")
-            tensors[name] = TensorStatistics(minima, maxima, Histogram(exponent, first, array))
+            minima, maxima, image_minima, image_maxima = (arrays[f"{part}:{name}"] for part in _EXTREMES)
+            for low, high in ((minima, maxima), (image_minima, image_maxima)):
+                if not 0 < len(low) == len(high):
+                    raise ValueError(f"{len(low)} minima and {len(high)} maxima of {name}")
+            histogram = Histogram(exponent, first, array)
+            tensors[name] = TensorStatistics(minima, maxima, image_minima, image_maxima, histogram)
         elif part == "counts":
             tensors[name] = None
     return Statistics(tensors, means, arrays["rows"])

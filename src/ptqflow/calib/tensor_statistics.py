@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,10 @@ class TensorStatistics:
     """(batches,), the smallest value of each batch, in order."""
     maxima: NDArray[np.float32]
     """(batches,), the largest value of each batch, in order."""
+    image_minima: NDArray[np.float32]
+    """(images,), the smallest value of each image, in order; (batches,) where images are not the first dimension."""
+    image_maxima: NDArray[np.float32]
+    """Of the same shape, the largest values."""
     histogram: Histogram
 
     @property
@@ -39,20 +44,33 @@ class TensorStatistics:
         return TensorStatistics(
             np.concatenate([self.minima, other.minima]),
             np.concatenate([self.maxima, other.maxima]),
+            np.concatenate([self.image_minima, other.image_minima]),
+            np.concatenate([self.image_maxima, other.image_maxima]),
             self.histogram.merged(other.histogram),
         )
 
 
 def share(statistics: Sequence[TensorStatistics]) -> TensorStatistics:
-    """Return what one observer of several tensors sees: of each batch first the first tensor, then the second, …."""
+    """Return what one observer of several tensors sees: of each batch first the first tensor, then the second, ….
+
+    The extremes of an image are those of all its tensors together.
+    """
     histogram = statistics[0].histogram
     for one in statistics[1:]:
         histogram = histogram.merged(one.histogram)
     return TensorStatistics(
         _interleave([one.minima for one in statistics]),
         _interleave([one.maxima for one in statistics]),
+        _together([one.image_minima for one in statistics], np.minimum),
+        _together([one.image_maxima for one in statistics], np.maximum),
         histogram,
     )
+
+
+def _together(extremes: list[NDArray[np.float32]], of_both: np.ufunc) -> NDArray[np.float32]:
+    if len({len(of_images) for of_images in extremes}) > 1:
+        return np.concatenate(extremes)
+    return reduce(of_both, extremes)
 
 
 def _interleave(extremes: list[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -32,7 +32,7 @@ def correct_biases(prepared: GraphModule, means: Mapping[str, NDArray[np.float32
     Args:
         prepared: with the ranges of its observers set.
         means: (batches, channels), mean output of each layer of the FP32 network for each batch.
-        batches: float32 (N, 3, H, W), the same ones in the same order. As many of them are used as have 2**22 pixels,
+        batches: float32 (N, C, H, W), the same ones in the same order. As many of them are used as have 2**22 pixels,
             and at least one.
     """
     first = next(iterator := iter(batches))

@@ -84,18 +84,18 @@ def _quantize(
     *,
     idle_overrides: bool,
 ) -> Quantized:
-    prepared = prepare(model, card.image_size, scheme, mse_scales)
+    prepared = prepare(model, card.input_shape, scheme, mse_scales)
     if statistics and (unequal := unequal_concatenations(model, prepared, statistics)):
         scheme = scheme.model_copy(update={"unequal": unequal})
-        prepared = prepare(model, card.image_size, scheme, mse_scales)
+        prepared = prepare(model, card.input_shape, scheme, mse_scales)
     qparams = {}
     if statistics:
         qparams = set_ranges(model, prepared, scheme, statistics, params, idle_overrides=idle_overrides)
     if statistics and params.bias_correction:
         batches = input_batches(train, statistics.rows, card.normalization)
         correct_biases(prepared, statistics.means, batches)
-    converted = convert(prepared, scheme, card.image_size)
-    fit_biases(converted, card.image_size, rounded=params.round_biases)
+    converted = convert(prepared, scheme, card.input_shape)
+    fit_biases(converted, card.input_shape, rounded=params.round_biases)
     int8_card = Int8Card(
         scheme=scheme,
         model=card,

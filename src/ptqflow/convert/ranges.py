@@ -9,7 +9,18 @@ from numpy.typing import NDArray
 from ptqflow.calib.histogram import Histogram
 from ptqflow.calib.tensor_statistics import TensorStatistics
 
-Method = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]
+Method = Literal[
+    "minmax",
+    "minmax_8",
+    "minmax_16",
+    "minmax_32",
+    "minmax_64",
+    "minmax_128",
+    "moving_average",
+    "percentile",
+    "mse",
+    "entropy",
+]
 
 _SMALLEST_SCALE = np.finfo(np.float32).eps  # as in torch's observers
 _AVERAGING_CONSTANT = np.float32(0.01)  # of torch's MovingAverageMinMaxObserver
@@ -58,6 +69,8 @@ def choose_range(statistics: TensorStatistics, method: Method, percentile: float
     match method:
         case "minmax":
             return minmax_range(statistics)
+        case "minmax_8" | "minmax_16" | "minmax_32" | "minmax_64" | "minmax_128":
+            return typical_extremes(statistics, int(method.removeprefix("minmax_")))
         case "moving_average":
             return moving_average_range(statistics)
         case "percentile":
@@ -88,6 +101,23 @@ def to_qparams(chosen: Range, levels: Levels) -> QParams:
 def minmax_range(statistics: TensorStatistics) -> Range:
     """Take all values in (torch's MinMaxObserver)."""
     return Range(statistics.minimum, statistics.maximum)
+
+
+def typical_extremes(statistics: TensorStatistics, images: int) -> Range:
+    """Average the extremes that so many images have together, over groups of them.
+
+    Unlike the extremes of all images it does not widen with their number, and unlike a moving average it weighs all
+    images alike.
+
+    Args:
+        statistics: of the tensor.
+        images: of a group; there are fewer in all, they are one group.
+    """
+    lows, highs = statistics.image_minima, statistics.image_maxima
+    groups = max(1, len(lows) // images)
+    low = float(np.mean([group.min() for group in np.array_split(lows, groups)], dtype=np.float64))
+    high = float(np.mean([group.max() for group in np.array_split(highs, groups)], dtype=np.float64))
+    return Range(low, high)
 
 
 def moving_average_range(statistics: TensorStatistics) -> Range:

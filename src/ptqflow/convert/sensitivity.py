@@ -27,7 +27,6 @@ from ptqflow.fx.layers import list_layers
 from ptqflow.fx.prepare import prepare, without_torch_warnings
 from ptqflow.fx.qparams import restore_ranges
 from ptqflow.models.accuracy import predictions
-from ptqflow.models.canonical import function_name
 from ptqflow.models.fp32 import ModelCard
 from ptqflow.models.memory_format import lay_out
 
@@ -110,7 +109,7 @@ def measure_sensitivity(
     on the module runs again. In the network, its output is that of the real kernels: that is what is deployed.
 
     Args:
-        model: FP32, in evaluation mode.
+        model: FP32, in evaluation mode, in its canonical form.
         card: of the model.
         int8: card of the converted network. Bias correction shows in the converted network alone.
         converted: the INT8 network; its engine is the one selected in this process.
@@ -120,7 +119,7 @@ def measure_sensitivity(
     Raises:
         DataError: FP32's output is not finite.
     """
-    prepared = prepare(model, card.image_size, int8.scheme, mse_scales)
+    prepared = prepare(model, card.input_shape, int8.scheme, mse_scales)
     restore_ranges(model, prepared, int8.qparams)
     partial_passes = PartialPasses(prepared)
     layers = list_layers(model, converted)
@@ -183,15 +182,13 @@ class PartialPasses(fx.Interpreter):
     """Runs a prepared network in FP32 once, then with one module quantized, as far as that changes anything.
 
     Args:
-        prepared: with the ranges of its observers set; stays unchanged.
+        prepared: of a canonical form, in which nothing works in place; with the ranges of its observers set; stays
+            unchanged.
     """
 
     def __init__(self, prepared: GraphModule) -> None:
         simulated = copy_to_simulate(prepared)
         lay_out(simulated, torch.channels_last)
-        for module in simulated.modules():
-            if getattr(module, "inplace", False):
-                module.inplace = False  # type: ignore[assignment]  # or the kept value that it reads would change
         super().__init__(simulated, garbage_collect_values=False)
         self._network = simulated
         self.calls: dict[str, list[Node]] = {}
@@ -207,7 +204,7 @@ class PartialPasses(fx.Interpreter):
         self._fp32: dict[Node, Any] = {}
 
     def run_fp32(self, images: Tensor) -> Tensor:
-        """Return the logits of FP32 for images (N, 3, H, W), and keep all values on the way."""
+        """Return the logits of FP32 for images (N, C, H, W), and keep all values on the way."""
         logits: Tensor = self.run(images.contiguous(memory_format=torch.channels_last))
         self._fp32 = dict(self.env)
         return logits
@@ -237,13 +234,6 @@ class PartialPasses(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module; an observer does nothing."""
         return args[0] if isinstance(self.fetch_attr(target), Observer) else super().call_module(target, args, kwargs)
-
-    def run_node(self, n: Node) -> Any:
-        """Run a node, without a change to the values that it reads."""
-        if n.op not in ("call_function", "call_method") or not _may_work_in_place(n):
-            return super().run_node(n)
-        args, kwargs = fx.node.map_arg((n.args, n.kwargs), lambda argument: _copied(self.env[argument]))
-        return getattr(self, n.op)(n.target, args, kwargs)
 
     def _call_rounded(self, node: Node) -> Any:
         def read(argument: Node) -> Any:
@@ -286,15 +276,6 @@ def _rounded_modules(simulated: GraphModule) -> dict[str, nn.Module]:
         round_weight(layer, getattr(module, "qconfig", None))
         rounded[name] = module
     return rounded
-
-
-def _may_work_in_place(node: Node) -> bool:
-    name = function_name(node)
-    return name.endswith("_") or name in ("iadd", "imul", "isub") or True in (*node.args, *node.kwargs.values())
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
 
 
 class _Int8Pass(fx.Interpreter):

@@ -1,12 +1,19 @@
 """How the pixels of an image become the input of a network."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 
-from pydantic import Strict
+from pydantic import Strict, model_validator
 
 from ptqflow.core.artifacts import Card
 
-Channels = Annotated[tuple[float, float, float], Strict(False)]
+Channels = Annotated[tuple[float, ...], Strict(False)]
+Color = Literal["L", "RGB", "RGBA"]
+COLORS: Mapping[int, Color] = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Pillow's mode of an image by its number of channels: grey, color, or color and opacity."""
+
+InputShape = tuple[int, int, int]
+"""Channels, height and width of an image as a network takes it."""
 
 
 class Normalization(Card):
@@ -16,3 +23,14 @@ class Normalization(Card):
     """Channel mean, pixels in 0..1."""
     std: Channels
     """Channel standard deviation, pixels in 0..1."""
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of an image."""
+        return len(self.mean)
+
+    @model_validator(mode="after")
+    def _one_pair_per_channel(self) -> Self:
+        if len(self.mean) not in COLORS or len(self.std) != len(self.mean):
+            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}, not both 1, 3 or 4")
+        return self

@@ -1,6 +1,6 @@
 """How many images are processed together."""
 
-_PIXELS_PER_PASS = 1 << 22  # 48 MiB of float32 input, and a multiple of that of activations
+_PIXELS_PER_PASS = 1 << 22  # 48 MiB of float32 input in RGB, and a multiple of that of activations
 
 
 def images_together(image_size: int, pixels: int) -> int:

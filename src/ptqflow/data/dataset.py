@@ -44,13 +44,18 @@ class DatasetCard(Card):
     sha256: dict[str, str]
     """Hash of the images, then the labels, of each split."""
 
+    @property
+    def channels(self) -> int:
+        """Of the images: 1 (grey), 3 (RGB) or 4 (RGBA)."""
+        return self.normalization.channels
+
 
 @dataclass(frozen=True)
 class Split:
     """Images in their stored order, memory-mapped."""
 
     images: NDArray[np.uint8]
-    """(N, size, size, 3), RGB."""
+    """(N, size, size, channels)."""
     labels: NDArray[np.int64]
     """(N,), index into the card's classes."""
     digests: NDArray[np.void]
@@ -104,7 +109,7 @@ def _open_split(directory: Path, split: str, card: DatasetCard) -> Split:
         )
     except (OSError, ValueError, EOFError) as error:
         raise ArtifactError(f"{directory}: the {split} split cannot be read ({error}); run `dvc repro`") from None
-    expected = (card.sizes.get(split), card.image_size, card.image_size, 3)
+    expected = (card.sizes.get(split), card.image_size, card.image_size, card.channels)
     if images.shape != expected or len(labels) != len(images) or len(digests) != len(images):
         raise ArtifactError(
             f"{directory}: {split} holds images of shape {images.shape}, {len(labels)} labels and {len(digests)} "

@@ -16,15 +16,15 @@ def to_input(
     normalization: Normalization,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """Scale uint8 images (N, H, W, 3) to 0..1 and normalize them to float32 (N, 3, H, W), on their device.
+    """Scale uint8 images (N, H, W, C) to 0..1 and normalize them to float32 (N, C, H, W), on their device.
 
     The arithmetic is that of torchvision's `ToTensor` and `Normalize`, bit for bit. In `channels_last`, as images are
     stored, it is several times as fast.
     """
     mean, std = _on_device(normalization, images.device)
     if memory_format == torch.channels_last:
-        width = images.shape[2]
-        rows = images.reshape(-1, width * 3).to(torch.float32)  # long rows, to be worked on as vectors
+        _, _, width, channels = images.shape
+        rows = images.reshape(-1, width * channels).to(torch.float32)  # long rows, to be worked on as vectors
         scaled = rows.div_(255).sub_(mean.repeat(width)).div_(std.repeat(width))
         return scaled.view(images.shape).permute(0, 3, 1, 2)
     scaled = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255

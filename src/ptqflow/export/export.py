@@ -61,17 +61,17 @@ def write_files(directory: Path, networks: Networks, logits: Tensor, params: Exp
         ModelError: ONNX has no operator for an operation; the error names it and its layer.
     """
     card, module = networks.card, networks.int8.module
-    write_bytes(directory / INT8_TORCHSCRIPT, to_torchscript(module, card.image_size))
+    write_bytes(directory / INT8_TORCHSCRIPT, to_torchscript(module, card.input_shape))
     if params.onnx:
-        qdq = build_qdq(module, card.image_size)
-        write_bytes(directory / INT8_ONNX, to_onnx(qdq, card.image_size, _metadata(card, "int8")))
-        write_bytes(directory / FP32_ONNX, to_onnx(networks.fp32, card.image_size, _metadata(card, "fp32")))
+        qdq = build_qdq(module, card.input_shape)
+        write_bytes(directory / INT8_ONNX, to_onnx(qdq, card.input_shape, _metadata(card, "int8")))
+        write_bytes(directory / FP32_ONNX, to_onnx(networks.fp32, card.input_shape, _metadata(card, "fp32")))
     int8, fp32 = (_run_on_generated_images(network, card) for network in (module, networks.fp32))
     write_reference(directory, Reference(int8, fp32, predictions(logits)))
 
 
 def _run_on_generated_images(network: nn.Module, card: ModelCard) -> NDArray[np.float32]:
-    images = torch.from_numpy(generate_images(IMAGES, card.image_size))
+    images = torch.from_numpy(generate_images(IMAGES, card.input_shape))
     with torch.inference_mode():
         batches = images.split(images_per_pass(card.image_size, len(images)))
         logits: NDArray[np.float32] = torch.cat([network(to_input(b, card.normalization)) for b in batches]).numpy()
@@ -100,7 +100,7 @@ def check_files(gate: Gate, networks: Networks, logits: Tensor, test: Split, par
             checks.append(gate.require_agreement("onnxruntime", INT8_ONNX, logits, share, fp32))
         except ModelError as error:
             raise ModelError(f"{error}; {_where(gate, networks, test)}") from None
-        checks.append(gate.require_agreement("onnxruntime", FP32_ONNX, fp32, share, fp32))
+        checks.append(gate.require_agreement("onnxruntime", FP32_ONNX, fp32, share))
         if params.openvino:
             checks.append(gate.require_agreement("openvino", INT8_ONNX, logits, share, fp32))
     return checks
@@ -136,12 +136,13 @@ def _where(gate: Gate, networks: Networks, test: Split) -> str:
 
 def _metadata(card: ModelCard, precision: str) -> dict[str, str]:
     """Return the metadata of an ONNX file: input, classes and architecture."""
-    described = InputCard(mean=card.normalization.mean, std=card.normalization.std).model_dump(mode="json")
+    described = InputCard.of(card.normalization)
     return {
         "architecture": card.name,
         "precision": precision,
         "classes": json.dumps(card.classes, ensure_ascii=False),
         "image_size": str(card.image_size),
-        "input": json.dumps(described),
-        "preprocessing": "RGB, short side scaled to image_size, cropped in the middle, (pixel / 255 - mean) / std",
+        "input": json.dumps(described.model_dump(mode="json")),
+        "preprocessing": f"{described.color}, short side scaled to image_size, cropped in the middle, "
+        "(pixel / 255 - mean) / std",
     }

@@ -72,7 +72,7 @@ class Gate:
         return self._describe(runtime, name, logits, reference)
 
     def require_agreement(
-        self, runtime: Runtime, name: str, reference: Tensor, min_agreement: float, fp32: Tensor
+        self, runtime: Runtime, name: str, reference: Tensor, min_agreement: float, fp32: Tensor | None = None
     ) -> FileCheck:
         """Require predictions equivalent to those of the reference, by `find_fault`, and logits as near to FP32's.
 
@@ -81,15 +81,16 @@ class Gate:
             name: of the file.
             reference: logits of torch's network, float64 (N, classes).
             min_agreement: `export.min_agreement`.
-            fp32: logits of the FP32 network, of the same shape.
+            fp32: logits of the FP32 network, of the same shape; None for a file of that network.
 
         Raises:
             ModelError: they are not.
         """
         logits = self.replay(runtime, name, len(self.labels))
-        sqnr_db = median_sqnr_db(torch.from_numpy(logits), fp32)
-        if reference is not fp32 and (loss := find_loss(sqnr_db, median_sqnr_db(reference, fp32))):
-            raise ModelError(f"{name} in {runtime} {loss}")
+        if fp32 is not None:
+            expected_db, found_db = (median_sqnr_db(each, fp32) for each in (reference, torch.from_numpy(logits)))
+            if loss := find_loss(found_db, expected_db):
+                raise ModelError(f"{name} in {runtime} {loss}")
         agreement = compare(logits.argmax(axis=1), predictions(reference), self.labels)
         if fault := find_fault(agreement, runtime, min_agreement):
             raise ModelError(f"{name} in {runtime} {fault}")

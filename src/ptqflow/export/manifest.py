@@ -51,7 +51,7 @@ def describe(
         stem=card.stem,
         classes=card.classes,
         image_size=card.image_size,
-        input=InputCard(mean=card.normalization.mean, std=card.normalization.std),
+        input=InputCard.of(card.normalization),
         engine=scheme.engine,
         needs=Needs(vnni=not scheme.reduce_range),
         torch_version=torch.__version__.partition("+")[0],
@@ -79,7 +79,7 @@ def _params() -> dict[str, dict[str, Any]]:
 
 
 def _layers(networks: Networks) -> tuple[LayerCard, ...]:
-    roundings = step_roundings(networks.int8.module, networks.card.image_size)
+    roundings = step_roundings(networks.int8.module, networks.card.input_shape)
     layers = list_layers(networks.fp32, networks.int8.module)
     return tuple(
         LayerCard(

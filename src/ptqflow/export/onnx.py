@@ -1,9 +1,12 @@
 """Export of networks as ONNX."""
 
 import io
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +19,18 @@ from torch.onnx import register_custom_op_symbolic, symbolic_helper  # type: ign
 from torch.onnx.errors import OnnxExporterError
 
 from ptqflow.core.errors import ModelError
+from ptqflow.core.normalization import InputShape
 from ptqflow.export.onnx_fold import fold
 from ptqflow.export.qdq import DOMAIN, round_to_uint8
 from ptqflow.fx.prepare import without_torch_warnings
+from ptqflow.models.nodes import copy_sharing_tensors, function_name, scope
 from ptqflow.runtime.manifest import INPUT, OUTPUT
 
 OPSET = 17
 _IR_VERSION = 8  # of the same time as the opset
 
 
-def to_onnx(model: nn.Module, image_size: int, metadata: Mapping[str, str]) -> bytes:
+def to_onnx(model: nn.Module, input_shape: InputShape, metadata: Mapping[str, str]) -> bytes:
     """Return a network, FP32 or the QDQ graph of an INT8 one, as an ONNX file for any number of images.
 
     Bytes are equal for equal networks.
@@ -33,12 +38,13 @@ def to_onnx(model: nn.Module, image_size: int, metadata: Mapping[str, str]) -> b
     Raises:
         ModelError: ONNX has no operator for an operation; the error names it.
     """
-    exported = onnx.load_from_string(_trace(model, image_size))
+    exported = onnx.load_from_string(_trace(model, input_shape))
     _write_roundings(exported.graph)
     onnx_model = helper.make_model(
         exported.graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
     )
     onnx_model = fold(onnx_model)
+    _dequantize_once(onnx_model.graph)
     _separate_weights(onnx_model.graph)
     onnx_model.graph.name = "classifier"
     onnx_model.producer_name = "ptqflow"
@@ -48,11 +54,11 @@ def to_onnx(model: nn.Module, image_size: int, metadata: Mapping[str, str]) -> b
     return serialized
 
 
-def _trace(model: nn.Module, image_size: int) -> bytes:
-    example, buffer = torch.zeros(2, 3, image_size, image_size), io.BytesIO()
+def _trace(model: nn.Module, input_shape: InputShape) -> bytes:
+    example, buffer = torch.zeros(2, *input_shape), io.BytesIO()
     register_custom_op_symbolic("aten::adaptive_avg_pool2d", _pool_adaptively, OPSET)
     try:
-        with _plain_attention(), without_torch_warnings(), torch.inference_mode():
+        with _plain_attention(), without_torch_warnings(), _without_output(), torch.inference_mode():
             torch.onnx.export(
                 model,
                 (example,),
@@ -65,11 +71,13 @@ def _trace(model: nn.Module, image_size: int) -> bytes:
                 custom_opsets={DOMAIN: 1} if _has_roundings(model) else None,
             )
     except (OnnxExporterError, RuntimeError) as error:
-        found = re.search(r"aten::\w+", str(error))
-        where = f"{_find_layer(model, example, found[0])} ({found[0]})" if found else type(model).__name__
+        found = re.search(r"(?:aten::|operator )(\w+)", str(error))
+        where = (
+            f"{_find_step(model, example, f'aten::{found[1]}')} (aten::{found[1]})" if found else type(model).__name__
+        )
         raise ModelError(
             f"{where} cannot be written as ONNX ({' '.join(str(error).split())[:200]}); "
-            "write it with other operations, or set export.onnx=false"
+            "set export.onnx=false, or write it with other operations"
         ) from None
     return buffer.getvalue()
 
@@ -84,7 +92,6 @@ def _plain_attention() -> Iterator[None]:
     """Let torch compute attention in single operations: ONNX has no operator for its fused kernel."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    torch._C._jit_set_onnx_log_enabled(False)  # it would print the whole graph if an operation has no operator
     try:
         yield
     finally:
@@ -111,18 +118,61 @@ def _averages(size: int, output: int) -> Tensor:
     return weights
 
 
-def _find_layer(model: nn.Module, example: Tensor, operation: str) -> str:
-    """Return the path of the first module that runs an operation."""
+def _find_step(model: nn.Module, example: Tensor, operation: str) -> str:
+    """Return the first step that runs an operation: the path of its module, or its function and what calls that."""
+    functions: dict[str, Node] = {}
+    traced = model
+    if isinstance(model, GraphModule):
+        nodes = [node for node in model.graph.nodes if node.op in ("call_function", "call_method")]
+        functions = {f"step_{node.name}": node for node in nodes}
+        traced = _with_functions_as_modules(model)
     with without_torch_warnings(), torch.inference_mode():
-        graph = torch.jit.trace(model, example, check_trace=False).inlined_graph
-    scopes = [node.scopeName() for node in graph.findAllNodes(operation)]
-    if module := next((scope.rpartition("__module.")[2] for scope in scopes if scope), None):
-        return str(module)
-    steps: list[Node] = list(model.graph.nodes) if isinstance(model, GraphModule) else []
-    for step in steps:
-        if operation.rpartition(":")[2].strip("_") in str(step.target):
-            return str(next((path for path, _ in reversed(step.meta.get("nn_module_stack", {}).values())), step.name))
-    return type(model).__name__
+        graph = torch.jit.trace(traced, example, check_trace=False).inlined_graph
+    scopes = [node.scopeName().rpartition("__module.")[2] for node in graph.findAllNodes(operation)]
+    name = next((found for found in scopes if found), type(model).__name__)
+    if name not in functions:
+        return name
+    path, function = scope(functions[name]), function_name(functions[name])
+    return f"{function} in {path}" if path else function
+
+
+def _with_functions_as_modules(model: GraphModule) -> GraphModule:
+    """Return a copy of which torch.jit records every step as a scope, as it does for modules."""
+    copied: Any = copy_sharing_tensors(model)
+    for node in copied.graph.nodes:
+        if node.op in ("call_function", "call_method"):
+            copied.add_submodule(f"step_{node.name}", _Function(node.target))
+            node.op, node.target = "call_module", f"step_{node.name}"
+    copied.recompile()
+    assert isinstance(copied, GraphModule)
+    return copied
+
+
+class _Function(nn.Module):
+    """Calls a function or a method."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__()
+        self.target = target
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.target, str):
+            return getattr(args[0], self.target)(*args[1:], **kwargs)
+        return self.target(*args, **kwargs)
+
+
+@contextmanager
+def _without_output() -> Iterator[None]:
+    """Discard what torch's C++ code prints: the whole graph, if an operation has no operator."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _write_roundings(graph: GraphProto) -> None:
@@ -137,6 +187,48 @@ def _write_roundings(graph: GraphProto) -> None:
             nodes.append(_expand(graph, node))
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _dequantize_once(graph: GraphProto) -> None:
+    """Write DequantizeLinear as Cast and Mul for weights of convolutions whose output is not rounded.
+
+    ONNX Runtime has no INT8 kernel for these. It folds Cast and Mul when it loads the file, and DequantizeLinear never:
+    it would dequantize the weights with each image, and take another kernel. To OpenVINO both are the same.
+    """
+    readers: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        weight = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        convolutions = [reader for reader in readers.get(node.output[0], []) if reader.op_type == "Conv"]
+        if weight is None or weight.data_type != TensorProto.INT8 or any(_is_rounded(c, readers) for c in convolutions):
+            nodes.append(node)
+        else:
+            nodes += _cast_and_multiply(graph, node, tensors) if convolutions else [node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _is_rounded(convolution: NodeProto, readers: Mapping[str, list[NodeProto]]) -> bool:
+    """Return whether the output of a convolution is quantized, after its activation or addition at the latest."""
+    following = readers.get(convolution.output[0], [])
+    while len(following) == 1 and following[0].op_type in ("Relu", "Clip", "Add", "LeakyRelu"):
+        following = readers.get(following[0].output[0], [])
+    return any(node.op_type == "QuantizeLinear" for node in following)
+
+
+def _cast_and_multiply(graph: GraphProto, node: NodeProto, tensors: Mapping[str, TensorProto]) -> list[NodeProto]:
+    weight, (quantized, scale) = tensors[node.input[0]], node.input
+    factor, floats = f"{scale}.factor", f"{quantized}.float"
+    factors = numpy_helper.to_array(tensors[scale]).reshape(-1, *[1] * (len(weight.dims) - 1))
+    graph.initializer.append(numpy_helper.from_array(factors, factor))
+    return [
+        helper.make_node("Cast", [quantized], [floats], f"{quantized}.cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", [floats, factor], list(node.output), f"{quantized}.dequantize"),
+    ]
 
 
 def _separate_weights(graph: GraphProto) -> None:

@@ -19,7 +19,9 @@ from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
 from ptqflow.core.errors import ModelError
+from ptqflow.core.normalization import InputShape
 from ptqflow.fx.bias_rounding import sum_scale
+from ptqflow.fx.float_output import FloatOutput
 from ptqflow.fx.graph import step_name
 from ptqflow.fx.layers import ends_with_relu
 from ptqflow.fx.prepare import without_torch_warnings
@@ -45,7 +47,8 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def symbolic(g: Any, x: Any, scale: float, zero_point: int, name: str) -> Any:
         node = g.op(f"{DOMAIN}::Round", x, scale_f=scale, zero_point_i=zero_point, name_s=name)
-        return node.setType(x.type())
+        sizes = x.type().sizes()
+        return node.setType(x.type().with_sizes([None, *sizes[1:]]) if sizes else x.type())  # for any number of images
 
 
 class _Expand(torch.autograd.Function):
@@ -115,6 +118,24 @@ class _Weighted(nn.Module):
         else:
             x = F.linear(x, weight, bias)
         return self.activation(x if summand is None else x + summand)
+
+
+class _FloatOutput(nn.Module):
+    """A layer whose sums are not rounded, with int8 weights."""
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, layer: FloatOutput) -> None:
+        super().__init__()
+        self.layer = layer
+        self.axis = 0 if layer.is_convolution else 1  # MatMul, unlike Gemm, runs in INT8 without a rounding after it
+        self.register_buffer("weight", (layer.weight.t() if self.axis else layer.weight).contiguous())
+        self.register_buffer("scale", layer.scale.flatten() if layer.scale.numel() > 1 else layer.scale.squeeze())
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = _apply(_Expand, self.weight, self.scale, self.axis)
+        return self.layer.compute(x, weight.t() if self.axis else weight)
 
 
 class _Kernel(nn.Module):
@@ -252,14 +273,14 @@ class StepOutput:
     values: NDArray[np.float32]
 
 
-def step_roundings(converted: GraphModule, image_size: int) -> dict[str, Rounding]:
+def step_roundings(converted: GraphModule, input_shape: InputShape) -> dict[str, Rounding]:
     """Return scale and zero point of the output of each step of an INT8 network, by name, where it is quantized."""
-    seen, names = _run_on_zeros(converted, image_size), step_names(converted)
+    seen, names = _run_on_zeros(converted, input_shape), step_names(converted)
     return {names[node]: rounding for node, rounding in seen.roundings.items()}
 
 
 def step_outputs(converted: GraphModule, images: Tensor) -> dict[str, StepOutput]:
-    """Return the quantized outputs of an INT8 network's steps for float32 images (N, 3, H, W), in their order."""
+    """Return the quantized outputs of an INT8 network's steps for float32 images (N, C, H, W), in their order."""
     seen, names = _Outputs(converted), step_names(converted)
     with without_torch_warnings(), torch.inference_mode():
         seen.run(images)
@@ -270,17 +291,17 @@ def step_outputs(converted: GraphModule, images: Tensor) -> dict[str, StepOutput
     }
 
 
-def build_qdq(converted: GraphModule, image_size: int) -> GraphModule:
+def build_qdq(converted: GraphModule, input_shape: InputShape) -> GraphModule:
     """Return the QDQ graph of a converted network, whose engine is selected.
 
     Args:
         converted: the INT8 network of torch.
-        image_size: height and width of the images in pixels.
+        input_shape: channels, height and width of an image.
 
     Raises:
         ModelError: there is no float operation for a step; the error names it.
     """
-    builder = _Builder(converted, _run_on_zeros(converted, image_size))
+    builder = _Builder(converted, _run_on_zeros(converted, input_shape))
     for node in converted.graph.nodes:
         builder.add(node)
     graph = GraphModule(builder.modules, builder.graph).eval()
@@ -289,10 +310,10 @@ def build_qdq(converted: GraphModule, image_size: int) -> GraphModule:
     return graph
 
 
-def _run_on_zeros(converted: GraphModule, image_size: int) -> _Roundings:
+def _run_on_zeros(converted: GraphModule, input_shape: InputShape) -> _Roundings:
     seen = _Roundings(converted)
     with without_torch_warnings(), torch.inference_mode():
-        seen.run(torch.zeros(2, 3, image_size, image_size))
+        seen.run(torch.zeros(2, *input_shape))
     return seen
 
 
@@ -330,6 +351,9 @@ class _Builder:
 
     def _call_module(self, node: Node, name: str) -> Node:
         layer: Any = self.converted.get_submodule(str(node.target))
+        if isinstance(layer, FloatOutput):
+            self.modules[name] = _FloatOutput(layer)
+            return self.graph.call_module(name, (self.copies[node.all_input_nodes[0]],))
         if "quantized" not in type(layer).__module__:
             self.modules[str(node.target)] = layer
             return self.graph.node_copy(node, self.copies.__getitem__)

@@ -7,17 +7,18 @@ import zipfile
 import torch
 from torch import nn
 
+from ptqflow.core.normalization import InputShape
 from ptqflow.fx.prepare import without_torch_warnings
 
 
-def to_torchscript(model: nn.Module, image_size: int) -> bytes:
+def to_torchscript(model: nn.Module, input_shape: InputShape) -> bytes:
     """Return a network, traced and frozen, as a TorchScript file for any number of images.
 
     Bytes are equal for equal networks. As every TorchScript file it is a program, to be treated as code of its author.
     """
     buffer = io.BytesIO()
     with without_torch_warnings(), torch.inference_mode():
-        traced = torch.jit.trace(model.eval(), torch.zeros(2, 3, image_size, image_size), check_trace=False)
+        traced = torch.jit.trace(model.eval(), torch.zeros(2, *input_shape), check_trace=False)
         torch.jit.save(torch.jit.freeze(traced), buffer)
     return _reproducible(buffer)
 

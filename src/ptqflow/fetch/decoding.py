@@ -1,4 +1,4 @@
-"""Image files of any mode and size as RGB arrays of one size."""
+"""Image files of any mode and size as arrays of one size and number of channels."""
 
 import io
 from collections.abc import Iterator
@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
+
+from ptqflow.core.normalization import COLORS, Color
 
 _STRIP = 1_000_000  # pixels
 _MAX_SAMPLE_VALUE = 281  # tag of TIFF
@@ -29,11 +31,12 @@ class _Levels:
     white: int
 
 
-def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
-    """Decode an image of any format that Pillow reads to uint8 RGB of shape (size, size, 3).
+def decode_image(data: bytes, size: int, channels: int) -> NDArray[np.uint8]:
+    """Decode an image of any format that Pillow reads to uint8 of shape (size, size, channels).
 
-    EXIF rotation is applied, transparency is composited on white, more than 8 bits are scaled to 8 by the maximum that
-    the format states. The image is cropped to a square at its center and resized bilinearly with antialiasing.
+    The channels are 1 (grey), 3 (RGB) or 4 (RGBA). EXIF rotation is applied, transparency is composited on white for
+    grey and RGB, and kept for RGBA, in which other images are opaque. More than 8 bits are scaled to 8 by the maximum
+    that the format states. The image is cropped to a square at its center and resized bilinearly with antialiasing.
 
     Raises:
         UnreadableImageError: not an image, truncated, larger than Pillow's decompression-bomb limit, of floats or of
@@ -41,7 +44,7 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return fit_image(image, size)
+            return fit_image(image, size, channels)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:  # its message is the address of the bytes in memory
@@ -50,8 +53,8 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
         raise UnreadableImageError(str(error) or type(error).__name__) from None
 
 
-def fit_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Apply EXIF rotation, convert to RGB, crop to a square at the center and resize to (size, size, 3) uint8.
+def fit_image(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
+    """Apply EXIF rotation, convert, crop to a square at the center and resize to (size, size, channels) uint8.
 
     Raises:
         UnreadableImageError: as `decode_image`, of its values.
@@ -60,17 +63,21 @@ def fit_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
     levels = _find_levels(image)
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
-    rgb = image if image.mode == "RGB" and not image.has_transparency_data else _to_rgb_in_strips(image, levels)
-    if rgb.size != (size, size):
-        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(rgb)
+    color = COLORS[channels]
+    if image.mode != color or (color != "RGBA" and image.has_transparency_data):
+        image = _convert_in_strips(image, levels, color)
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(size, size, channels)
 
 
-def fit_arrays(images: NDArray[Any], size: int) -> NDArray[np.uint8]:
-    """Resize uint8 images of shape (N, H, W) or (N, H, W, 3) to (N, size, size, 3)."""
-    if images.shape[1:] == (size, size, 3):
+def fit_arrays(images: NDArray[Any], size: int, channels: int) -> NDArray[np.uint8]:
+    """Convert and resize uint8 images of shape (N, H, W) or (N, H, W, 1, 3 or 4) to (N, size, size, channels)."""
+    if images.shape[1:] == (size, size, channels):
         return images.astype(np.uint8, copy=False)
-    return np.stack([fit_image(Image.fromarray(image), size) for image in images])
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]  # Pillow has no such axis
+    return np.stack([fit_image(Image.fromarray(image), size, channels) for image in images])
 
 
 def _find_levels(image: Image.Image) -> _Levels | None:
@@ -154,25 +161,28 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _to_rgb_in_strips(image: Image.Image, levels: _Levels | None) -> Image.Image:
+def _convert_in_strips(image: Image.Image, levels: _Levels | None, color: Color) -> Image.Image:
     """Convert some rows at a time: at once, the intermediate images would take four times the memory of the image."""
-    rgb = Image.new("RGB", image.size)
+    converted = Image.new(color, image.size)
     for top, strip in _strips(image):
-        rgb.paste(_to_rgb(strip, levels), (0, top))
-    return rgb
+        converted.paste(_convert(strip if levels is None else _to_8_bits(strip, levels), color), (0, top))
+    return converted
 
 
-def _to_rgb(image: Image.Image, levels: _Levels | None) -> Image.Image:
-    if levels is not None:
-        return _to_8_bits(image, levels).convert("RGB")
+def _convert(image: Image.Image, color: Color) -> Image.Image:
+    if color == "RGBA":
+        return image.convert("RGBA")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert("RGB")
+    return image.convert("RGB").convert(color)  # from RGB, since Pillow converts not every mode to grey
 
 
 def _to_8_bits(image: Image.Image, levels: _Levels) -> Image.Image:
     values = np.asarray(image)
     grey = np.rint((values - float(levels.black)) * (255 / (levels.white - levels.black))).astype(np.uint8)
     transparent = image.info.get("transparency")
-    return Image.fromarray(np.where(values == transparent, np.uint8(255), grey) if transparent is not None else grey)
+    if transparent is None:
+        return Image.fromarray(grey)
+    opacity = np.where(values == transparent, np.uint8(0), np.uint8(255))
+    return Image.fromarray(np.stack([grey, opacity], axis=-1))

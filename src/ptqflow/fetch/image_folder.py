@@ -56,7 +56,8 @@ def load_image_folder(root: Path, params: DataParams, spool: Path) -> Source:
     row_of = _decode([name for names in layout.names.values() for name in names], root, params, spool)
     if not row_of:
         raise DataError(f"{root.resolve()}: none of its files is a readable image")
-    pixels = np.memmap(spool, np.uint8, "r", shape=(len(row_of), params.image_size, params.image_size, 3))
+    size = params.image_size
+    pixels = np.memmap(spool, np.uint8, "r", shape=(len(row_of), size, size, params.channels))
     pools = {split: _pool(root, layout, split, pixels, row_of) for split in layout.names}
     return Source(
         origin="image files, one folder a class",
@@ -201,7 +202,7 @@ def _decoded(
     def decode(file: tuple[str, bytes]) -> tuple[str, np.ndarray | UnreadableImageError]:
         name, data = file
         try:
-            return name, decode_image(data, params.image_size)
+            return name, decode_image(data, params.image_size, params.channels)
         except UnreadableImageError as error:
             return name, error
 

@@ -41,6 +41,8 @@ class DataParams(Params):
     null: a zip with such names is refused."""
     image_size: Annotated[int, Field(ge=8, le=4096)]
     """Height and width in pixels: images are scaled to it on the short side and cropped at the center."""
+    channels: Literal[1, 3, 4]
+    """What images are decoded to: 1 is grey, 3 is RGB, 4 is RGBA. 1 and 4 need a network of your own."""
     limit: Annotated[int, Field(ge=2)] | None
     """Keep at most so many images of train (val included) and of test, stratified by class; of an image folder without
     `test/`, of all images. null: all."""

@@ -49,26 +49,27 @@ def _digits(params: DataParams, spool: Path) -> Source:
     return Source(
         origin="sklearn.datasets.load_digits",
         classes=tuple(str(name) for name in digits.target_names),
-        train=_spooled(images, digits.target, np.arange(len(images)), params.image_size, spool),
+        train=_spooled(images, digits.target, np.arange(len(images)), params, spool),
         test=None,
         horizontal_flip=False,
     )
 
 
-def _spooled(images: NDArray[np.uint8], labels: ArrayLike, rows: Rows, size: int, spool: Path) -> Pool:
+def _spooled(images: NDArray[np.uint8], labels: ArrayLike, rows: Rows, params: DataParams, spool: Path) -> Pool:
     """Resize the images at `rows` into the file `spool`, because they may not fit in memory; the pool maps it."""
+    size, channels = params.image_size, params.channels
     with naming(spool), spool.open("wb") as out:
         step = images_together(size, _PIXELS)
         for start in range(0, len(rows), step):
-            out.write(fit_arrays(images[rows[start : start + step]], size).tobytes())
-    pixels = np.memmap(spool, np.uint8, "r", shape=(len(rows), size, size, 3))
+            out.write(fit_arrays(images[rows[start : start + step]], size, channels).tobytes())
+    pixels = np.memmap(spool, np.uint8, "r", shape=(len(rows), size, size, channels))
     return Pool(pixels, np.arange(len(rows), dtype=np.int64), np.asarray(labels, dtype=np.int64)[rows])
 
 
 def _drawn(data: Any, params: DataParams, spool: Path, least: int) -> Pool:
     labels = np.asarray(data.targets, dtype=np.int64)
     rows = stratified_subset(labels, params.limit, params.seed, data.classes, least)
-    return _spooled(np.asarray(data.data), data.targets, rows, params.image_size, spool)
+    return _spooled(np.asarray(data.data), data.targets, rows, params, spool)
 
 
 def _torchvision_source(params: DataParams, given: Path | None, scratch: Path) -> Source:
@@ -87,7 +88,7 @@ def _torchvision_source(params: DataParams, given: Path | None, scratch: Path) -
         train=_drawn(train, params, scratch / "train", 2),
         test=_drawn(test, params, scratch / "test", 0),
         horizontal_flip=True,
-        normalization=_CIFAR10_NORMALIZATION if params.name == "cifar10" else None,
+        normalization=_CIFAR10_NORMALIZATION if params.name == "cifar10" and params.channels == 3 else None,
     )
 
 

@@ -19,7 +19,7 @@ class Pool:
     """Images that are rows of a larger array, which may be memory-mapped; nothing is copied until it is read."""
 
     pixels: NDArray[np.uint8]
-    """(M, size, size, 3), RGB."""
+    """(M, size, size, channels)."""
     rows: Rows
     """(N,), which rows of `pixels` belong to this pool."""
     labels: NDArray[np.int64]

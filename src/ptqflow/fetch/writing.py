@@ -83,9 +83,10 @@ def _chunks(pool: Pool) -> Iterator[NDArray[np.uint8]]:
 
 def _channel_statistics(pool: Pool) -> tuple[Channels, Channels]:
     # From counts of the 256 values, so exact: no order of summation, no rounding.
-    counts = np.zeros((3, 256), dtype=np.int64)
+    channels = pool.pixels.shape[-1]
+    counts = np.zeros((channels, 256), dtype=np.int64)
     for images in _chunks(pool):
-        for channel in range(3):
+        for channel in range(channels):
             counts[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
     values = np.arange(256) / 255
     mean = counts @ values / counts.sum(axis=1)
@@ -94,5 +95,4 @@ def _channel_statistics(pool: Pool) -> tuple[Channels, Channels]:
 
 
 def _as_channels(values: NDArray[np.float64]) -> Channels:
-    red, green, blue = values.round(6).tolist()
-    return red, green, blue
+    return tuple(values.round(6).tolist())

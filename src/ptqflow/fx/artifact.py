@@ -56,7 +56,7 @@ def save_int8(
 ) -> None:
     """Write the state, its card, both graphs and the list of layers as text; whole or not at all, deterministic.
 
-    What was written is read back and compared with the network on `images`, float32 (N, 3, H, W), first.
+    What was written is read back and compared with the network on `images`, float32 (N, C, H, W), first.
 
     Raises:
         ModelError: the network that is read back computes something else; or its logits are not finite.
@@ -103,11 +103,11 @@ def load_int8(directory: Path, engine: str | None = None) -> Int8Model:
             f"{directory} was converted for {card.scheme.engine} and would compute other results on {engine}; "
             f"set convert.engine={engine} and run `dvc repro`"
         )
-    image_size = card.model.image_size
-    model = canonicalize(build_from_card(card.model), image_size)
-    prepared = prepare(model, image_size, card.scheme)
+    input_shape = card.model.input_shape
+    model = canonicalize(build_from_card(card.model), input_shape)
+    prepared = prepare(model, input_shape, card.scheme)
     restore_ranges(model, prepared, card.qparams)  # some kernels keep them outside of the state
-    module = convert(prepared, card.scheme, image_size)
+    module = convert(prepared, card.scheme, input_shape)
     try:
         with without_torch_warnings():
             module.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))

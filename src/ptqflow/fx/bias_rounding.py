@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, fx
 from torch.fx import GraphModule, Node
 
+from ptqflow.core.normalization import InputShape
 from ptqflow.fx.prepare import without_torch_warnings
 
 _MOST_STEPS = 2**30
 """Of a bias: int32 holds twice as many, of which the sums of products need some."""
 
 
-def fit_biases(converted: GraphModule, image_size: int, *, rounded: bool) -> None:
+def fit_biases(converted: GraphModule, input_shape: InputShape, *, rounded: bool) -> None:
     """Make the biases of the INT8 layers, in place, such as int32 sums can hold.
 
     The weight scales of channels whose bias has more steps than int32 can hold are enlarged. A step is the scale of the
@@ -27,10 +28,10 @@ def fit_biases(converted: GraphModule, image_size: int, *, rounded: bool) -> Non
 
     Args:
         converted: the INT8 network.
-        image_size: height and width of the images in pixels.
+        input_shape: channels, height and width of an image.
         rounded: whether each bias is rounded to a multiple of the scale of its sums.
     """
-    for layer, input_scale in _weighted_layers(converted, image_size):
+    for layer, input_scale in _weighted_layers(converted, input_shape):
         weight, bias = layer.weight(), layer.bias()
         smallest = bias.detach().abs() / (input_scale * _MOST_STEPS)
         if (sum_scale(weight, 1.0) < smallest).any():
@@ -38,11 +39,11 @@ def fit_biases(converted: GraphModule, image_size: int, *, rounded: bool) -> Non
         layer.set_weight_bias(weight, rounded_bias(bias, weight, input_scale) if rounded else bias)
 
 
-def _weighted_layers(converted: GraphModule, image_size: int) -> Iterator[tuple[Any, float]]:
+def _weighted_layers(converted: GraphModule, input_shape: InputShape) -> Iterator[tuple[Any, float]]:
     """Yield the INT8 layers with a bias whose inputs all have one scale, and that scale."""
     scales = _InputScales(converted)
     with without_torch_warnings(), torch.inference_mode():
-        scales.run(torch.zeros(2, 3, image_size, image_size))
+        scales.run(torch.zeros(2, *input_shape))
     for name, found in scales.of_layer.items():
         layer: Any = converted.get_submodule(name)
         if len(found) == 1 and layer.bias() is not None:

@@ -10,14 +10,16 @@ from torch.fx import GraphModule, Node
 
 from ptqflow.core.engines import Engine
 from ptqflow.core.errors import ModelError
+from ptqflow.core.normalization import InputShape
 from ptqflow.fx.engine import use_engine
+from ptqflow.fx.float_output import replace_reference_layers
 from ptqflow.fx.graph import is_clamp
 from ptqflow.fx.prepare import Scheme, backend_config, fp32_reason, without_torch_warnings
 
 _SHIELD = "stays_fp32"
 
 
-def convert(prepared: GraphModule, scheme: Scheme, image_size: int) -> GraphModule:
+def convert(prepared: GraphModule, scheme: Scheme, input_shape: InputShape) -> GraphModule:
     """Convert a prepared network, which stays unchanged, to INT8 for its engine, and select that for this process.
 
     Observers without a range have scale 1: with all of them so, it is the uncalibrated control.
@@ -36,9 +38,10 @@ def convert(prepared: GraphModule, scheme: Scheme, image_size: int) -> GraphModu
                 f"torch cannot convert the network to INT8 ({_one_line(error)}); name the module that it is about in "
                 "convert.keep_fp32"
             ) from None
+    replace_reference_layers(converted)
     if scheme.engine == "qnnpack":
         _order_for_clamps(converted)
-    _check_runs(converted, prepared, scheme.engine, image_size)
+    _check_runs(converted, prepared, scheme.engine, input_shape)
     return converted
 
 
@@ -81,12 +84,13 @@ class _Steps(fx.Interpreter):
         return super().run_node(n)
 
 
-def _check_runs(converted: GraphModule, prepared: GraphModule, engine: Engine, image_size: int) -> None:
+def _check_runs(converted: GraphModule, prepared: GraphModule, engine: Engine, input_shape: InputShape) -> None:
     # Not all that converts runs: a mean over 1x1 pixels does on qnnpack alone.
     steps = _Steps(converted)
+    _, height, width = input_shape
     try:
         with without_torch_warnings(), torch.inference_mode():
-            steps.run(torch.zeros(2, 3, image_size, image_size))
+            steps.run(torch.zeros(2, *input_shape))
     except Exception as error:  # torch raises anything for what it does not expect
         step = str(steps.running.target) if steps.running.op == "call_module" else steps.running.name
         reason = _one_line(error)[:200]
@@ -96,7 +100,7 @@ def _check_runs(converted: GraphModule, prepared: GraphModule, engine: Engine, i
                 f"torch has no INT8 kernel on {engine} for how {step} is used ({reason}); name it in convert.keep_fp32",
             ) from None
         raise ModelError(
-            f"the INT8 network cannot take images of {image_size}x{image_size} on {engine}: {step} raises "
+            f"the INT8 network cannot take images of {height}x{width} on {engine}: {step} raises "
             f"{type(error).__name__} ({reason}); name it in convert.keep_fp32, or try another convert.engine"
         ) from None
 

@@ -33,7 +33,7 @@ def measure_fidelity(model: nn.Module, converted: GraphModule, images: Tensor) -
     Args:
         model: the FP32 network.
         converted: the INT8 network.
-        images: of the calibration, float32 (N, 3, H, W), normalized.
+        images: of the calibration, float32 (N, C, H, W), normalized.
     """
     with without_torch_warnings(), torch.inference_mode():
         found = median_sqnr_db(converted(images), model(images))
@@ -50,7 +50,7 @@ def require_fidelity(
         min_sqnr_db: the least that is accepted, None for no limit.
         model: the FP32 network.
         converted: the INT8 network, whose engine is selected.
-        images: float32 (N, 3, H, W), on which the steps are compared where it is less.
+        images: float32 (N, C, H, W), on which the steps are compared where it is less.
 
     Raises:
         ModelError: it is less; the error names the steps in which most is lost.

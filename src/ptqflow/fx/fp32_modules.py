@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 
 from ptqflow.core.errors import ParamsError
 from ptqflow.fx.graph import fused_steps, is_weighted, trace
-from ptqflow.models.canonical import scope
+from ptqflow.models.nodes import scope
 
 
 def match_names(key: str, patterns: Iterable[str], names: Collection[str]) -> list[str]:

@@ -14,15 +14,26 @@ from torch.nn import functional as F
 from ptqflow.core.engines import Engine
 from ptqflow.fx.fp32_modules import is_kept_node
 from ptqflow.fx.graph import is_weighted
-from ptqflow.models.canonical import function_name
+from ptqflow.models.nodes import function_name
 
 MISCOMPUTED = (nn.PReLU, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """What torch 2.13 computes wrongly on INT8: PReLU with slopes below 1, transposed convolutions on some engines."""
 WRONG = "torch's INT8 kernel for it is wrong"
 _FLOAT_INSIDE = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.Softmax)
+_ACTIVATIONS = (
+    *(nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid, nn.Mish, nn.SELU, nn.SiLU, nn.Sigmoid),
+    *(nn.Softplus, nn.Softsign, nn.Tanh, nn.Tanhshrink),
+)
+_ACTIVATION_FUNCTIONS = (
+    *(F.elu, F.hardsigmoid, F.hardswish, F.sigmoid, F.tanh, torch.sigmoid, torch.tanh, "sigmoid", "tanh"),
+)
 _FLOAT_INSIDE_FUNCTIONS = (F.layer_norm, F.group_norm, F.instance_norm, F.softmax, torch.softmax, "softmax")
-_WEIGHTED_FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d, F.linear)
+_WEIGHTED_FUNCTIONS = (
+    *(F.conv1d, F.conv2d, F.conv3d, F.linear),
+    *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+)
 """Functions that the canonical form makes modules of where their weights are constant."""
+_PRODUCTS = (operator.mul, torch.mul, torch.matmul, operator.matmul)
 _SCALAR = (operator.add, operator.mul, torch.add, torch.mul)
 _PASSIVE = frozenset(("getitem", "chunk", "split", "unbind", "expand", "movedim", "swapaxes", "flatten", "unflatten"))
 _PASSIVE_MODULES = (nn.Flatten, nn.Unflatten)
@@ -41,7 +52,7 @@ def fp32_steps(traced: GraphModule, engine: Engine, chosen: Mapping[str, Collect
         chosen: names of modules and steps that are to stay FP32, by the reason.
     """
     reasons = {node.name: reason for node in traced.graph.nodes if (reason := _reason(node, traced, engine, chosen))}
-    steps = [node for node in traced.graph.nodes if _may_be_int8(node, traced) and node.name not in reasons]
+    steps = [node for node in traced.graph.nodes if may_be_int8(node, traced) and node.name not in reasons]
     int8 = set(steps)
     free = [node for node in steps if not is_weighted(node, traced)]
     changed = True
@@ -73,25 +84,28 @@ def _reason(node: Node, traced: GraphModule, engine: Engine, chosen: Mapping[str
     module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
     if reason := next((reason for reason, names in chosen.items() if is_kept_node(node, names)), None):
         return reason
-    if isinstance(module, MISCOMPUTED) or (engine == "qnnpack" and _has_ignored_options(node, module)):
+    if isinstance(module, MISCOMPUTED) or (engine == "qnnpack" and _has_ignored_options(module)):
         return WRONG
     if isinstance(module, _FLOAT_INSIDE) or node.target in _FLOAT_INSIDE_FUNCTIONS:
         return "computes in float inside, on INT8 values too"
+    if isinstance(module, _ACTIVATIONS) or node.target in _ACTIVATION_FUNCTIONS:
+        return "every runtime computes it in float"
     if node.target in _WEIGHTED_FUNCTIONS:
         return "its weights depend on the input"
     if node.target in _SCALAR and not all(isinstance(argument, Node) for argument in node.args[:2]):
         return "scales or shifts by a number, which needs no rounding"
+    if node.target in _PRODUCTS:
+        return "rounded factors would lose most"
     return None
 
 
-def _has_ignored_options(node: Node, module: nn.Module | None) -> bool:
-    """Return whether a pooling has options that QNNPACK's kernel ignores."""
-    if isinstance(module, nn.AvgPool2d):
-        return bool(module.padding and not module.count_include_pad)  # the others are gone from the canonical form
-    return node.target is F.avg_pool2d and bool(node.kwargs.keys() - {"kernel_size", "stride"} or len(node.args) > 3)
+def _has_ignored_options(module: nn.Module | None) -> bool:
+    """Return whether a pooling has options that QNNPACK's kernel ignores, of those that the canonical form leaves."""
+    return isinstance(module, nn.AvgPool2d) and bool(module.padding and not module.count_include_pad)
 
 
-def _may_be_int8(node: Node, traced: GraphModule) -> bool:
+def may_be_int8(node: Node, traced: GraphModule) -> bool:
+    """Return whether torch has an INT8 form of a step of the canonical form."""
     if node.op == "call_module":
         module = traced.get_submodule(str(node.target))
         return type(module) in quantizable() or isinstance(module, _PASSIVE_MODULES)

@@ -14,7 +14,8 @@ from torch.ao.nn.intrinsic import ConvAdd2d, ConvAddReLU2d
 from torch.ao.quantization import ObserverBase
 from torch.fx import GraphModule, Node
 
-from ptqflow.models.canonical import function_name
+from ptqflow.core.normalization import InputShape
+from ptqflow.models.nodes import function_name
 
 # What may return its argument's own memory.
 _ALIASING_MODULES = (ObserverBase, nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)  # and those that work in place
@@ -33,14 +34,14 @@ def fused_additions(prepared: GraphModule) -> list[Node]:
     ]
 
 
-def additions_are_safe(prepared: GraphModule, image_size: int) -> bool:
+def additions_are_safe(prepared: GraphModule, input_shape: InputShape) -> bool:
     """Return whether every fused addition of a prepared network may overwrite its other summand."""
     additions = fused_additions(prepared)
     if not additions:
         return True
     shapes = _Shapes(prepared)
     with torch.inference_mode():
-        shapes.run(torch.zeros(2, 3, image_size, image_size))  # of one image, a parameter could have the shape
+        shapes.run(torch.zeros(2, *input_shape))  # of one image, a parameter could have the shape
     position = {node: i for i, node in enumerate(prepared.graph.nodes)}
     return shapes.equal and all(_overwrites_unread(node, prepared, position) for node in additions)
 

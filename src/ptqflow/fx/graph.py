@@ -8,7 +8,7 @@ from torch.fx import GraphModule, Node
 from torch.nn import functional
 
 from ptqflow.fx.observer import RangeObserver
-from ptqflow.models.canonical import copy_sharing_tensors
+from ptqflow.models.nodes import copy_sharing_tensors
 
 _RELUS = (functional.relu, torch.relu, "relu")
 _CLAMPS = (functional.relu6, functional.hardtanh, torch.clamp, "clamp")

@@ -8,10 +8,11 @@ from torch.ao.nn.intrinsic import quantized as nniq
 from torch.fx import GraphModule, Node
 
 from ptqflow.core.text_table import format_text_table
+from ptqflow.fx.float_output import FloatOutput
 from ptqflow.fx.fp32_steps import quantizable
 from ptqflow.fx.graph import fused_steps, step_name, trace
 from ptqflow.fx.prepare import fp32_reason
-from ptqflow.models.canonical import function_name
+from ptqflow.models.nodes import function_name
 
 Precision = Literal["int8", "fp32"]
 
@@ -63,6 +64,7 @@ def list_layers(model: nn.Module, converted: GraphModule) -> list[Layer]:
             sizes.add(node)
             continue
         has_int8_kernel = _has_int8_kernel(node, converted)
+        float_output = _has_float_output(node, converted)
         takes_int8 = any(argument in int8_values for argument in node.all_input_nodes[:1])
         if (
             has_int8_kernel
@@ -73,8 +75,10 @@ def list_layers(model: nn.Module, converted: GraphModule) -> list[Layer]:
         if (operation := _operation(node, converted)) is None:
             continue
         name = step_name(node)
-        if has_int8_kernel:
-            layers.append(Layer(name, operation, "int8", f"with {', '.join(fused[name])}" if fused.get(name) else ""))
+        if has_int8_kernel or float_output:
+            notes = [f"with {', '.join(fused[name])}"] if fused.get(name) else []
+            notes += ["its output is not rounded"] if float_output else []
+            layers.append(Layer(name, operation, "int8", "; ".join(notes)))
         elif takes_int8:
             layers.append(Layer(name, operation, "int8", "works on INT8 values unchanged"))
         else:
@@ -110,10 +114,16 @@ def _has_int8_kernel(node: Node, converted: GraphModule) -> bool:
     return node.op == "call_function" and str(node.target).startswith("quantized.")
 
 
+def _has_float_output(node: Node, converted: GraphModule) -> bool:
+    return node.op == "call_module" and isinstance(converted.get_submodule(str(node.target)), FloatOutput)
+
+
 def _operation(node: Node, converted: GraphModule) -> str | None:
     """Return the name of what a node computes, None if it computes nothing."""
     if node.op == "call_module":
         module = converted.get_submodule(str(node.target))
+        if isinstance(module, FloatOutput):
+            return module.kind.__name__
         passive = isinstance(module, _PASSIVE_MODULES) or type(module).__name__ == "Dropout"
         return None if passive else type(module).__name__
     if node.op in ("call_function", "call_method"):

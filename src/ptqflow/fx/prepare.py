@@ -26,10 +26,12 @@ from torch.fx import GraphModule, Node
 from ptqflow.core.artifacts import Card
 from ptqflow.core.engines import Engine
 from ptqflow.core.errors import ModelError
-from ptqflow.fx.fp32_steps import fp32_steps
+from ptqflow.core.normalization import InputShape
+from ptqflow.fx.fp32_steps import fp32_steps, may_be_int8
 from ptqflow.fx.fused_adds import additions_are_safe, fused_additions
-from ptqflow.fx.graph import note_steps, observer_nodes, trace, unevenly_fused
+from ptqflow.fx.graph import is_weighted, note_steps, observer_nodes, trace, unevenly_fused
 from ptqflow.fx.observer import RangeObserver, WeightObserver, WeightScales, unit_scales
+from ptqflow.models.nodes import function_name
 
 
 class Scheme(Card):
@@ -57,6 +59,7 @@ class Scheme(Card):
         return 127 if self.reduce_range else 255
 
 
+_POOLING = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._MaxPoolNd)
 _REASON = "stays_fp32"
 """Key of a node's `meta`, and scope of functions that stay FP32."""
 
@@ -67,7 +70,7 @@ EVERYTHING = Scheme(
 
 
 def prepare(
-    model: nn.Module, image_size: int, scheme: Scheme, weight_scales: WeightScales = unit_scales
+    model: nn.Module, input_shape: InputShape, scheme: Scheme, weight_scales: WeightScales = unit_scales
 ) -> GraphModule:
     """Fuse conv-bn-relu and insert a `RangeObserver` for each tensor to be quantized, in a copy of the model.
 
@@ -76,7 +79,7 @@ def prepare(
 
     Args:
         model: FP32, in evaluation mode, in its canonical form.
-        image_size: height and width of the input in pixels.
+        input_shape: channels, height and width of an image.
         scheme: what is quantized, and to which levels.
         weight_scales: chooses the scales of weights where `scheme.mse_weights` is set; the default is for a network
             whose weights are loaded afterwards.
@@ -88,10 +91,10 @@ def prepare(
     if (
         scheme.engine == "onednn"
         and scheme.fuse_additions
-        and (prepared := _prepare_fusing_additions(model, image_size, scheme, weight_scales))
+        and (prepared := _prepare_fusing_additions(model, input_shape, scheme, weight_scales))
     ):
         return prepared
-    prepared = _prepare(model, image_size, scheme, weight_scales, get_native_backend_config())
+    prepared = _prepare(model, input_shape, scheme, weight_scales, get_native_backend_config())
     _refuse_miscomputed(model, prepared)
     return prepared
 
@@ -117,20 +120,20 @@ def without_torch_warnings() -> Iterator[None]:
 
 
 def _prepare_fusing_additions(
-    model: nn.Module, image_size: int, scheme: Scheme, weight_scales: WeightScales
+    model: nn.Module, input_shape: InputShape, scheme: Scheme, weight_scales: WeightScales
 ) -> GraphModule | None:
     """Return None where there is nothing to fuse, or torch cannot fuse it, or not without an error."""
     try:
-        prepared = _prepare(model, image_size, scheme, weight_scales, get_onednn_backend_config())
+        prepared = _prepare(model, input_shape, scheme, weight_scales, get_onednn_backend_config())
     except ModelError:  # such as for y + y or y + 1
         return None
     if not fused_additions(prepared) or unevenly_fused(model, prepared):
         return None
-    return prepared if additions_are_safe(prepared, image_size) else None
+    return prepared if additions_are_safe(prepared, input_shape) else None
 
 
 def _prepare(
-    model: nn.Module, image_size: int, scheme: Scheme, weight_scales: WeightScales, backend: BackendConfig
+    model: nn.Module, input_shape: InputShape, scheme: Scheme, weight_scales: WeightScales, backend: BackendConfig
 ) -> GraphModule:
     traced = trace(model)
     chosen = {
@@ -139,7 +142,7 @@ def _prepare(
         "its inputs have ranges of other magnitudes": scheme.unequal,
     }
     reasons = fp32_steps(traced, scheme.engine, chosen)
-    example = torch.zeros(1, 3, image_size, image_size)
+    example = torch.zeros(1, *input_shape)
     with without_torch_warnings():
         mapping = _qconfig_mapping(scheme, weight_scales, _fp32_modules(traced, reasons))
         for call in range(len(reasons)):  # of modules that other calls run on INT8
@@ -155,6 +158,8 @@ def _prepare(
                 "name the module that it is about in convert.keep_fp32"
             ) from None
     _free_ranges(prepared, mapping, scheme)
+    int8 = {node.name for node in traced.graph.nodes if may_be_int8(node, traced) and node.name not in reasons}
+    _leave_unrounded(prepared, int8)
     for node in prepared.graph.nodes:
         if node.name in reasons:
             node.meta[_REASON] = reasons[node.name]
@@ -179,6 +184,34 @@ def _scopes(traced: GraphModule, reasons: dict[str, str]) -> dict[str, tuple[str
         if node.name in reasons:  # of a module torch looks at the parent
             scopes[node.name] = (f"{_REASON}.call" if node.op == "call_module" else _REASON, nn.Module)
     return scopes
+
+
+def _leave_unrounded(prepared: GraphModule, int8: Collection[str]) -> None:
+    """Remove the observers of outputs of layers that no INT8 step reads, so that they are not rounded.
+
+    Convolutions before additions, pooling and concatenations alone keep them: there, ONNX Runtime has INT8 kernels.
+    """
+    for node in observer_nodes(prepared):
+        source, readers = node.all_input_nodes[0], list(node.users)
+        if not is_weighted(source, prepared) or any(reader.name in int8 for reader in readers):
+            continue
+        kept = ("output",) if _is_linear(source, prepared) else ("output", "add", "cat", "mean", "pool")
+        if not all(_kind_of_reader(reader, prepared) in kept for reader in readers):
+            node.replace_all_uses_with(source)
+            prepared.graph.erase_node(node)
+            prepared.delete_submodule(str(node.target))
+    prepared.recompile()
+
+
+def _is_linear(node: Node, prepared: GraphModule) -> bool:
+    module = prepared.get_submodule(str(node.target))
+    return isinstance(module[0] if isinstance(module, nn.Sequential) else module, nn.Linear)
+
+
+def _kind_of_reader(node: Node, prepared: GraphModule) -> str:
+    if node.op == "call_module":
+        return "pool" if isinstance(prepared.get_submodule(str(node.target)), _POOLING) else "module"
+    return node.op if node.op == "output" else function_name(node)
 
 
 def _reshape_for_view(prepared: GraphModule) -> None:

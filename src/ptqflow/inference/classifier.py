@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ptqflow.runtime.runtimes import Network
 
 Picture = Image.Image | NDArray[np.uint8]
-"""A PIL image, or an array (H, W, 3) of RGB."""
+"""A PIL image, or an array (H, W, C)."""
 
 _MOST_IMAGES = 64
 
@@ -46,7 +46,7 @@ class Classifier:
         Raises:
             DataError: they are of another kind, or there are none.
         """
-        return softmax(compute_logits(self.network, self.manifest, to_pixels(images, self.manifest.image_size)))
+        return softmax(compute_logits(self.network, self.manifest, to_pixels(images, self.manifest)))
 
 
 def load_classifier(
@@ -68,24 +68,25 @@ def batch_size(image_size: int) -> int:
 
 
 def compute_logits(network: "Network", manifest: Manifest, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the logits (N, classes) of images (N, size, size, 3), of the model's size and N > 0."""
+    """Return the logits (N, classes) of images (N, size, size, channels), of the model's size and N > 0."""
     step = batch_size(manifest.image_size)
     batches = (pixels[start : start + step] for start in range(0, len(pixels), step))
     return np.concatenate([network(normalize(batch, manifest.input)) for batch in batches])
 
 
-def to_pixels(images: Picture | Sequence[Picture], size: int) -> NDArray[np.uint8]:
-    """Return images of any kind that a classifier takes as an array (N, size, size, 3).
+def to_pixels(images: Picture | Sequence[Picture], manifest: Manifest) -> NDArray[np.uint8]:
+    """Return images of any kind that a classifier takes as an array (N, size, size, channels).
 
     Raises:
         DataError: they are of another kind, or there are none.
     """
+    size, channels = manifest.image_size, manifest.input.channels
     if isinstance(images, np.ndarray) and images.ndim == 4:
-        pixels = fit_arrays(_checked(images, "the array", 4), size) if len(images) else images
+        pixels = fit_arrays(_checked(images, manifest, "the array", 4), size, channels) if len(images) else images
     else:
         if isinstance(images, Image.Image | np.ndarray) or not isinstance(images, Iterable):
             images = [images]
-        fitted = [_fit(image, size, f"image {i}") for i, image in enumerate(images)]
+        fitted = [_fit(image, manifest, f"image {i}") for i, image in enumerate(images)]
         pixels = np.stack(fitted) if fitted else np.empty(0, np.uint8)
     if not len(pixels):
         raise DataError("a batch of 0 images: pass 1 or more")
@@ -100,25 +101,29 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     return probabilities.astype(np.float32)
 
 
-def _fit(image: Any, size: int, name: str) -> NDArray[np.uint8]:
+def _fit(image: Any, manifest: Manifest, name: str) -> NDArray[np.uint8]:
+    size, channels = manifest.image_size, manifest.input.channels
     if not isinstance(image, Image.Image):
-        return fit_image(Image.fromarray(_checked(image, name, 3)), size)
+        fitted: NDArray[np.uint8] = fit_arrays(_checked(image, manifest, name, 3)[np.newaxis], size, channels)[0]
+        return fitted
     try:
-        return fit_image(image, size)
+        return fit_image(image, size, channels)
     except (UnreadableImageError, OSError) as error:  # a PIL image is read from its file when it is first needed
         raise DataError(f"{name}: {error}") from None
 
 
-def _checked(images: Any, name: str, ndim: int) -> NDArray[np.uint8]:
+def _checked(images: Any, manifest: Manifest, name: str, ndim: int) -> NDArray[np.uint8]:
     found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else f"a {type(images).__name__}"
+    channels, color = manifest.input.channels, manifest.input.color
     if (
         not isinstance(images, np.ndarray)
         or images.dtype != np.uint8
         or images.ndim != ndim
-        or images.shape[-1] != 3
+        or images.shape[-1] != channels
         or 0 in images.shape
     ):
         raise DataError(
-            f"{name} is {found}: pass uint8 RGB arrays (N, H, W, 3) or (H, W, 3), PIL images, or a list of either"
+            f"{name} is {found}: pass uint8 {color} arrays (N, H, W, {channels}) or (H, W, {channels}), PIL images, or "
+            "a list of either"
         )
     return images

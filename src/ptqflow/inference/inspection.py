@@ -27,12 +27,12 @@ def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
         manifest: of the exported model.
         wrong: names of files that are missing or changed.
     """
-    size, wrong = manifest.image_size, set(wrong)
-    numbers = {"mean": manifest.input.mean, "std": manifest.input.std}
+    (channels, height, width), wrong, given = manifest.input_shape, set(wrong), manifest.input
+    numbers = {"mean": given.mean, "std": given.std}
     rows = {
         "model": f"{manifest.architecture}, stem {manifest.stem}, {len(manifest.classes)} classes",
         "classes": ", ".join(manifest.classes),
-        "input": f"{manifest.input.name}, {manifest.input.dtype} (N, 3, {size}, {size}), {manifest.input.color}, "
+        "input": f"{given.name}, {given.dtype} (N, {channels}, {height}, {width}), {given.color}, "
         "(pixel / 255 - mean) / std",
         **{name: " ".join(f"{value:.6g}" for value in values) for name, values in numbers.items()},
         "output": f"{manifest.output.name}, float32 (N, {len(manifest.classes)})",

@@ -16,6 +16,7 @@ from ptqflow.core.errors import DataError, describe_os_error
 from ptqflow.fetch.decoding import UnreadableImageError, decode_image
 from ptqflow.fetch.system_files import system_name
 from ptqflow.inference.classifier import Classifier, batch_size
+from ptqflow.runtime.manifest import Manifest
 
 Report = Callable[[str], None]
 """Called with one line about a file or folder; the others are still processed."""
@@ -59,9 +60,9 @@ def predict(
         A prediction for each image.
     """
     files = (file for path in paths for file in _files(path, complain, note))
-    size = classifier.manifest.image_size
-    decoded = _decode(files, size, complain)
-    while batch := list(islice(decoded, batch_size(size))):
+    manifest = classifier.manifest
+    decoded = _decode(files, manifest, complain)
+    while batch := list(islice(decoded, batch_size(manifest.image_size))):
         probabilities = classifier(np.stack([pixels for _, pixels in batch]))
         for (file, _), row in zip(batch, probabilities, strict=True):
             if np.isfinite(row).all():
@@ -105,12 +106,12 @@ def _files(path: Path, complain: Report, note: Report) -> list[Path]:
         return []
 
 
-def _decode(files: Iterable[Path], size: int, complain: Report) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
+def _decode(files: Iterable[Path], manifest: Manifest, complain: Report) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
     for file in files:
         try:
             with naming(file), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of Pillow about oddities in images that it can read
-                pixels = decode_image(_read(file), size)
+                pixels = decode_image(_read(file), manifest.image_size, manifest.input.channels)
         except UnreadableImageError as error:
             complain(f"{file}: not an image that can be read: {error}")
         except OSError as error:

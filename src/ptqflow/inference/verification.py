@@ -58,7 +58,7 @@ def verify(directory: Path, manifest: Manifest, dataset: Path | None) -> Iterato
         check_file(directory, manifest, name)
     reference = read_reference(directory, manifest)
     test = None if dataset is None else _open_test(dataset, directory, manifest)
-    images = generate_images(IMAGES, manifest.image_size)
+    images = generate_images(IMAGES, manifest.input_shape)
     for runtime in RUNTIMES:
         if reason := find_obstacle(runtime, manifest):
             yield Finding(runtime, None, reason)

@@ -3,6 +3,9 @@
 import difflib
 import importlib
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from torch import nn
 
 from ptqflow.core.artifacts import sha256_file
 from ptqflow.core.errors import ModelError
+from ptqflow.core.normalization import COLORS, InputShape
 from ptqflow.core.torchvision_shim import ensure_torchvision_imports
 
 ensure_torchvision_imports()
@@ -20,23 +24,25 @@ from torchvision import models  # noqa: E402
 _ANY = (Exception, SystemExit)  # that the user's code may raise
 
 
-def build_model(name: str, stem: str, num_classes: int, image_size: int) -> nn.Module:
+def build_model(name: str, stem: str, num_classes: int, input_shape: InputShape) -> nn.Module:
     """Build a network with random weights from torch's global generator.
 
     Args:
         name: a torchvision classifier, or `module:function` that is called with `num_classes`.
         stem: `standard`, or `small` for a ResNet whose first convolution is 3x3 with stride 1, without max-pool.
         num_classes: the number of outputs.
-        image_size: height and width of the images in pixels.
+        input_shape: channels, height and width of an image.
 
     Raises:
-        ModelError: there is no such network, or it does not map (N, 3, image_size, image_size) to (N, num_classes).
+        ModelError: there is no such network, or it does not map (N, *input_shape) to (N, num_classes).
     """
-    model = _build_user_model(name, num_classes) if ":" in name else _build_torchvision(name, num_classes, image_size)
-    if stem == "small":
-        _shrink_stem(name, model)
-    model.float()  # whatever type the user's function made its weights of
-    _check_output(name, model, num_classes, image_size)
+    with _without_deprecations():
+        is_users = ":" in name
+        model = _build_user_model(name, num_classes) if is_users else _build_torchvision(name, num_classes, input_shape)
+        if stem == "small":
+            _shrink_stem(name, model)
+        model.float()  # whatever type the user's function made its weights of
+        _check_output(name, model, num_classes, input_shape)
     return model
 
 
@@ -48,7 +54,7 @@ def hash_code(name: str) -> str | None:
     return sha256_file(Path(file)) if file else None
 
 
-def _build_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
+def _build_torchvision(name: str, num_classes: int, input_shape: InputShape) -> nn.Module:
     classifiers = models.list_models(module=models)
     if name not in classifiers:
         near = difflib.get_close_matches(name, classifiers, n=3) or ["resnet18", "mobilenet_v2"]
@@ -56,17 +62,22 @@ def _build_torchvision(name: str, num_classes: int, image_size: int) -> nn.Modul
             f"model.name: {name!r} is not a torchvision classifier; similar ones: {', '.join(near)}; "
             "for a network of your own, set module:function"
         )
+    channels, height, width = input_shape
+    if channels != 3:
+        raise ModelError(
+            f"model.name={name} takes images of 3 channels, as all of torchvision's networks, and those of the data "
+            f"set have {channels}; set data.channels to 3, or model.name to module:function of your own with "
+            f"in_channels={channels}"
+        )
     options: dict[str, Any] = {"weights": None, "num_classes": num_classes}
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": True}
     if name.startswith("vit_"):
-        options["image_size"] = image_size
+        options["image_size"] = height
     try:
         return _as_module(models.get_model(name, **options))
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise ModelError(
-            f"model.name={name} cannot be built for images of {image_size}x{image_size}: {error}"
-        ) from None
+        raise ModelError(f"model.name={name} cannot be built for images of {height}x{width}: {error}") from None
 
 
 def _build_user_model(name: str, num_classes: int) -> nn.Module:
@@ -88,9 +99,19 @@ def _import(name: str) -> Any:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        return importlib.import_module(name.partition(":")[0])
+        with _without_deprecations():
+            return importlib.import_module(name.partition(":")[0])
     except _ANY as error:
         raise ModelError(f"model.name: {name} cannot be imported ({type(error).__name__}: {error})") from error
+
+
+@contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Silence what is deprecated in the user's code, such as torch.nn.utils.weight_norm."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _as_module(model: Any) -> nn.Module:
@@ -106,25 +127,32 @@ def _shrink_stem(name: str, model: nn.Module) -> None:
     model.maxpool = nn.Identity()
 
 
-def _check_output(name: str, model: nn.Module, num_classes: int, image_size: int) -> None:
+def _check_output(name: str, model: nn.Module, num_classes: int, input_shape: InputShape) -> None:
     model.eval()
+    channels, height, width = input_shape
     try:
         with torch.no_grad():  # parameters of lazy modules that were made in inference mode could not be trained
-            output = model(torch.zeros(2, 3, image_size, image_size))
+            output = model(torch.zeros(2, *input_shape))
     except _ANY as error:
         first = next(((path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d)), None)
-        if first and first[1].in_channels != 3:
+        if first and first[1].in_channels != channels:
+            expected = first[1].in_channels
             raise ModelError(
-                f"model.name={name} takes images with in_channels={first[1].in_channels} ({first[0]}), and those of "
-                "the data set have 3: red, green and blue; let the network compute its own from them first, such as "
-                "images.mean(1, keepdim=True) for grey ones"
+                f"model.name={name} takes images with in_channels={expected} ({first[0]}), and those of the data set "
+                f"have {channels}; {_channels_remedy(expected)}"
             ) from error
         raise ModelError(
-            f"model.name={name} cannot take images of {image_size}x{image_size} ({type(error).__name__}: {error}); "
-            "try another data.image_size"
+            f"model.name={name} cannot take images of {height}x{width} with data.channels={channels} "
+            f"({type(error).__name__}: {error}); try another data.image_size or data.channels"
         ) from error
     if not isinstance(output, torch.Tensor) or output.shape != (2, num_classes):
         found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ModelError(
             f"model.name={name} returns {found} for two images, not one score for each of {num_classes} classes"
         )
+
+
+def _channels_remedy(expected: int) -> str:
+    if expected in COLORS:
+        return f"set data.channels to {expected}"
+    return f"data.channels is 1, 3 or 4: let the network compute its {expected} from them first"

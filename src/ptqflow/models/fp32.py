@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ptqflow.core.artifacts import Card, HashedFile, new_directory
 from ptqflow.core.errors import ArtifactError
-from ptqflow.core.normalization import Normalization
+from ptqflow.core.normalization import InputShape, Normalization
 from ptqflow.models.architecture import build_model, hash_code
 from ptqflow.models.canonical import canonicalize
 from ptqflow.models.memory_format import lay_out
@@ -34,6 +34,11 @@ class ModelCard(Card):
     weights_sha256: str = ""
     """Hex SHA-256 of the weights' file."""
 
+    @property
+    def input_shape(self) -> InputShape:
+        """Channels, height and width of an image."""
+        return self.normalization.channels, self.image_size, self.image_size
+
 
 @dataclass(frozen=True)
 class Fp32Model:
@@ -54,7 +59,7 @@ def build_from_card(card: ModelCard) -> nn.Module:
     """
     if hash_code(card.name) != card.code_sha256:
         raise ArtifactError(f"model.name: the code of {card.name} has changed since `train` ran; run `dvc repro`")
-    return build_model(card.name, card.stem, len(card.classes), card.image_size).eval()
+    return build_model(card.name, card.stem, len(card.classes), card.input_shape).eval()
 
 
 def save_fp32(directory: Path, model: nn.Module, card: ModelCard, images: Tensor) -> None:
@@ -66,7 +71,7 @@ def save_fp32(directory: Path, model: nn.Module, card: ModelCard, images: Tensor
         directory: that is written.
         model: the user's; is moved to the CPU, set to evaluation mode and laid out contiguously.
         card: of the model.
-        images: float32 (N, 3, H, W), normalized.
+        images: float32 (N, C, H, W), normalized.
 
     Raises:
         ModelError: the weights do not determine the network, or it cannot be traced.
@@ -77,7 +82,7 @@ def save_fp32(directory: Path, model: nn.Module, card: ModelCard, images: Tensor
     with new_directory(directory) as partial:
         WEIGHTS.write(partial, safetensors.torch.save(state), card)
         reloaded = _load(partial)
-        require_same_network(model, reloaded.module, canonicalize(reloaded.module, card.image_size), images)
+        require_same_network(model, reloaded.module, canonicalize(reloaded.module, card.input_shape), images)
 
 
 def load_fp32(directory: Path) -> Fp32Model:
@@ -87,7 +92,7 @@ def load_fp32(directory: Path) -> Fp32Model:
         ArtifactError: a file is missing or changed, or the user's code has changed.
     """
     loaded = _load(directory)
-    return Fp32Model(canonicalize(loaded.module, loaded.card.image_size), loaded.card)
+    return Fp32Model(canonicalize(loaded.module, loaded.card.input_shape), loaded.card)
 
 
 def _load(directory: Path) -> Fp32Model:

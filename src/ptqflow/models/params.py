@@ -21,10 +21,10 @@ class ModelParams(Params):
     stem: Literal["standard", "small"]
     """`small` replaces the first convolution of a ResNet by a 3x3 stride-1 one and removes the max-pool, for small
     images."""
-    mean: Annotated[tuple[Channel, Channel, Channel], Strict(False)] | None
-    """Channel mean that the weights expect, pixels in 0..1; null: that of the data set."""
-    std: Annotated[tuple[PositiveChannel, PositiveChannel, PositiveChannel], Strict(False)] | None
-    """Channel standard deviation that the weights expect, pixels in 0..1; null: that of the data set."""
+    mean: Annotated[tuple[Channel, ...], Strict(False)] | None
+    """Mean of each channel that the weights expect, pixels in 0..1; null: that of the data set."""
+    std: Annotated[tuple[PositiveChannel, ...], Strict(False)] | None
+    """Standard deviation of each channel that the weights expect, pixels in 0..1; null: that of the data set."""
 
     @property
     def is_user_code(self) -> bool:
@@ -36,4 +36,8 @@ class ModelParams(Params):
         if (self.mean is None) != (self.std is None):
             missing = "std" if self.std is None else "mean"
             raise ValueError(f"model.{missing} is null while the other is set; set both or neither")
+        if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
+            raise ValueError(
+                f"model.mean has {len(self.mean)} values and model.std {len(self.std)}; set one of each per channel"
+            )
         return self

@@ -15,6 +15,34 @@ _TOLERANCE = 1e-4
 """Of the canonical form, as a share of the largest logit: float32 rounding over the layers of a deep network."""
 
 
+def require_complete_state(model: nn.Module, other: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits of a network, which must be those of another with its state_dict, to the bit.
+
+    Args:
+        model: in evaluation mode on the CPU.
+        other: built again, with the state_dict of `model`.
+        images: float32 (N, 3, H, W), normalized.
+
+    Raises:
+        ModelError: the logits differ, between two passes or between the networks. The error names the module, and what
+            of it lies outside the state_dict.
+    """
+    with torch.no_grad():
+        logits: Tensor = model(images)
+        again, read = model(images), other(images)
+    if not torch.equal(logits, again):
+        raise ModelError(
+            f"{_name(model)} returns other logits each time for the same images: its forward draws random numbers or "
+            "changes its own state; make it deterministic in evaluation mode"
+        )
+    if not torch.equal(logits, read):
+        raise ModelError(
+            f"{_name(model)} computes something else once its weights are read back: "
+            f"{_find_difference(model, other)}; register it with register_buffer, or derive it from fixed numbers"
+        )
+    return logits
+
+
 def require_same_network(trained: nn.Module, reloaded: nn.Module, canonical: GraphModule, images: Tensor) -> None:
     """Compare the logits of a network with those after it was written and read, and with those of its canonical form.
 
@@ -22,26 +50,19 @@ def require_same_network(trained: nn.Module, reloaded: nn.Module, canonical: Gra
         trained: the network in memory, in evaluation mode on the CPU.
         reloaded: built again, with its state_dict.
         canonical: form of `reloaded`.
-        images: float32 (N, 3, H, W), normalized.
+        images: float32 (N, C, H, W), normalized.
 
     Raises:
         ModelError: the logits are not finite; or they differ: after reading by a bit, in the canonical form by more
             than rounding. The error names the module, and what of it lies outside the state_dict.
     """
     with torch.no_grad():
-        logits, again, read, traced = (network(images) for network in (trained, trained, reloaded, canonical))
-    if not logits.isfinite().all():
+        finite = trained(images).isfinite().all()
+    if not finite:
         raise ModelError("the trained network returns logits that are not finite; lower train.lr")
-    if not torch.equal(logits, again):
-        raise ModelError(
-            f"{_name(trained)} returns other logits each time for the same images: its forward draws random numbers or "
-            "changes its own state; make it deterministic in evaluation mode"
-        )
-    if not torch.equal(logits, read):
-        raise ModelError(
-            f"{_name(trained)} computes something else once its weights are read back: "
-            f"{_find_difference(trained, reloaded)}; register it with register_buffer, or derive it from fixed numbers"
-        )
+    logits = require_complete_state(trained, reloaded, images)
+    with torch.no_grad():
+        traced = canonical(images)
     if (logits - traced).abs().max() > _TOLERANCE * logits.abs().max():
         raise ModelError(
             f"{_name(trained)} computes something else in the form that torch.fx traces, first in "

@@ -1,6 +1,7 @@
 """Trace a user's network with torch.fx, and report the line of the user's code that cannot be traced."""
 
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,24 +9,26 @@ import torch
 from torch import fx, nn
 
 from ptqflow.core.errors import ModelError
+from ptqflow.core.normalization import InputShape
+from ptqflow.models.shaped_tracer import NumberOfImagesError, ShapedTracer, StepError
 
 _TORCH = Path(torch.__file__).parent
 _OWN = Path(__file__).parent
 
 
-class _Tracer(fx.Tracer):
-    """Traces into what has hooks, which a later form of the module would lose."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        hooks = len(m._forward_hooks) + len(m._forward_pre_hooks)
-        return super().is_leaf_module(m, module_qualified_name) and not hooks
-
-
-def trace_user_code(model: nn.Module) -> fx.Graph:
+def trace_user_code(model: nn.Module, input_shape: InputShape) -> fx.Graph:
     """Return the steps of a network in evaluation mode for one input; other arguments of `forward` have their defaults.
 
+    Sizes are numbers, except for those that depend on the number of images. The meta of a step that returns a tensor
+    has its shape under the key `shaped_tracer.SHAPE`.
+
+    Args:
+        model: in evaluation mode.
+        input_shape: channels, height and width of an image.
+
     Raises:
-        ModelError: torch.fx cannot trace the network, or its code raises something while it is traced.
+        ModelError: torch.fx cannot trace the network, its code raises something while it is traced, or the steps do
+            not run.
     """
     kind = type(model)
 
@@ -34,19 +37,11 @@ def trace_user_code(model: nn.Module) -> fx.Graph:
 
     model.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
     try:
-        with torch.no_grad():
-            graph = _Tracer().trace(model)
-    except fx.proxy.TraceError as error:
-        raise ModelError(
-            f"torch.fx cannot trace {kind.__name__}: {_where(error)} depends on values of the input ({_line(error)}); "
-            "its forward may not branch or loop on them: compute both ways and choose with torch.where"
-        ) from None
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the user's code, which has run before
+            graph = ShapedTracer(input_shape).trace(model)
     except Exception as error:  # the user's code may raise anything for what stands for its input
-        raise ModelError(
-            f"{kind.__name__} does not run with what stands for its input while torch.fx traces it: {_where(error)} "
-            f"raises {type(error).__name__} ({_line(error)}); write it with torch's functions, without converting "
-            "tensors to numbers or writing into them"
-        ) from None
+        raise ModelError(_describe(error, kind.__name__)) from None
     finally:
         model.__class__ = kind
     _name_input(graph, kind)
@@ -59,6 +54,30 @@ def _name_input(graph: fx.Graph, kind: type[nn.Module]) -> None:
     name = code.co_varnames[1] if code and code.co_argcount > 1 else placeholder.name
     placeholder.target = name
     placeholder._rename(name)
+
+
+def _describe(error: Exception, kind: str) -> str:
+    where, reason = _where(error), _line(error)
+    if isinstance(error, NumberOfImagesError):
+        return (
+            f"torch.fx cannot trace {kind}: {where} needs the number of images ({reason}), but the INT8 network runs "
+            "for any; pass x.shape[0] to view, reshape, expand or new_zeros without int() or len(), or write -1 there"
+        )
+    if isinstance(error, fx.proxy.TraceError):
+        return (
+            f"torch.fx cannot trace {kind}: {where} depends on values of the input ({reason}); its forward may not "
+            "branch or loop on them or make numbers of them: compute both ways and choose with torch.where"
+        )
+    if isinstance(error, StepError):
+        return (
+            f"{kind} does not run in the form that torch.fx traces: {reason} at {where}; let it run for any "
+            "number of images, and let what it adds or multiplies in place have the same type"
+        )
+    return (
+        f"{kind} does not run with what stands for its input while torch.fx traces it: {where} raises "
+        f"{type(error).__name__} ({reason}); write it with functions of tensors, such as x.new_zeros(n, 2) instead of "
+        "torch.zeros(n, 2), without converting tensors to numbers or writing into them"
+    )
 
 
 def _where(error: Exception) -> str:

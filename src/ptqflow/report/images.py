@@ -39,7 +39,7 @@ def changed_images(
     """Return the changed predictions, those with the largest sum of margins first, 24 at most.
 
     Args:
-        images: uint8 (N, size, size, 3), RGB.
+        images: uint8 (N, size, size, channels).
         labels: (N,).
         classes: names.
         fp32: predictions before.
@@ -60,11 +60,16 @@ def changed_images(
 
 
 def image_uri(pixels: NDArray[np.uint8]) -> str:
-    """Return an image (height, width, 3) as a data URI: PNG unchanged, or JPEG on 160 pixels where it is larger."""
-    image = Image.fromarray(np.array(pixels))
+    """Return an image (height, width, channels) as a data URI.
+
+    It is a PNG, unchanged, or where it is larger than 160 pixels a JPEG on 160, with transparency on white.
+    """
+    image = Image.fromarray(np.array(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
     if max(image.size) <= _LARGEST_SIDE:
         return _uri(image, "PNG")
     image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE), Image.Resampling.LANCZOS)
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return _uri(image, "JPEG")
 
 

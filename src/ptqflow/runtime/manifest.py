@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from ptqflow.core.artifacts import Card, read_card, sha256_file, write_card
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import EvaluationFigures
-from ptqflow.core.normalization import Normalization
+from ptqflow.core.normalization import COLORS, Color, InputShape, Normalization
 
 VERSION = "0.1.0"
 """Of ptqflow, as pyproject.toml has it."""
@@ -30,12 +30,24 @@ _COPY_AGAIN = "copy the whole directory again"
 
 
 class InputCard(Normalization):
-    """Input of a network: (pixel / 255 - mean) / std, float32 (N, 3, image_size, image_size), any N."""
+    """Input of a network: (pixel / 255 - mean) / std, float32 (N, channels, image_size, image_size), any N."""
 
     name: Literal["images"] = INPUT
     dtype: Literal["float32"] = "float32"
     layout: Literal["NCHW"] = "NCHW"
-    color: Literal["RGB"] = "RGB"
+    color: Color
+    """Pillow's mode of an image."""
+
+    @classmethod
+    def of(cls, normalization: Normalization) -> Self:
+        """Describe the input of a network by its normalization."""
+        return cls(mean=normalization.mean, std=normalization.std, color=COLORS[normalization.channels])
+
+    @model_validator(mode="after")
+    def _color_has_the_channels(self) -> Self:
+        if self.color != COLORS[self.channels]:
+            raise ValueError(f"color is {self.color}, and mean has {self.channels} values")
+        return self
 
 
 class OutputCard(Card):
@@ -115,6 +127,11 @@ class Manifest(Card):
     """`export.min_agreement`: share of the test images for which a runtime must predict what torch predicted."""
     metrics: EvaluationFigures
     """data/predictions/figures.json: what torch measured on the test images."""
+
+    @property
+    def input_shape(self) -> InputShape:
+        """Channels, height and width of an image."""
+        return self.input.channels, self.image_size, self.image_size
 
 
 def describe_file(file: Path) -> FileCard:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ptqflow.core.artifacts import write_bytes
 from ptqflow.core.errors import ArtifactError
+from ptqflow.core.normalization import InputShape
 from ptqflow.runtime.manifest import REFERENCE, Manifest, check_file
 
 IMAGES = 64
@@ -48,13 +49,18 @@ def read_reference(directory: Path, manifest: Manifest) -> Reference:
         raise ArtifactError(f"{file} is not what the stage `export` writes: {error}; run `dvc repro`") from None
 
 
-def generate_images(count: int, size: int) -> NDArray[np.uint8]:
-    """Return uint8 images (count, size, size, 3): random colours in grids of 2x2, 4x4, …, scaled smoothly.
+def generate_images(count: int, input_shape: InputShape) -> NDArray[np.uint8]:
+    """Return uint8 images (count, H, W, C): random colours in grids of 2x2, 4x4, …, scaled smoothly.
 
     Random pixels alone would have no large areas, which photographs have.
     """
+    channels, height, width = input_shape
     draw = np.random.Generator(np.random.PCG64(0))  # by name, since NumPy may change its default
-    grids = [min(2**power, size) for power in range(1, math.ceil(math.log2(size)) + 1)]
-    shapes = [(grid, grid, 3) for grid in grids]
-    small = (draw.integers(0, 256, shapes[i % len(shapes)], dtype=np.uint8) for i in range(count))
-    return np.stack([np.asarray(Image.fromarray(pixels).resize((size, size))) for pixels in small])
+    grids = [min(2**power, height) for power in range(1, math.ceil(math.log2(height)) + 1)]
+    small = (_draw_image(draw, grids[i % len(grids)], channels) for i in range(count))
+    return np.stack([np.asarray(image.resize((width, height))) for image in small]).reshape(-1, height, width, channels)
+
+
+def _draw_image(draw: np.random.Generator, side: int, channels: int) -> Image.Image:
+    shape = (side, side) if channels == 1 else (side, side, channels)
+    return Image.fromarray(draw.integers(0, 256, shape, dtype=np.uint8))

@@ -67,7 +67,7 @@ def find_obstacle(runtime: Runtime, manifest: "Manifest") -> str | None:
 
 
 def open_network(directory: Path, manifest: "Manifest", runtime: Runtime) -> "Network":
-    """Load a model into a runtime: float32 (N, 3, size, size), normalized, to logits float32 (N, classes).
+    """Load a model into a runtime: float32 (N, C, size, size), normalized, to logits float32 (N, classes).
 
     Raises:
         ArtifactError: its file is missing or changed.

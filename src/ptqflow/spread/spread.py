@@ -29,7 +29,7 @@ def collect_sizes(
     for start, stop in pairwise([0, *ordered]):
         rows = draw.rows[start:stop]
         batches = input_batches(dataset.train, rows, card.normalization)
-        pieces.append(collect_statistics(observe(model, card.image_size), batches, rows))
+        pieces.append(collect_statistics(observe(model, card.input_shape), batches, rows))
     return {size: reduce(Statistics.merged, pieces[: i + 1]) for i, size in enumerate(ordered)}
 
 

@@ -18,7 +18,7 @@ from ptqflow.train.params import MIN_PER_RANK
 
 T = TypeVar("T")
 Pair = tuple[Tensor, Tensor]
-"""Images, uint8 (N, H, W, 3), and their labels, int64 (N,)."""
+"""Images, uint8 (N, H, W, C), and their labels, int64 (N,)."""
 
 _AHEAD = 4  # batches that are prefetched
 _SHARE_OF_GPU = 0.5  # of its free memory that the images may take
@@ -32,7 +32,7 @@ class Batch:
     """This rank's share of a batch, on its device."""
 
     images: Tensor
-    """uint8 (N, H, W, 3)."""
+    """uint8 (N, H, W, C)."""
     labels: Tensor
     """int64 (N,)."""
     draws: Draws

@@ -19,6 +19,7 @@ from ptqflow.models.architecture import build_model, hash_code
 from ptqflow.models.canonical import canonicalize
 from ptqflow.models.fp32 import ModelCard
 from ptqflow.models.params import ModelParams
+from ptqflow.models.same_network import require_complete_state
 from ptqflow.train.params import TrainParams
 from ptqflow.train.pretrained import load_checkpoint
 from ptqflow.train.step import Recipe
@@ -57,9 +58,18 @@ def prepare(model: ModelParams, params: TrainParams, dataset: DatasetCard, weigh
 
 
 def describe_model(params: ModelParams, dataset: DatasetCard) -> ModelCard:
-    """Return the card of the network, with the classes, size and default normalization of the data set."""
+    """Return the card of the network, with the classes, size and default normalization of the data set.
+
+    Raises:
+        ParamsError: `model.mean` has not one value per channel of the images.
+    """
     normalization = dataset.normalization
-    if params.mean and params.std:
+    if params.mean is not None and params.std is not None:
+        if len(params.mean) != dataset.channels:
+            raise ParamsError(
+                f"model.mean and model.std have {len(params.mean)} values each, and data.channels is "
+                f"{dataset.channels}; set one value per channel, or change data.channels"
+            )
         normalization = Normalization(mean=params.mean, std=params.std)
     return ModelCard(
         name=params.name,
@@ -90,12 +100,12 @@ def build_network(card: ModelCard, weights: Path | None, params: TrainParams) ->
     """Build the network with random weights from `train.seed`, or with the user's.
 
     Raises:
-        ModelError: there is no such network, torch.fx cannot trace it, the weights do not fit it, or `train.epochs` is
-            0 and some of the weights are random.
+        ModelError: there is no such network, torch.fx cannot trace it, its state_dict does not hold all that it
+            computes with, the weights do not fit it, or `train.epochs` is 0 and some of the weights are random.
     """
     torch.manual_seed(params.seed)
-    model = build_model(card.name, card.stem, len(card.classes), card.image_size)
-    canonicalize(model, card.image_size)  # so that what cannot be traced is found before it is trained
+    model = build_model(card.name, card.stem, len(card.classes), card.input_shape)
+    _check_before_training(model, card)
     if weights is None:
         if params.epochs == 0:
             raise ModelError(
@@ -110,6 +120,27 @@ def build_network(card: ModelCard, weights: Path | None, params: TrainParams) ->
         )
     note = f"model.weights: {weights.resolve()}: {'; '.join(loaded.changes)}" if loaded.changes else None
     return Network(model, note)
+
+
+def _check_before_training(model: nn.Module, card: ModelCard) -> None:
+    """Find what would only be refused when the trained network is written.
+
+    Raises:
+        ModelError: torch.fx cannot trace the network, or its state_dict lacks something that it computes with.
+    """
+    with torch.random.fork_rng(devices=[]):  # what is drawn here must not change the training
+        canonicalize(model, card.input_shape)
+        other = build_model(card.name, card.stem, len(card.classes), card.input_shape).eval()
+        images = torch.randn(2, *card.input_shape)
+        try:
+            other.load_state_dict(model.state_dict())
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"model.name: {card.name} is another network each time that it is built ({reason}); let it depend on "
+                "num_classes alone"
+            ) from None
+        require_complete_state(model, other, images)
 
 
 def fingerprint(card: ModelCard, params: TrainParams, dataset: DatasetCard, weights: Path | None) -> dict[str, Any]:
