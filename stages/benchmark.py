@@ -19,7 +19,7 @@ def main() -> None:
     params = read_params("benchmark", BenchmarkParams)
     result = benchmark(params, Files(FP32_WEIGHTS, INT8_STATE), EXPORT, read_manifest(EXPORT))
     BENCHMARK.write(result.rows)
-    write_metrics("benchmark", result.as_metrics())
+    write_metrics("benchmark", result.headline())
     print(format_table(result.rows))
     for runtime, reason in result.left_out.items():
         print(f"{runtime} is left out: {reason}")

@@ -1,7 +1,7 @@
 """Collect activation statistics on training images."""
 
 from ptqflow.core.launch import run_in_ranks
-from ptqflow.core.paths import DATASET, FP32, PLOTS, STATISTICS
+from ptqflow.core.paths import DATASET, FP32, STATISTICS
 from ptqflow.core.stage import run
 
 
@@ -21,14 +21,13 @@ def main() -> None:
     from ptqflow.calib.sampling import draw_images
     from ptqflow.calib.sharding import collect_in_parts
     from ptqflow.calib.statistics import StatisticsCard, save_statistics
-    from ptqflow.core.artifacts import write_csv, write_metrics
-    from ptqflow.core.figures import OBSERVED_RANGES
+    from ptqflow.core.artifacts import write_metrics
+    from ptqflow.core.figures import CALIB_CLASSES, OBSERVED_RANGES, CalibMetrics, ClassImages
     from ptqflow.core.ranks import joined
     from ptqflow.data.dataset import open_dataset
     from ptqflow.models.fp32 import load_fp32
 
-    dataset = open_dataset(DATASET)
-    fp32 = load_fp32(FP32)
+    dataset, fp32 = open_dataset(DATASET), load_fp32(FP32)
     draw = draw_images(dataset, params.batches, params.batch_size, params.seed)
     with joined(run_params.threads) as ranks:
         observed = observe(fp32.module, fp32.card.input_shape)
@@ -36,13 +35,10 @@ def main() -> None:
     if ranks.rank:
         return
     save_statistics(STATISTICS, statistics, StatisticsCard(model=fp32.card, images=draw.rows.size))
-    counts = np.bincount(dataset.train.labels[draw.rows.ravel()], minlength=len(fp32.card.classes))
-    write_csv(
-        PLOTS / "calib_classes.csv",
-        [{"class": name, "images": count} for name, count in zip(fp32.card.classes, counts.tolist(), strict=True)],
-    )
+    counts = np.bincount(dataset.train.labels[draw.rows.ravel()], minlength=len(fp32.card.classes)).tolist()
+    CALIB_CLASSES.write(ClassImages(name=name, images=n) for name, n in zip(fp32.card.classes, counts, strict=True))
     OBSERVED_RANGES.write(statistics.ranges())
-    write_metrics("calib", {"images": draw.rows.size, "dropped": draw.dropped})
+    write_metrics("calib", CalibMetrics(images=draw.rows.size, dropped=draw.dropped))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from ptqflow.core.stage import run
 
 
 def main() -> None:
-    """Write metrics/calib_spread.json and metrics/plots/calib_spread.csv."""
+    """Write metrics/plots/calib_spread.csv."""
     from ptqflow.calib.params import CalibParams
-    from ptqflow.core.artifacts import write_csv, write_metrics
+    from ptqflow.core.artifacts import write_csv
     from ptqflow.core.params import read_params
     from ptqflow.core.text_table import format_text_table
     from ptqflow.spread.params import CalibSpreadParams
@@ -26,7 +26,6 @@ def main() -> None:
     figures = [(str(row["images"]), f"{100 * row['mean']:.2f}", f"{100 * row['std']:.2f}") for row in rows]
     print(format_text_table([header, *figures], ">>>"))
     write_csv(PLOTS / "calib_spread.csv", rows)
-    write_metrics("calib_spread", {str(row.pop("images")): row for row in rows})
 
 
 if __name__ == "__main__":

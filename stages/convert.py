@@ -17,7 +17,7 @@ def main() -> None:
     from ptqflow.convert.quantize import quantize
     from ptqflow.convert.range_figures import histogram_rows, range_rows
     from ptqflow.core.artifacts import write_csv, write_metrics
-    from ptqflow.core.figures import QUANTIZED_RANGES, SEARCH, TRIALS, ConvertMetrics, LayerCounts
+    from ptqflow.core.figures import QUANTIZED_RANGES, SEARCH, TRIALS, ConvertMetrics
     from ptqflow.core.params import read_params
     from ptqflow.data.dataset import open_dataset
     from ptqflow.fx.artifact import save_int8
@@ -56,7 +56,7 @@ def main() -> None:
     QUANTIZED_RANGES.write(range_rows(statistics, quantized.qparams))
     SEARCH.write(list(search.rows))
     TRIALS.write(budget.rows())
-    write_metrics("convert", ConvertMetrics(layers=LayerCounts(**count_layers(layers))))
+    write_metrics("convert", ConvertMetrics(fp32_layers=count_layers(layers)["fp32"]))
 
 
 if __name__ == "__main__":

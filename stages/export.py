@@ -5,13 +5,13 @@ from ptqflow.core.stage import run
 
 
 def main() -> None:
-    """Write models/export, if all its files pass, and metrics/export.json."""
+    """Write models/export, if all its files pass, metrics/export.json and metrics/plots/export.csv."""
     from ptqflow.core.artifacts import new_directory, write_metrics
-    from ptqflow.core.figures import read_evaluate_metrics
+    from ptqflow.core.figures import FILE_CHECKS, read_evaluation_figures
     from ptqflow.core.params import read_params
     from ptqflow.core.run_params import RunParams
     from ptqflow.data.dataset import open_dataset
-    from ptqflow.export.export import Networks, check_files, int8_logits, require_runtimes, write_files
+    from ptqflow.export.export import Networks, check_files, headline, int8_logits, require_runtimes, write_files
     from ptqflow.export.gate import Gate
     from ptqflow.export.manifest import describe
     from ptqflow.export.params import ExportParams
@@ -26,10 +26,11 @@ def main() -> None:
     logits = int8_logits(networks, dataset.test, run_params.batch_size)
     with new_directory(EXPORT) as partial:
         write_files(partial, networks, logits, params)
-        write_manifest(partial, describe(partial, networks, dataset.card, params, read_evaluate_metrics()))
+        write_manifest(partial, describe(partial, networks, dataset.card, params, read_evaluation_figures()))
         gate = Gate(partial, DATASET, dataset.test.labels, run_params.batch_size)
-        figures = check_files(gate, networks, logits, dataset.test, params)
-    write_metrics("export", figures)
+        checks = check_files(gate, networks, logits, dataset.test, params)
+    FILE_CHECKS.write(checks)
+    write_metrics("export", headline(checks))
 
 
 if __name__ == "__main__":

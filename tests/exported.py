@@ -7,17 +7,15 @@ from typing import Any
 import miniature
 import numpy as np
 import torch
-from evaluation import evaluate_metrics
-from fresh_process import collect, convert_params
+from exporting import make_networks
+from manifests import make_manifest
 
-from ptqflow.convert.quantize import quantize
-from ptqflow.core.artifacts import sha256_file, write_bytes
-from ptqflow.core.engines import Engine, lacks_vnni
+from ptqflow.core.artifacts import write_bytes
+from ptqflow.core.engines import Engine
 from ptqflow.data.preprocessing import to_input
-from ptqflow.export.export import Networks, write_files
+from ptqflow.export.export import int8_logits, write_files
 from ptqflow.export.params import ExportParams
 from ptqflow.export.torchscript import to_torchscript
-from ptqflow.fx.artifact import Int8Model
 from ptqflow.fx.prepare import without_torch_warnings
 from ptqflow.runtime.manifest import (
     FP32_ONNX,
@@ -25,12 +23,8 @@ from ptqflow.runtime.manifest import (
     INT8_TORCHSCRIPT,
     MANIFEST_FILE,
     REFERENCE,
-    CalibrationCard,
-    FileCard,
-    InputCard,
-    LayerCard,
     Manifest,
-    Needs,
+    describe_file,
     write_manifest,
 )
 
@@ -38,20 +32,16 @@ FILES = [INT8_TORCHSCRIPT, INT8_ONNX, FP32_ONNX, REFERENCE]
 ENGINE: Engine = "onednn"
 TEST = miniature.images(50, seed=9)
 """The test images with which the network is exported."""
-METRICS = evaluate_metrics(fp32=0.9, int8=0.85, agreement=0.95)
 
 
 def write_export(directory: Path) -> Path:
     """Quantize a miniature network and write what the stage `export` writes."""
     torch.manual_seed(0)
-    card, train = miniature.card(), miniature.split(40)
+    card = miniature.card()
     model = miniature.residual(len(card.classes)).eval()
-    inputs = to_input(torch.from_numpy(train.images), card.normalization)
-    quantized = quantize(model, card, convert_params(engine=ENGINE), collect(model, list(inputs.split(8))), train)
-    int8 = Int8Model(quantized.converted, quantized.card)
-    networks = Networks(model, int8)
-    with torch.inference_mode():
-        logits = int8.module(to_input(torch.from_numpy(TEST), card.normalization)).double()
+    inputs = to_input(torch.from_numpy(miniature.images(40)), card.normalization)
+    networks = make_networks(model, card, list(inputs.split(8)), engine=ENGINE)
+    logits = int8_logits(networks, miniature.split(len(TEST), seed=9), batch_size=len(TEST))
     write_files(directory, networks, logits, ExportParams(onnx=True, openvino=False, min_agreement=0.9))
     write_manifest(directory, manifest(directory, FILES))
     return directory
@@ -59,34 +49,7 @@ def write_export(directory: Path) -> Path:
 
 def manifest(directory: Path, files: list[str]) -> Manifest:
     """Describe what `write_export` wrote."""
-    card = miniature.card()
-    return Manifest(
-        ptqflow_version="0.1.0",
-        architecture=card.name,
-        stem=card.stem,
-        classes=card.classes,
-        image_size=card.image_size,
-        input=InputCard.of(card.normalization),
-        engine=ENGINE,
-        needs=Needs(vnni=not lacks_vnni(ENGINE)),  # else it has 7 bits
-        torch_version="2.13.0",
-        params={},
-        dataset_sha256={},
-        code_sha256="0" * 64,
-        model_code_sha256=None,
-        weights_sha256="0" * 64,
-        calibration=CalibrationCard(images=40, indices_sha256="0" * 64),
-        layers=(
-            LayerCard(name="conv1", operation="ConvReLU2d", precision="int8", scale=0.0123456789, zero_point=7),
-            LayerCard(name="fc", operation="Linear", precision="fp32", scale=None, zero_point=None),
-        ),
-        files={
-            name: FileCard(sha256=sha256_file(directory / name), bytes=(directory / name).stat().st_size)
-            for name in files
-        },
-        min_agreement=0.9,
-        metrics=METRICS,
-    )
+    return make_manifest({name: describe_file(directory / name) for name in files}, engine=ENGINE)
 
 
 def change_manifest(directory: Path, **changes: Any) -> None:

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import miniature
 import torch
-from evaluation import evaluate_metrics
+from evaluation import evaluation_figures
 from fresh_process import collect, convert_params
 from torch import Tensor
 
 from ptqflow.convert.quantize import quantize
+from ptqflow.core.figures import FileCheck
 from ptqflow.data.dataset import Dataset
 from ptqflow.export.export import Networks, check_files, int8_logits
 from ptqflow.export.gate import Gate
@@ -48,11 +48,11 @@ class Exported:
         """Of the INT8 network for the test images."""
         return int8_logits(self.networks, self.dataset.test, 16)
 
-    def check(self, params: ExportParams = PARAMS) -> dict[str, Any]:
+    def check(self, params: ExportParams = PARAMS) -> list[FileCheck]:
         """Compare the files with the networks, as the stage does."""
         return check_files(self.gate, self.networks, self.logits, self.dataset.test, params)
 
     def describe(self) -> None:
         """Write the manifest."""
-        manifest = describe(self.directory, self.networks, self.dataset.card, PARAMS, evaluate_metrics(int8=0.5))
+        manifest = describe(self.directory, self.networks, self.dataset.card, PARAMS, evaluation_figures(int8=0.5))
         write_manifest(self.directory, manifest)

@@ -1,13 +1,15 @@
 """What the stages before the report write, by the stages' own writers, for networks that nobody trained."""
 
-import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import miniature
 import numpy as np
 import torch
+from manifests import SHA256, make_manifest
 from numpy.typing import NDArray
 from samples import random_pixels
 
@@ -18,26 +20,20 @@ from ptqflow.convert.accuracy_budget import Budget, Trial
 from ptqflow.convert.range_figures import range_rows
 from ptqflow.convert.ranges import Levels, Range, to_qparams
 from ptqflow.convert.sensitivity import Fidelity, Sensitivity, sensitivity_rows
-from ptqflow.core.artifacts import write_metrics
 from ptqflow.core.figures import (
     BENCHMARK,
-    CLASSES,
     EPOCHS,
+    FILE_CHECKS,
     OBSERVED_RANGES,
     QUANTIZED_RANGES,
-    RELIABILITY,
     SENSITIVITY,
     TRIALS,
     BenchmarkRow,
-    ConvertMetrics,
-    EvaluateMetrics,
-    ExportMetrics,
+    EvaluationFigures,
     FileCheck,
-    LayerCounts,
 )
-from ptqflow.core.paths import DATASET, EXPORT, PREDICTIONS
-from ptqflow.evaluate.metrics import class_rows, compare, reliability_rows
-from ptqflow.evaluate.predictions import PredictionsCard, predict, save_predictions
+from ptqflow.core.paths import DATASET, EXPORT
+from ptqflow.evaluate.writing import write_evaluation
 from ptqflow.fetch.splitting import Pool, Source
 from ptqflow.fetch.writing import save_dataset
 from ptqflow.models.accuracy import Evaluation
@@ -47,16 +43,14 @@ from ptqflow.runtime.manifest import (
     INT8_TORCHSCRIPT,
     CalibrationCard,
     FileCard,
-    InputCard,
     LayerCard,
-    Manifest,
-    Needs,
     write_manifest,
 )
 from ptqflow.train.loop import Epoch
 
 CLASS_NAMES = ("ant", "bee", "cat", "dog")
-SHA256 = hashlib.sha256(b"").hexdigest()
+BYTES = 1_250_000
+"""Size of each file with weights."""
 CONFIDENCE = 0.7
 CONV = {"conv1": 21.5, "layer1.0.conv2": 33.25, "fc": 48.0}
 
@@ -103,7 +97,7 @@ def write_run(
     _write_epochs(epochs)
     _write_modules(modules)
     TRIALS.write(budget.rows() if budget else [])
-    _write_export(classes, size, name, evaluate, onnx=onnx)
+    _write_export(classes, size, name, modules, evaluate, onnx=onnx)
 
 
 def write_benchmark(model_sha256: str = SHA256) -> None:
@@ -182,14 +176,13 @@ def _logits_with_confidence(predicted: Sequence[int], classes: int) -> torch.Ten
 
 def _write_evaluation(
     classes: tuple[str, ...], labels: NDArray[np.int64], logits: dict[str, torch.Tensor], test_sha256: str
-) -> EvaluateMetrics:
-    predictions = {network: predict(values.numpy()) for network, values in logits.items()}
-    save_predictions(PREDICTIONS, predictions, labels, PredictionsCard(classes=classes, test_sha256=test_sha256))
-    CLASSES.write(class_rows(logits, labels, classes))
-    RELIABILITY.write(reliability_rows(logits, labels))
-    evaluate = compare(logits, dict.fromkeys(logits, 1_250_000), labels)
-    write_metrics("evaluate", evaluate)
-    return evaluate
+) -> EvaluationFigures:
+    with TemporaryDirectory() as folder:
+        files = {network: Path(folder) / network for network in logits}
+        for file in files.values():
+            file.touch()
+            os.truncate(file, BYTES)
+        return write_evaluation(logits, files, labels, classes, test_sha256)
 
 
 def _write_epochs(count: int) -> None:
@@ -208,34 +201,44 @@ def _write_modules(modules: dict[str, float | None]) -> None:
     chosen = to_qparams(Range(-1.0, 4.5), Levels(255, symmetric=False))
     statistics = Statistics(tensors, {}, np.zeros((1, 1), np.int64))
     QUANTIZED_RANGES.write(range_rows(statistics, dict.fromkeys(tensors, chosen)))
-    write_metrics("convert", ConvertMetrics(layers=LayerCounts(int8=len(modules), fp32=1)))
     found = {module: Sensitivity(Fidelity(sqnr, 0.999), 0.01, Fidelity(sqnr, 0.99)) for module, sqnr in modules.items()}
     SENSITIVITY.write(sensitivity_rows(found))
 
 
-def _write_export(classes: tuple[str, ...], size: int, name: str, evaluate: EvaluateMetrics, *, onnx: bool) -> None:
-    checked = FileCheck(agreement=0.9975, top1=0.85, lost=2, gained=1)
-    checks = {INT8_TORCHSCRIPT: FileCheck(bit_exact=True)} | ({INT8_ONNX: checked, FP32_ONNX: checked} if onnx else {})
-    write_metrics("export", ExportMetrics.model_validate(checks))
-    manifest = Manifest(
-        ptqflow_version="0.1.0",
+def _write_export(
+    classes: tuple[str, ...],
+    size: int,
+    name: str,
+    modules: Iterable[str],
+    evaluate: EvaluationFigures,
+    *,
+    onnx: bool,
+) -> None:
+    script = FileCheck(
+        file=INT8_TORCHSCRIPT, runtime="torchscript", bit_exact=True, agreement=1, top1=0.85, lost=0, gained=0
+    )
+    in_onnxruntime = [
+        FileCheck(file=file, runtime="onnxruntime", bit_exact=False, agreement=0.9975, top1=0.85, lost=2, gained=1)
+        for file in (FP32_ONNX, INT8_ONNX)
+    ]
+    checks = [*in_onnxruntime, script] if onnx else [script]
+    FILE_CHECKS.write(checks)
+    manifest = make_manifest(
+        {check.file: FileCard(sha256=SHA256, bytes=BYTES) for check in checks},
         architecture="resnet18",
-        stem="standard",
+        engine="onednn",
         classes=classes,
         image_size=size,
-        input=InputCard.of(miniature.NORMALIZATION),
-        engine="onednn",
-        needs=Needs(vnni=True),
-        torch_version="2.13.0",
         params={"data": {"name": name, "limit": None}, "convert": {"activation": {"method": "mse"}, "max_drop": 0.5}},
         dataset_sha256=json.loads((DATASET / "card.json").read_text())["sha256"],
-        code_sha256=SHA256,
-        model_code_sha256=None,
-        weights_sha256=SHA256,
         calibration=CalibrationCard(images=320, indices_sha256=SHA256),
-        layers=(LayerCard(name="conv1", operation="ConvReLU2d", precision="int8", scale=0.02, zero_point=0),),
-        files={file: FileCard(sha256=SHA256, bytes=1_250_000) for file in sorted(checks)},
-        min_agreement=0.995,
+        layers=(
+            *(
+                LayerCard(name=module, operation="ConvReLU2d", precision="int8", scale=0.02, zero_point=0)
+                for module in modules
+            ),
+            LayerCard(name="fc", operation="Linear", precision="fp32", scale=None, zero_point=None),
+        ),
         metrics=evaluate,
     )
     write_manifest(EXPORT, manifest)

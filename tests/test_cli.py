@@ -154,10 +154,7 @@ def test_verify_checks_every_runtime_and_exits_with_1_after_a_failure(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format_version": 2}, "is of format 2, and this ptqflow reads up to 1: install a newer ptqflow"),
-        ({"format_version": 0}, "format_version"),
-        ({"layers": "none"}, "layers"),
-        ({"surprise": 1}, "surprise"),
+        ({"format_version": 2}, "is of format 2, and this ptqflow reads format 1: install a newer ptqflow"),
         ({"files": {}}, "no runtime can run the model here|has no reference.npz"),
     ],
 )

@@ -2,9 +2,10 @@
 
 import csv
 import importlib
-import json
 import re
 from collections import defaultdict
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from params_table import SECTIONS, with_table
 from repository import PIPELINES, ROOT, stages_of
 from ruamel.yaml import YAML
 
+from ptqflow.cli import run
+from ptqflow.core import figures
+from ptqflow.core.artifacts import Card
 from ptqflow.core.params import read_params
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
-FIGURES, EXPORT, SPEED = (ROOT / "docs" / f"{name}.md" for name in ("figures", "export", "speed"))
+FIGURES, EXPORT, SPEED, USE = (ROOT / "docs" / f"{name}.md" for name in ("figures", "export", "speed", "use"))
+SCHEMAS = [kind for kind in vars(figures).values() if isinstance(kind, type) and kind.__module__ == figures.__name__]
 README = (ROOT / "README.md").read_text()
 PARAMS: dict[str, dict[str, Any]] = YAML(typ="safe").load(ROOT / "params.yaml")
 
@@ -85,10 +90,9 @@ def test_every_metrics_file_and_plot_is_described() -> None:
     assert {next(iter(entry)) for entry in entries} <= quoted(FIGURES)
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "metrics").glob("*.json")), ids=lambda file: file.stem)
-def test_every_figure_of_the_committed_metrics_is_defined(file: Path) -> None:
-    found = {name for name in figures(json.loads(file.read_text())) if not name.startswith("batch_")}
-    assert found <= quoted(FIGURES, SPEED)
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.__name__)
+def test_every_figure_of_a_schema_is_defined(schema: type[Card]) -> None:
+    assert {field.alias or name for name, field in schema.model_fields.items()} <= quoted(FIGURES, SPEED)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "metrics" / "plots").glob("*.csv")), ids=lambda file: file.stem)
@@ -97,10 +101,23 @@ def test_every_column_of_the_committed_plots_is_described(file: Path) -> None:
         assert set(next(csv.reader(lines))) <= quoted(FIGURES)
 
 
-def figures(metrics: dict[str, Any]) -> set[str]:
-    """Return the names of the values in a metrics file."""
-    nested = [figures(value) for value in metrics.values() if isinstance(value, dict)]
-    return set().union(*nested) | {name for name, value in metrics.items() if not isinstance(value, dict)}
+def help_of(*arguments: str) -> str:
+    """Return what `ptqflow` prints with these arguments and --help."""
+    printed = StringIO()
+    with redirect_stdout(printed), pytest.raises(SystemExit):
+        run([*arguments, "--help"])
+    return printed.getvalue()
+
+
+COMMANDS = re.findall(r"^    (\w+) ", help_of().partition("commands:")[2], re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_and_its_options_are_described(command: str) -> None:
+    text = "".join(page.read_text() for page in (ROOT / "README.md", USE, FIGURES))
+    assert f"ptqflow {command} " in text
+    options = set(re.findall(r"^  (?:-h, )?(-[\w-]+)", help_of(command), re.MULTILINE)) - {"--help"}
+    assert {option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -4,13 +4,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from evaluation import evaluate_metrics
+from evaluation import evaluation_figures
 
 import ptqflow
-from ptqflow.core.figures import EvaluateMetrics
+from ptqflow.core.figures import EvaluationFigures
+from ptqflow.core.paths import FIGURES
 from ptqflow.summary import format_summary
 
-METRICS = evaluate_metrics(fp32=0.986, int8=0.98, uncalibrated=0.05, agreement=0.991667)
+ALL = evaluation_figures(fp32=0.986, int8=0.98, uncalibrated=0.05, agreement=0.991667)
 
 TABLE = """\
                       top-1 %  top-5 %     loss     MB
@@ -31,49 +32,45 @@ INT8 predicts the same class as FP32 for 99.17 % of the images.
 The drop of 0.60 points is statistically significant, p = 0.031 (95 % interval 0.05 to 0.60 points)."""
 
 
-def without_top5(metrics: EvaluateMetrics) -> EvaluateMetrics:
+def without_top5(figures: EvaluationFigures) -> EvaluationFigures:
     names = ("fp32", "int8_uncalibrated", "int8")
-    return metrics.model_copy(update={name: getattr(metrics, name).model_copy(update={"top5": None}) for name in names})
+    return figures.model_copy(update={name: getattr(figures, name).model_copy(update={"top5": None}) for name in names})
 
 
 @pytest.mark.parametrize(
-    ("metrics", "table"), [(METRICS, TABLE), (without_top5(METRICS), TABLE_WITHOUT_TOP5)], ids=["top-5", "no top-5"]
+    ("figures", "table"), [(ALL, TABLE), (without_top5(ALL), TABLE_WITHOUT_TOP5)], ids=["top-5", "no top-5"]
 )
-def test_the_three_networks_are_shown_side_by_side(metrics: EvaluateMetrics, table: str) -> None:
-    assert format_summary(metrics) == table
+def test_the_three_networks_are_shown_side_by_side(figures: EvaluationFigures, table: str) -> None:
+    assert format_summary(figures) == table
 
 
 def test_equal_predictions_are_reported_once() -> None:
-    table = format_summary(evaluate_metrics(fp32=0.98, int8=0.98, agreement=1.0))
+    table = format_summary(evaluation_figures(fp32=0.98, int8=0.98, agreement=1.0))
     assert table.count("the same class") == 1
     assert "INT8 and FP32 predict the same class for all of the 1,000 test images: no drop, p = 1." in table
 
 
-def test_the_module_prints_the_table_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "evaluate.json").write_text(METRICS.model_dump_json())
-
-    printed = subprocess.run(
-        [sys.executable, "-m", "ptqflow.summary", "evaluate.json"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(ptqflow.__file__).parents[1])},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert printed.stdout == TABLE + "\n"
-
-
-def test_a_file_with_conflict_markers_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "evaluate.json").write_text("<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> other\n")
-    result = subprocess.run(
-        [sys.executable, "-m", "ptqflow.summary", "evaluate.json"],
-        cwd=tmp_path,
+def summarize(folder: Path, figures: str) -> "subprocess.CompletedProcess[str]":
+    """Run the module at the root of a repository with these figures."""
+    file = folder / FIGURES
+    file.parent.mkdir(parents=True)
+    file.write_text(figures)
+    return subprocess.run(
+        [sys.executable, "-m", "ptqflow.summary"],
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": str(Path(ptqflow.__file__).parents[1])},
         check=False,
         capture_output=True,
         text=True,
     )
+
+
+def test_the_module_prints_the_table_of_the_last_run(tmp_path: Path) -> None:
+    assert summarize(tmp_path, ALL.model_dump_json()).stdout == TABLE + "\n"
+
+
+def test_a_file_that_is_cut_off_is_one_line(tmp_path: Path) -> None:
+    result = summarize(tmp_path, ALL.model_dump_json()[:100])
     assert result.returncode == 1
-    assert result.stderr == (
-        "evaluate.json holds conflict markers of git: resolve the conflict, then run `dvc repro`\n"
-    )
+    assert result.stderr.startswith("data/predictions/figures.json: the file: Invalid JSON")
+    assert result.stderr.endswith("run `dvc repro` to write it again\n")

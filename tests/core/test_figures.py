@@ -2,25 +2,23 @@ import json
 from pathlib import Path
 
 import pytest
-from evaluation import evaluate_metrics
+from evaluation import evaluation_figures
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptqflow.core.artifacts import Table, write_metrics
+from ptqflow.core.artifacts import Table, write_card, write_metrics
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import (
     CLASSES,
     SENSITIVITY,
     TRIALS,
     ClassRow,
-    ExportMetrics,
-    FileCheck,
     SensitivityRow,
     TrialRow,
-    read_evaluate_metrics,
+    read_evaluation_figures,
 )
+from ptqflow.core.paths import FIGURES
 
-EVALUATE = Path("metrics/evaluate.json")
 ROW = ClassRow(
     name='a cat, or "dog"',
     images=4,
@@ -35,11 +33,25 @@ ROW = ClassRow(
 )
 
 
-def test_metrics_come_back_and_what_does_not_exist_has_no_key() -> None:
-    metrics = evaluate_metrics(sqnr_db=None)
-    write_metrics("evaluate", metrics)
-    assert read_evaluate_metrics() == metrics
-    assert "sqnr_db" not in json.loads(EVALUATE.read_text())
+def test_figures_come_back_from_beside_the_predictions() -> None:
+    figures = evaluation_figures(sqnr_db=None)
+    write_card(FIGURES, figures)
+    assert read_evaluation_figures() == figures
+
+
+def test_of_the_figures_of_evaluate_those_to_compare_are_metrics_and_what_does_not_exist_has_no_key() -> None:
+    write_metrics("evaluate", evaluation_figures(fp32=0.98, int8=0.97, sqnr_db=None).headline())
+    assert json.loads(Path("metrics/evaluate.json").read_text()) == {
+        "fp32_top1": 0.98,
+        "int8_top1": 0.97,
+        "uncalibrated_top1": 0.5,
+        "drop": 0.01,
+        "p": 0.00195312,
+        "agreement": 0.99,
+        "median_sqnr_db": 33.5,
+        "fp32_mb": 44.78,
+        "int8_mb": 11.31,
+    }
 
 
 @pytest.mark.parametrize(
@@ -55,22 +67,22 @@ def test_metrics_come_back_and_what_does_not_exist_has_no_key() -> None:
     ],
     ids=["missing", "unknown", "type", "range", "cut", "empty", "conflict"],
 )
-def test_another_metrics_file_is_one_line_that_names_it(change: object, message: str) -> None:
-    write_metrics("evaluate", evaluate_metrics())
-    EVALUATE.write_text(change(EVALUATE.read_text()))
-    with pytest.raises(ArtifactError, match=r"^metrics/evaluate\.json") as caught:
-        read_evaluate_metrics()
+def test_another_file_of_figures_is_one_line_that_names_it(change: object, message: str) -> None:
+    write_card(FIGURES, evaluation_figures())
+    FIGURES.write_text(change(FIGURES.read_text()))
+    with pytest.raises(ArtifactError, match=r"^data/predictions/figures\.json") as caught:
+        read_evaluation_figures()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_and_one_that_is_no_text_are_one_line() -> None:
-    with pytest.raises(ArtifactError, match=r"^metrics/evaluate\.json is missing: run `dvc repro`$"):
-        read_evaluate_metrics()
-    EVALUATE.parent.mkdir()
-    EVALUATE.write_bytes(b"\xff\xfe")
+    with pytest.raises(ArtifactError, match=r"^data/predictions/figures\.json is missing: run `dvc repro`$"):
+        read_evaluation_figures()
+    FIGURES.parent.mkdir(parents=True)
+    FIGURES.write_bytes(b"\xff\xfe")
     with pytest.raises(ArtifactError, match="is not UTF-8 text"):
-        read_evaluate_metrics()
+        read_evaluation_figures()
 
 
 @given(st.text(alphabet=st.characters(blacklist_categories=("Cs",), blacklist_characters="\r\0"), min_size=1))
@@ -123,21 +135,13 @@ def test_another_table_is_one_line_that_names_file_and_line(text: str, message: 
     assert "\n" not in str(caught.value)
 
 
-def test_checks_of_files_are_found_by_name() -> None:
-    checks = ExportMetrics.model_validate({"int8.torchscript.pt": FileCheck(bit_exact=True)})
-    assert checks.check_of("int8.torchscript.pt") == FileCheck(bit_exact=True)
-    assert checks.check_of("int8.onnx") is checks.check_of("another") is None
-    write_metrics("export", checks)
-    assert json.loads(Path("metrics/export.json").read_text()) == {"int8.torchscript.pt": {"bit_exact": True}}
-
-
 def test_no_two_tables_have_one_file() -> None:
     from ptqflow.core import figures
 
     names = [value.name for value in vars(figures).values() if isinstance(value, Table)]
-    assert len(names) == len(set(names)) == 8
+    assert len(names) == len(set(names)) == 10
 
 
 def test_figures_out_of_range_are_refused_when_they_are_made() -> None:
     with pytest.raises(ValueError, match="less than or equal to 1"):
-        evaluate_metrics(agreement=1.5)
+        evaluation_figures(agreement=1.5)

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluation import evaluation_figures
 
 from ptqflow.core.errors import ArtifactError
 from ptqflow.evaluate.predictions import NETWORKS, PredictionsCard, load_predictions, predict, save_predictions
@@ -17,7 +18,7 @@ def logits(seed: int) -> np.ndarray:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     predictions = {name: predict(logits(seed)) for seed, name in enumerate(NETWORKS)}
-    save_predictions(tmp_path / "predictions", predictions, LABELS, CARD)
+    save_predictions(tmp_path / "predictions", predictions, LABELS, CARD, evaluation_figures())
     return tmp_path / "predictions"
 
 
@@ -48,7 +49,7 @@ def test_what_is_saved_comes_back(directory: Path) -> None:
 
 def test_equal_predictions_have_equal_bytes(directory: Path, tmp_path: Path) -> None:
     found = load_predictions(directory)
-    save_predictions(tmp_path / "again", found.networks, found.labels, CARD)
+    save_predictions(tmp_path / "again", found.networks, found.labels, CARD, evaluation_figures())
     for file in directory.iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 import ptqflow
 from ptqflow.core.errors import ModelError
+from ptqflow.core.figures import ExportMetrics, FileCheck
 from ptqflow.data.preprocessing import to_input
-from ptqflow.export.export import require_runtimes, write_files
+from ptqflow.export.export import headline, require_runtimes, write_files
 from ptqflow.fx.prepare import without_torch_warnings
 from ptqflow.inference.classifier import softmax
 from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, REFERENCE, read_manifest
@@ -27,13 +28,18 @@ def run_onnx(model: Path | bytes, images: Tensor) -> Tensor:
 
 
 def test_every_file_passes_the_gate(exported: Exported) -> None:
-    figures = exported.check()
-    assert figures.int8_torchscript.bit_exact is True
-    assert figures.int8_onnx is not None
-    assert figures.fp32_onnx is not None
-    assert figures.int8_onnx.agreement >= 0.98  # one of 50 images may differ
-    assert figures.int8_onnx.lost + figures.int8_onnx.gained <= 1
-    assert figures.fp32_onnx.agreement == 1
+    checks = exported.check()
+    script, int8, fp32 = checks
+    top1 = float((exported.logits.argmax(dim=1).numpy() == exported.dataset.test.labels).mean())
+    assert script == FileCheck(
+        file=INT8_TORCHSCRIPT, runtime="torchscript", bit_exact=True, agreement=1.0, top1=top1, lost=0, gained=0
+    )
+    assert (int8.file, int8.runtime) == (INT8_ONNX, "onnxruntime")
+    assert int8.agreement >= 0.98  # one of 50 images may differ
+    assert int8.lost + int8.gained <= 1
+    assert int8.top1 == pytest.approx(top1 + (int8.gained - int8.lost) / 50)
+    assert (fp32.file, fp32.runtime, fp32.agreement) == (FP32_ONNX, "onnxruntime", 1)
+    assert headline(checks) == ExportMetrics(onnx_top1=int8.top1)
 
 
 def test_every_file_takes_any_number_of_images(exported: Exported, inputs: list[Tensor]) -> None:
@@ -55,9 +61,9 @@ def test_without_onnx_only_torchscript_is_written_and_checked(exported: Exported
     write_files(alone.directory, alone.networks, alone.logits, params)
     assert {file.name for file in alone.directory.iterdir()} == {INT8_TORCHSCRIPT, REFERENCE}
     alone.describe()
-    figures = alone.check(params)
-    assert figures.int8_torchscript.bit_exact is True
-    assert (figures.int8_onnx, figures.fp32_onnx) == (None, None)
+    checks = alone.check(params)
+    assert [(check.file, check.bit_exact) for check in checks] == [(INT8_TORCHSCRIPT, True)]
+    assert headline(checks) == ExportMetrics()
 
 
 def test_the_reference_holds_the_outputs_of_torch(exported: Exported) -> None:
@@ -70,8 +76,9 @@ def test_the_reference_holds_the_outputs_of_torch(exported: Exported) -> None:
 
 
 def test_openvino_is_checked_on_request_and_predict_runs_what_the_gate_ran(exported: Exported) -> None:
-    figures = exported.check(PARAMS.model_copy(update={"openvino": True}))
-    assert figures.int8_onnx.openvino.agreement >= 0.98
+    check = exported.check(PARAMS.model_copy(update={"openvino": True}))[-1]
+    assert (check.file, check.runtime) == (INT8_ONNX, "openvino")
+    assert check.agreement >= 0.98
     logits = exported.gate.replay("openvino", INT8_ONNX, 50)
     probabilities = ptqflow.load(exported.directory, "openvino")(np.asarray(exported.dataset.test.images))
     assert np.array_equal(softmax(logits), probabilities)

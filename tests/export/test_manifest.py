@@ -2,7 +2,7 @@ from pathlib import Path
 
 import miniature
 import pytest
-from evaluation import evaluate_metrics
+from evaluation import evaluation_figures
 from exporting import PARAMS, ROOT, WEIGHTS_SHA256, Exported
 from repository import stages_of
 from ruamel.yaml import YAML
@@ -16,7 +16,7 @@ from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, REF
 def test_the_manifest_describes_files_data_code_and_layers(exported: Exported) -> None:
     manifest = read_manifest(exported.directory)
     assert manifest.classes == miniature.CLASSES
-    assert manifest.metrics == evaluate_metrics(int8=0.5)
+    assert manifest.metrics == evaluation_figures(int8=0.5)
     assert set(manifest.files) == {INT8_ONNX, FP32_ONNX, INT8_TORCHSCRIPT, REFERENCE}
     assert manifest.dataset_sha256 == exported.dataset.card.sha256
     assert manifest.calibration.images == 40

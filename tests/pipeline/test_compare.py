@@ -10,23 +10,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from repository import Repository
+from repository import ROOT, Repository
 
 from ptqflow.compare import fetch_predictions
 from ptqflow.core.errors import ArtifactError
 from ptqflow.evaluate.predictions import Predictions, load_predictions
 
-EVALUATE = """
+EVALUATE = f"""
+import sys
 from pathlib import Path
 
 import numpy as np
 
+sys.path.append({str(ROOT / "tests")!r})
+from evaluation import evaluation_figures
 from ptqflow.evaluate.predictions import NETWORKS, PredictionsCard, predict, save_predictions
 
 draws, labels = np.random.default_rng(int(Path("seed").read_text())), np.arange(60) % 3
-networks = {name: predict(draws.normal(size=(60, 3)) + np.eye(3)[labels]) for name in NETWORKS}
+networks = {{name: predict(draws.normal(size=(60, 3)) + np.eye(3)[labels]) for name in NETWORKS}}
 card = PredictionsCard(classes=("ant", "bee", "cat"), test_sha256="0")
-save_predictions(Path("data/predictions"), networks, labels, card)
+save_predictions(Path("data/predictions"), networks, labels, card, evaluation_figures())
 """
 
 PIPELINE = """
@@ -142,10 +145,10 @@ def test_two_revisions_are_compared_image_by_image(repository: Repository) -> No
     compared = json.loads(repository.run("ptqflow", "compare", "HEAD~1", "HEAD", "--json").output)
 
     old, new = json.loads(before), json.loads(repository.read("metrics/evaluate.json"))
-    assert np.allclose(compared["top1"], [old["int8"]["top1"], new["int8"]["top1"]], atol=1e-6)
+    assert np.allclose(compared["top1"], [old["int8_top1"], new["int8_top1"]], atol=1e-6)
     pairs = compared["paired"]
-    assert pairs["both_right"] + pairs["only_a_right"] == round(old["int8"]["top1"] * compared["images"])
-    assert pairs["both_right"] + pairs["only_b_right"] == round(new["int8"]["top1"] * compared["images"])
+    assert pairs["both_right"] + pairs["only_a_right"] == round(old["int8_top1"] * compared["images"])
+    assert pairs["both_right"] + pairs["only_b_right"] == round(new["int8_top1"] * compared["images"])
     assert all(image["a"] != image["b"] for image in compared["changed"])
     assert len(compared["changed"]) >= pairs["only_a_right"] + pairs["only_b_right"]
 

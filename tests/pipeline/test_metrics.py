@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from repository import PIPELINES, ROOT, STAGES, Repository, stages_of
 
-SCREEN = 45
-CHANGED = 25
+from ptqflow.benchmark.timed_runtimes import RUNTIMES
+
+SCREEN = 25
 
 
 def leaves(value: object) -> int:
@@ -20,7 +21,8 @@ def test_all_metrics_together_fit_on_a_screen(repository: Repository) -> None:
     shown = json.loads(repository.run("dvc", "metrics", "show", "--json", *metrics_of("dvc.yaml")).output)[""]
     figures = {file: entry["data"] for file, entry in shown["data"].items()}
     assert set(figures) == set(metrics_of("dvc.yaml"))
-    assert leaves(figures) <= SCREEN, {file: leaves(data) for file, data in figures.items()}
+    counts = {file: leaves(data) for file, data in figures.items()} | {"metrics/benchmark.json": len(RUNTIMES)}
+    assert sum(counts.values()) <= SCREEN, counts
 
 
 @pytest.mark.slow
@@ -28,7 +30,7 @@ def test_a_diff_after_another_training_is_a_screen_of_rows(repository: Repositor
     repository.run("dvc", "exp", "run", "-S", "train.lr=0.05", "-S", "calib.batches=3")
     output = repository.run("dvc", "metrics", "diff", "HEAD", "--md").output
     rows = [line for line in output.splitlines() if line.startswith("| metrics/")]
-    assert 10 <= len(rows) <= CHANGED, output
+    assert 5 <= len(rows) <= SCREEN, output
 
 
 def test_dvc_shows_metrics_without_a_warning_or_an_empty_row(repository: Repository) -> None:
@@ -54,19 +56,18 @@ def test_without_onnx_the_pipeline_ends_with_a_report_of_the_file_that_there_is(
     page = repository.read("report/index.html")
     assert "int8.torchscript.pt" in page
     assert "int8.onnx" not in page
-    assert list(json.loads(repository.read("metrics/export.json"))) == ["int8.torchscript.pt"]
+    assert json.loads(repository.read("metrics/export.json")) == {}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["export", "report"])
-def test_conflict_markers_in_a_metrics_file_are_one_line(repository: Repository, stage: str) -> None:
-    file = repository.path / "metrics/evaluate.json"
+def test_conflict_markers_in_a_table_are_one_line(repository: Repository) -> None:
+    file = repository.path / "metrics/plots/classes.csv"
     text = file.read_text()
     file.write_text(f"<<<<<<< HEAD\n{text}=======\n{text}>>>>>>> other\n")
-    result = repository.try_run("env", "PYTHONPATH=src", "python", f"stages/{stage}.py")
+    result = repository.try_run("env", "PYTHONPATH=src", "python", "stages/report.py")
     assert result.status == 1
     assert result.output == (
-        f"{stage}: metrics/evaluate.json holds conflict markers of git: resolve the conflict, then run `dvc repro`\n"
+        "report: metrics/plots/classes.csv holds conflict markers of git: resolve the conflict, then run `dvc repro`\n"
     )
 
 

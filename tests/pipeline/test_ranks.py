@@ -30,4 +30,4 @@ def test_a_network_trained_on_two_devices_is_what_later_stages_take(repository: 
     assert result.output.count("epoch 1: ") == 1, "one rank prints"
     assert repository.contents("models/fp32") != network, "each process normalizes its own share of a batch"
     evaluated = json.loads(repository.read("metrics/evaluate.json"))
-    assert 0 <= evaluated["fp32"]["top1"] <= 1
+    assert 0 <= evaluated["fp32_top1"] <= 1

@@ -1,6 +1,6 @@
 """The spread over calibration draws with real dvc: on demand alone, and each draw and size cached."""
 
-import json
+import csv
 import re
 
 import pytest
@@ -20,9 +20,9 @@ def test_every_draw_and_size_runs_once_on_demand_and_only_what_is_new_runs_again
     scores = ["spread_score@0-1", "spread_score@0-2", "spread_score@1-1", "spread_score@1-2"]
 
     assert sorted(ran(repository)) == ["calib_spread", *draws, *scores]
-    summary = json.loads(repository.read("metrics/calib_spread.json"))
-    assert list(summary) == ["8", "16"]
-    assert all(0 <= row["min"] <= row["mean"] <= row["max"] <= 1 for row in summary.values())
+    rows = list(csv.DictReader(repository.read("metrics/plots/calib_spread.csv").splitlines()))
+    assert [row["images"] for row in rows] == ["8", "16"]
+    assert all(0 <= float(row["min"]) <= float(row["mean"]) <= float(row["max"]) <= 1 for row in rows)
     assert ran(repository) == []
 
     repository.set_params({"convert": {"head": "int8"}})

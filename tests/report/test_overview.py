@@ -3,8 +3,7 @@ from math import log, log10
 
 from finished_run import SHA256, write_benchmark, write_run
 
-from ptqflow.core.artifacts import write_metrics
-from ptqflow.core.figures import ExportMetrics, FileCheck
+from ptqflow.core.figures import FILE_CHECKS, FileCheck
 from ptqflow.report.overview import networks, run, size_and_speed
 from ptqflow.report.results import read_results
 
@@ -120,28 +119,32 @@ def test_hashes_are_those_of_the_dataset_card_and_of_the_manifest() -> None:
 
 def test_each_file_has_its_size_and_the_result_of_its_check() -> None:
     write_run(images=8)
-    checked = "99.75 % of predictions equal, top-1 85.00 %, 2 images lost, 1 gained"
+    checked = "onnxruntime: 99.75 % of predictions equal, top-1 85.00 %, 2 images lost, 1 gained"
     assert size_and_speed(read_results())["files"].rows == [
         ["fp32.onnx", "1.25", checked],
         ["int8.onnx", "1.25", checked],
-        ["int8.torchscript.pt", "1.25", "equal logits"],
+        ["int8.torchscript.pt", "1.25", "torchscript: equal logits"],
     ]
 
 
-def test_a_file_with_other_logits_is_said_to_have_them_and_one_without_a_check_has_a_dash() -> None:
+def test_a_file_that_was_run_in_two_runtimes_has_the_results_of_both() -> None:
     write_run(images=8)
-    checks = {"int8.torchscript.pt": FileCheck(bit_exact=False, agreement=1), "fp32.onnx": FileCheck()}
-    write_metrics("export", ExportMetrics.model_validate(checks))
-    assert [row[2] for row in size_and_speed(read_results())["files"].rows] == [
-        *("-", "-", "different logits, 100.00 % of predictions equal"),
-    ]
+    in_openvino = FileCheck(
+        file="int8.onnx", runtime="openvino", bit_exact=False, agreement=0.98, top1=0.84, lost=3, gained=0
+    )
+    FILE_CHECKS.write([*FILE_CHECKS.read(), in_openvino])
+    files = {row[0]: row[2] for row in size_and_speed(read_results())["files"].rows}
+    assert files["int8.onnx"].endswith(
+        "2 images lost, 1 gained; openvino: 98.00 % of predictions equal, top-1 84.00 %, 3 images lost, 0 gained"
+    )
+    assert "openvino" not in files["fp32.onnx"]
 
 
 def test_a_run_without_onnx_files_has_the_torchscript_file_and_its_timings() -> None:
     write_run(images=8, onnx=False)
     write_benchmark()
     section = size_and_speed(read_results())
-    assert section["files"].rows == [["int8.torchscript.pt", "1.25", "equal logits"]]
+    assert section["files"].rows == [["int8.torchscript.pt", "1.25", "torchscript: equal logits"]]
     assert len(section["speed"].rows) == 2
 
 

@@ -11,6 +11,7 @@ from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import (
     CLASSES,
     EPOCHS,
+    FILE_CHECKS,
     OBSERVED_RANGES,
     QUANTIZED_RANGES,
     RELIABILITY,
@@ -20,7 +21,7 @@ from ptqflow.core.figures import (
 )
 from ptqflow.report.results import read_results
 
-TABLES = (CLASSES, EPOCHS, OBSERVED_RANGES, QUANTIZED_RANGES, RELIABILITY, SENSITIVITY, TRIALS)
+TABLES = (CLASSES, EPOCHS, FILE_CHECKS, OBSERVED_RANGES, QUANTIZED_RANGES, RELIABILITY, SENSITIVITY, TRIALS)
 PREDICTIONS = "data/predictions/predictions.safetensors"
 
 
@@ -31,7 +32,7 @@ def test_what_the_stages_wrote_is_read_back() -> None:
     assert [row.epoch for row in results.epochs] == [1, 2, 3]
     assert len(results.test) == len(results.predictions["int8"].predicted) == 200
     assert results.predictions["fp32"].margin.dtype == np.float32
-    assert results.evaluate.fp32.top1 == json.loads(Path("metrics/evaluate.json").read_text())["fp32"]["top1"]
+    assert results.evaluate.fp32.top1 == json.loads(Path("metrics/evaluate.json").read_text())["fp32_top1"]
     assert results.manifest.architecture == "resnet18"
     assert results.benchmark == []
 
@@ -52,8 +53,8 @@ def test_timings_count_for_the_model_that_they_were_taken_of_alone() -> None:
 @pytest.mark.parametrize(
     "file",
     [
-        *("data/dataset/card.json", "data/predictions/card.json", PREDICTIONS, "models/export/model.json"),
-        *(f"metrics/{stage}.json" for stage in ("convert", "evaluate", "export")),
+        *("data/dataset/card.json", "data/predictions/card.json", "data/predictions/figures.json", PREDICTIONS),
+        "models/export/model.json",
         *(str(table.path) for table in TABLES),
     ],
 )
@@ -66,8 +67,8 @@ def test_a_missing_file_is_named(file: str) -> None:
 
 def test_a_changed_or_broken_file_is_named() -> None:
     write_run()
-    Path("metrics/convert.json").write_text("{")
-    with pytest.raises(ArtifactError, match=r"metrics/convert\.json: the file: Invalid JSON"):
+    Path("data/predictions/figures.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"data/predictions/figures\.json: the file: Invalid JSON"):
         read_results()
     Path(PREDICTIONS).write_bytes(b"\0")
     with pytest.raises(ArtifactError, match="not the file that `evaluate` wrote"):

@@ -64,6 +64,13 @@ def test_outside_a_repository_there_are_the_lines_alone_and_none_is_made(capsys:
     assert not list(Path().iterdir())
 
 
+def test_a_note_is_printed_before_the_epochs_by_the_first_rank(capsys: pytest.CaptureFixture[str]) -> None:
+    for ranks in (ALONE, Ranks(1, 2)):
+        with live_log(Path("live"), ranks, "model.weights: renamed") as log:
+            log(EPOCHS[0])
+    assert capsys.readouterr().out.splitlines() == ["model.weights: renamed", str(EPOCHS[0])]
+
+
 def test_one_rank_talks(capsys: pytest.CaptureFixture[str]) -> None:
     log_all(Ranks(1, 2))
     assert capsys.readouterr().out == ""

@@ -17,7 +17,14 @@ from ptqflow.core.ranks import ALONE, Ranks
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.models.architecture import build_model
 from ptqflow.models.params import ModelParams
-from ptqflow.train.setup import build_network, describe_model, fingerprint, require_equal_inputs, resolve_recipe
+from ptqflow.train.setup import (
+    build_network,
+    describe_model,
+    fingerprint,
+    prepare,
+    require_equal_inputs,
+    resolve_recipe,
+)
 
 DATASET_CARD = DatasetCard(
     name="digits",
@@ -52,6 +59,15 @@ def test_normalization_comes_from_the_params_or_the_data_set(given: tuple, expec
     assert (card.normalization.mean, card.normalization.std) == expected_normalization
     expected = miniature.card().model_dump(exclude={"normalization"})
     assert card.model_dump(exclude={"normalization"}) == expected
+
+
+def test_a_training_starts_from_the_network_of_its_card_with_the_recipe_of_the_data_set() -> None:
+    model = ModelParams(name="miniature:residual", weights=None, stem="standard", mean=None, std=None)
+    start = prepare(model, params(), DATASET_CARD, None)
+    assert start.card == describe_model(model, DATASET_CARD)
+    assert start.recipe == resolve_recipe(start.card, params(), DATASET_CARD)
+    expected = build_network(start.card, None, params()).model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in start.network.model.state_dict().items())
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
@@ -139,7 +155,7 @@ def test_the_checks_draw_no_random_numbers_of_the_training() -> None:
     after = torch.rand(3)
 
     torch.manual_seed(recipe.seed)
-    build_model(card.name, card.stem, len(card.classes), card.image_size)
+    build_model(card.name, card.stem, len(card.classes), card.input_shape)
     assert torch.equal(torch.rand(3), after)
 
 
@@ -201,7 +217,7 @@ def test_ranks_may_differ_in_their_machines_and_in_nothing_else() -> None:
     inputs = fingerprint(miniature.card(), params(), DATASET_CARD, None)
     of_machine = {"cpu", "threads", "gpu"}
     shared = {name: value for name, value in inputs.items() if name not in of_machine}
-    require_equal_inputs(ALONE, inputs)
+    assert require_equal_inputs(ALONE, inputs) == inputs
     require_equal_inputs(Gathered(0, 2, json.dumps(shared).encode()), inputs | dict.fromkeys(of_machine, "other"))
     for name in shared:
         other = json.dumps(shared | {name: "other"}).encode()

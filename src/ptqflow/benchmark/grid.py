@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import geometric_mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -16,7 +17,7 @@ from ptqflow.benchmark.timed_runtimes import LIBRARIES, RUNTIMES, Runtime, Task,
 from ptqflow.benchmark.timing import speedup, time_in_turns
 from ptqflow.benchmark.worker_process import Cell
 from ptqflow.core.errors import ArtifactError, BenchmarkError, describe_failure
-from ptqflow.core.figures import BenchmarkRow
+from ptqflow.core.figures import BenchmarkMetrics, BenchmarkRow
 from ptqflow.core.machine import describe_machine, usable_cores
 from ptqflow.core.text_table import format_text_table
 from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, check_file
@@ -43,12 +44,12 @@ class Benchmark:
     left_out: dict[Runtime, str]
     """The runtimes that were not timed, and why."""
 
-    def as_metrics(self) -> dict[str, Any]:
-        """Return the speed-up by runtime and batch size."""
-        speedups: dict[str, dict[str, float]] = {}
+    def headline(self) -> BenchmarkMetrics:
+        """Return the speed-up of each runtime, the geometric mean over the batch sizes."""
+        speedups: dict[str, list[float]] = {}
         for row in self.rows:
-            speedups.setdefault(row.runtime, {})[f"batch_{row.batch}"] = row.speedup
-        return {"speedup": speedups}
+            speedups.setdefault(row.runtime, []).append(row.speedup)
+        return BenchmarkMetrics(speedup={name: round(geometric_mean(found), 3) for name, found in speedups.items()})
 
 
 def benchmark(params: BenchmarkParams, eager: Files, export_dir: Path, manifest: Manifest) -> Benchmark:

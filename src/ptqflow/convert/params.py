@@ -12,7 +12,7 @@ from ptqflow.core.params import Params
 class ActivationParams(Params):
     """How the statistics of a tensor become its scale and zero point."""
 
-    method: Method | Literal["auto"]
+    method: Literal["auto", Method]
     """How the range of an activation is chosen; auto: as is best for the logits, for all tensors or a single one."""
     percentile: Annotated[float, Field(gt=50, le=100)]
     """For the method `percentile`: the range reaches from the (100 - p)-th to the p-th percentile."""

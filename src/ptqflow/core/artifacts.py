@@ -65,19 +65,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_metrics(stage: str, values: Mapping[str, Any] | Card) -> None:
+def write_metrics(stage: str, metrics: Card) -> None:
     """Write metrics/<stage>.json, which git keeps and `dvc metrics diff` compares; None is left out."""
-    figures = values.model_dump(mode="json", by_alias=True, exclude_none=True) if isinstance(values, Card) else values
-    write_json(METRICS / f"{stage}.json", figures)
-
-
-def read_metrics(stage: str, card: type[C]) -> C:
-    """Read metrics/<stage>.json.
-
-    Raises:
-        ArtifactError: as `read_card`.
-    """
-    return read_card(METRICS / f"{stage}.json", card)
+    write_json(METRICS / f"{stage}.json", metrics.model_dump(mode="json", exclude_none=True))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,14 +1,16 @@
-"""What the stages write to metrics/ and others read: one schema for the writer and all readers.
+"""The figures that the stages write: one schema for the writer and all readers.
 
-JSON holds the headline figures, which `dvc metrics diff` compares; the figures of every epoch, tensor and module are
-tables, which `dvc plots diff` compares.
+metrics/*.json hold what is compared across commits, on one screen of `dvc metrics diff`. The figures of every epoch,
+tensor, module, class and file are tables in metrics/plots, which `dvc plots diff` compares. All figures of the test
+images lie beside the predictions.
 """
 
 from typing import Annotated
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from ptqflow.core.artifacts import Card, Table, read_metrics
+from ptqflow.core.artifacts import Card, Table, read_card
+from ptqflow.core.paths import FIGURES
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A fraction of the images."""
@@ -36,6 +38,13 @@ class ObservedRange(Card):
     tensor: str
     min: FiniteFloat
     max: FiniteFloat
+
+
+class ClassImages(Card):
+    """Number of calibration images of a class."""
+
+    name: str = Field(alias="class")
+    images: NonNegativeInt
 
 
 class QuantizedRange(Card):
@@ -89,17 +98,27 @@ class TrialRow(Card):
     """The modules kept FP32, separated by commas; a block stands for all modules in it."""
 
 
-class LayerCounts(Card):
-    """Layers of the INT8 network by the precision that they run in."""
+class TrainMetrics(Card):
+    """metrics/train.json: the epoch whose weights are kept."""
 
-    int8: NonNegativeInt
-    fp32: NonNegativeInt
+    epoch: NonNegativeInt
+    val_top1: Share
+
+
+class CalibMetrics(Card):
+    """metrics/calib.json."""
+
+    images: PositiveInt
+    """Number of calibration images."""
+    dropped: NonNegativeInt
+    """Images that were left out because val or test has the same pixels."""
 
 
 class ConvertMetrics(Card):
     """metrics/convert.json."""
 
-    layers: LayerCounts
+    fp32_layers: NonNegativeInt
+    """Layers of the INT8 network that run in FP32."""
 
 
 class NetworkFigures(Card):
@@ -148,16 +167,48 @@ class PairedFigures(Card):
     paired: Counts
 
 
-class EvaluateMetrics(PairedFigures):
-    """metrics/evaluate.json: the headline figures of the stage `evaluate`."""
+class EvaluateMetrics(Card):
+    """metrics/evaluate.json: of `EvaluationFigures`, those that are compared across commits."""
+
+    fp32_top1: Share
+    int8_top1: Share
+    uncalibrated_top1: Share
+    drop: FiniteFloat
+    p: Share
+    agreement: Share
+    sqnr_db: FiniteFloat | None = None
+    median_sqnr_db: FiniteFloat | None = None
+    fp32_mb: NonNegativeFloat
+    int8_mb: NonNegativeFloat
+
+
+class EvaluationFigures(PairedFigures):
+    """data/predictions/figures.json: the three networks on the test images."""
 
     fp32: NetworkFigures
     int8_uncalibrated: NetworkFigures
     int8: NetworkFigures
     sqnr_db: FiniteFloat | None = None
     """Signal to quantization noise ratio of INT8's logits; None where they equal FP32's."""
+    median_sqnr_db: FiniteFloat | None = None
+    """The median over the images of their SQNR; None where at least half of them have equal logits."""
     kl: NonNegativeFloat
     """Mean Kullback-Leibler divergence of INT8's probabilities from FP32's, in nats."""
+
+    def headline(self) -> EvaluateMetrics:
+        """Return the figures that are compared across commits."""
+        return EvaluateMetrics(
+            fp32_top1=self.fp32.top1,
+            int8_top1=self.int8.top1,
+            uncalibrated_top1=self.int8_uncalibrated.top1,
+            drop=self.drop.top1,
+            p=self.paired.p,
+            agreement=self.agreement,
+            sqnr_db=self.sqnr_db,
+            median_sqnr_db=self.median_sqnr_db,
+            fp32_mb=self.fp32.size_mb,
+            int8_mb=self.int8.size_mb,
+        )
 
 
 class ClassRow(Card):
@@ -190,33 +241,33 @@ class ReliabilityBin(Card):
 
 
 class FileCheck(Card):
-    """An exported file compared with the network of torch that it was made from, on the test images."""
+    """An exported file in a runtime, compared with the network of torch that it was made from, on the test images."""
 
-    bit_exact: bool | None = None
+    file: str
+    runtime: str
+    bit_exact: bool
     """Whether the logits are equal bit by bit."""
-    agreement: Share | None = None
+    agreement: Share
     """Share of the images for which both predict the same class."""
-    top1: Share | None = None
-    lost: NonNegativeInt | None = None
+    top1: Share
+    lost: NonNegativeInt
     """Images on which only torch is right."""
-    gained: NonNegativeInt | None = None
+    gained: NonNegativeInt
     """Images on which only the file is right."""
-    openvino: "FileCheck | None" = None
-    """The same in OpenVINO."""
 
 
 class ExportMetrics(Card):
-    """metrics/export.json: the files by their names."""
+    """metrics/export.json."""
 
-    int8_torchscript: FileCheck = Field(alias="int8.torchscript.pt")
-    int8_onnx: FileCheck | None = Field(None, alias="int8.onnx")
-    """None with `export.onnx=false`."""
-    fp32_onnx: FileCheck | None = Field(None, alias="fp32.onnx")
+    onnx_top1: Share | None = None
+    """Of int8.onnx in ONNX Runtime; None with `export.onnx=false`."""
 
-    def check_of(self, file: str) -> FileCheck | None:
-        """Return what is known of a file by its name."""
-        fields = {field.alias: name for name, field in ExportMetrics.model_fields.items()}
-        return getattr(self, fields[file]) if file in fields else None
+
+class BenchmarkMetrics(Card):
+    """metrics/benchmark.json."""
+
+    speedup: dict[str, PositiveFloat]
+    """By runtime, the geometric mean over the batch sizes."""
 
 
 class BenchmarkRow(Card):
@@ -260,6 +311,7 @@ class BenchmarkRow(Card):
 
 
 EPOCHS = Table("train.csv", EpochRow)
+CALIB_CLASSES = Table("calib_classes.csv", ClassImages)
 OBSERVED_RANGES = Table("calib_tensors.csv", ObservedRange)
 QUANTIZED_RANGES = Table("ranges.csv", QuantizedRange)
 SEARCH = Table("search.csv", SearchRow)
@@ -267,13 +319,14 @@ TRIALS = Table("budget.csv", TrialRow)
 SENSITIVITY = Table("sensitivity.csv", SensitivityRow)
 CLASSES = Table("classes.csv", ClassRow)
 RELIABILITY = Table("reliability.csv", ReliabilityBin)
+FILE_CHECKS = Table("export.csv", FileCheck)
 BENCHMARK = Table("benchmark.csv", BenchmarkRow)
 
 
-def read_evaluate_metrics() -> EvaluateMetrics:
-    """Read metrics/evaluate.json.
+def read_evaluation_figures() -> EvaluationFigures:
+    """Read data/predictions/figures.json.
 
     Raises:
         ArtifactError: the file is missing, or does not hold what this version writes.
     """
-    return read_metrics("evaluate", EvaluateMetrics)
+    return read_card(FIGURES, EvaluationFigures)

@@ -11,6 +11,7 @@ STATISTICS = Path("models/statistics")
 INT8 = Path("models/int8")
 INT8_UNCALIBRATED = Path("models/int8_uncalibrated")
 PREDICTIONS = Path("data/predictions")
+FIGURES = PREDICTIONS / "figures.json"
 EXPORT = Path("models/export")
 REPORT = Path("report/index.html")
 SPREAD = Path("models/spread")

@@ -1,6 +1,7 @@
 """Figures of the networks from their logits."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
-from ptqflow.core.figures import DIGITS, ClassRow, EvaluateMetrics, NetworkFigures, ReliabilityBin
+from ptqflow.core.figures import DIGITS, ClassRow, EvaluationFigures, NetworkFigures, ReliabilityBin
 from ptqflow.evaluate.confidence import bin_by_confidence, mean_kl
 from ptqflow.evaluate.significance import (
     Pairs,
@@ -21,9 +22,10 @@ from ptqflow.evaluate.significance import (
     six_significant,
 )
 from ptqflow.models.accuracy import evaluate, predictions
+from ptqflow.models.fidelity import median_sqnr_db
 
 
-def compare(logits: Mapping[str, Tensor], sizes: Mapping[str, int], labels: NDArray[np.int64]) -> EvaluateMetrics:
+def compare(logits: Mapping[str, Tensor], sizes: Mapping[str, int], labels: NDArray[np.int64]) -> EvaluationFigures:
     """Return figures and size of each network, and what INT8 costs against FP32.
 
     Args:
@@ -38,12 +40,13 @@ def compare(logits: Mapping[str, Tensor], sizes: Mapping[str, int], labels: NDAr
         name: NetworkFigures(**evaluate(values, labels).as_metrics(), size_mb=round(sizes[name] / 1e6, 3))
         for name, values in logits.items()
     }
-    return EvaluateMetrics(
+    return EvaluationFigures(
         **figures,
         drop=paired.drop,
         agreement=paired.agreement,
         paired=paired.paired,
         sqnr_db=sqnr_db(int8, fp32),
+        median_sqnr_db=round(median, 4) if isfinite(median := median_sqnr_db(int8, fp32)) else None,
         kl=round(mean_kl(fp32.numpy(), int8.numpy()), DIGITS),
     )
 

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from scipy.special import softmax
 
-from ptqflow.core.artifacts import Card, HashedFile, new_directory
+from ptqflow.core.artifacts import Card, HashedFile, new_directory, write_card
 from ptqflow.core.errors import ArtifactError
+from ptqflow.core.figures import EvaluationFigures
+from ptqflow.core.paths import FIGURES
 
 NETWORKS = ("fp32", "int8_uncalibrated", "int8")
 
@@ -71,14 +73,19 @@ def changed_rows(first: Prediction, second: Prediction) -> NDArray[np.int64]:
 
 
 def save_predictions(
-    directory: Path, predictions: Mapping[str, Prediction], labels: NDArray[np.int64], card: PredictionsCard
+    directory: Path,
+    predictions: Mapping[str, Prediction],
+    labels: NDArray[np.int64],
+    card: PredictionsCard,
+    figures: EvaluationFigures,
 ) -> None:
-    """Write predictions and card, whole or not at all, with equal bytes for equal predictions."""
+    """Write predictions, card and figures, whole or not at all, with equal bytes for equal predictions."""
     arrays = {"labels": np.ascontiguousarray(labels)}
     for name, prediction in predictions.items():
         arrays |= {f"{name}.{part}": array for part, array in vars(prediction).items()}
     with new_directory(directory) as partial:
         PREDICTIONS_FILE.write(partial, safetensors.numpy.save(arrays), card)
+        write_card(partial / FIGURES.name, figures)
 
 
 def load_predictions(directory: Path) -> Predictions:

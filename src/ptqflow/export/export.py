@@ -1,6 +1,7 @@
 """Write the exported files and compare them with the networks in torch."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ptqflow.core.artifacts import write_bytes
 from ptqflow.core.errors import ModelError
-from ptqflow.core.figures import ExportMetrics
+from ptqflow.core.figures import ExportMetrics, FileCheck
 from ptqflow.data.batching import images_per_pass
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
@@ -77,7 +78,7 @@ def _run_on_generated_images(network: nn.Module, card: ModelCard) -> NDArray[np.
     return logits
 
 
-def check_files(gate: Gate, networks: Networks, logits: Tensor, test: Split, params: ExportParams) -> ExportMetrics:
+def check_files(gate: Gate, networks: Networks, logits: Tensor, test: Split, params: ExportParams) -> list[FileCheck]:
     """Run each file in a fresh process and compare it with its network.
 
     Args:
@@ -92,17 +93,23 @@ def check_files(gate: Gate, networks: Networks, logits: Tensor, test: Split, par
             differs.
     """
     share = params.min_agreement
-    figures = {INT8_TORCHSCRIPT: gate.require_equal("torchscript", INT8_TORCHSCRIPT, logits)}
+    checks = [gate.require_equal("torchscript", INT8_TORCHSCRIPT, logits)]
     if params.onnx:
         fp32 = compute_logits(networks.fp32, test, networks.card.normalization, gate.batch_size, "fp32")
         try:
-            figures[INT8_ONNX] = gate.require_agreement("onnxruntime", INT8_ONNX, logits, share, fp32)
+            checks.append(gate.require_agreement("onnxruntime", INT8_ONNX, logits, share, fp32))
         except ModelError as error:
             raise ModelError(f"{error}; {_where(gate, networks, test)}") from None
-        figures[FP32_ONNX] = gate.require_agreement("onnxruntime", FP32_ONNX, fp32, share)
+        checks.append(gate.require_agreement("onnxruntime", FP32_ONNX, fp32, share))
         if params.openvino:
-            figures[INT8_ONNX]["openvino"] = gate.require_agreement("openvino", INT8_ONNX, logits, share, fp32)
-    return ExportMetrics.model_validate(figures)
+            checks.append(gate.require_agreement("openvino", INT8_ONNX, logits, share, fp32))
+    return checks
+
+
+def headline(checks: Sequence[FileCheck]) -> ExportMetrics:
+    """Return the top-1 of int8.onnx in ONNX Runtime, if it was exported."""
+    shipped = (check.top1 for check in checks if (check.file, check.runtime) == (INT8_ONNX, "onnxruntime"))
+    return ExportMetrics(onnx_top1=next(shipped, None))
 
 
 def require_runtimes(params: ExportParams) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptqflow.core.errors import ModelError, describe_failure
-from ptqflow.core.figures import DIGITS
+from ptqflow.core.figures import DIGITS, FileCheck
 from ptqflow.export import replay
 from ptqflow.export.agreement import compare, find_fault, find_loss
 from ptqflow.export.qdq import StepOutput
@@ -59,17 +59,21 @@ class Gate:
             loaded = np.load(output, allow_pickle=False)
             return dict(loaded) if options else loaded
 
-    def require_equal(self, runtime: Runtime, name: str, reference: Tensor) -> dict[str, Any]:
-        """Require logits equal to those of the reference, float64 (N, classes), bit for bit."""
+    def require_equal(self, runtime: Runtime, name: str, reference: Tensor) -> FileCheck:
+        """Require logits equal to those of the reference, float64 (N, classes), bit for bit.
+
+        Raises:
+            ModelError: they are not, or the file does not run.
+        """
         logits = self.replay(runtime, name, len(self.labels))
         if not np.array_equal(logits, reference.numpy()):
             image = int((logits != reference.numpy()).any(axis=1).argmax())
             raise ModelError(f"{name} returns other logits than the INT8 model, first for test image {image}")
-        return {"bit_exact": True}
+        return self._describe(runtime, name, logits, reference)
 
     def require_agreement(
         self, runtime: Runtime, name: str, reference: Tensor, min_agreement: float, fp32: Tensor | None = None
-    ) -> dict[str, Any]:
+    ) -> FileCheck:
         """Require predictions equivalent to those of the reference, by `find_fault`, and logits as near to FP32's.
 
         Args:
@@ -83,20 +87,27 @@ class Gate:
             ModelError: they are not.
         """
         logits = self.replay(runtime, name, len(self.labels))
-        predicted = logits.argmax(axis=1)
         if fp32 is not None:
             expected_db, found_db = (median_sqnr_db(each, fp32) for each in (reference, torch.from_numpy(logits)))
             if loss := find_loss(found_db, expected_db):
                 raise ModelError(f"{name} in {runtime} {loss}")
-        agreement = compare(predicted, predictions(reference), self.labels)
+        agreement = compare(logits.argmax(axis=1), predictions(reference), self.labels)
         if fault := find_fault(agreement, runtime, min_agreement):
             raise ModelError(f"{name} in {runtime} {fault}")
-        return {
-            "agreement": round(agreement.share, DIGITS),
-            "top1": round(float((predicted == self.labels).mean()), DIGITS),
-            "lost": agreement.lost,
-            "gained": agreement.gained,
-        }
+        return self._describe(runtime, name, logits, reference)
+
+    def _describe(self, runtime: Runtime, name: str, logits: NDArray[np.float64], reference: Tensor) -> FileCheck:
+        predicted = logits.argmax(axis=1)
+        agreement = compare(predicted, predictions(reference), self.labels)
+        return FileCheck(
+            file=name,
+            runtime=runtime,
+            bit_exact=bool(np.array_equal(logits, reference.numpy())),
+            agreement=round(agreement.share, DIGITS),
+            top1=round(float((predicted == self.labels).mean()), DIGITS),
+            lost=agreement.lost,
+            gained=agreement.gained,
+        )
 
 
 def first_divergence(expected: Mapping[str, StepOutput], found: Mapping[str, NDArray[np.float32]]) -> str | None:

@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from ptqflow.core.artifacts import sha256_file
 from ptqflow.core.code import hash_packages
-from ptqflow.core.figures import EvaluateMetrics
+from ptqflow.core.figures import EvaluationFigures
 from ptqflow.core.params import read_sections
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.export.export import Networks
@@ -15,7 +14,16 @@ from ptqflow.export.params import ExportParams
 from ptqflow.export.qdq import step_roundings
 from ptqflow.fx.layers import list_layers
 from ptqflow.models.torchvision_weights import is_published
-from ptqflow.runtime.manifest import VERSION, CalibrationCard, FileCard, InputCard, LayerCard, Manifest, Needs
+from ptqflow.runtime.manifest import (
+    FORMAT_VERSION,
+    VERSION,
+    CalibrationCard,
+    InputCard,
+    LayerCard,
+    Manifest,
+    Needs,
+    describe_file,
+)
 
 PACKAGES = ("core", "data", "export", "fx", "models", "runtime")
 """That the stage `export` depends on: a hash of others would change model.json though dvc has no reason to rerun it."""
@@ -23,7 +31,7 @@ _SECTIONS = ("data", "model", "train", "calib", "convert")
 
 
 def describe(
-    directory: Path, networks: Networks, dataset: DatasetCard, params: ExportParams, metrics: EvaluateMetrics
+    directory: Path, networks: Networks, dataset: DatasetCard, params: ExportParams, metrics: EvaluationFigures
 ) -> Manifest:
     """Return the manifest of the files in a directory.
 
@@ -32,11 +40,12 @@ def describe(
         networks: that they hold.
         dataset: from which the networks were made.
         params: the section `export`.
-        metrics: of the stage `evaluate`.
+        metrics: what `evaluate` measured.
     """
     card, int8 = networks.card, networks.int8.card
     scheme = int8.scheme
     return Manifest(
+        format_version=FORMAT_VERSION,
         ptqflow_version=VERSION,
         architecture=card.name,
         stem=card.stem,
@@ -53,10 +62,7 @@ def describe(
         weights_sha256=card.weights_sha256,
         calibration=CalibrationCard(images=int8.calibration_images, indices_sha256=int8.calibration_sha256),
         layers=_layers(networks),
-        files={
-            file.name: FileCard(sha256=sha256_file(file), bytes=file.stat().st_size)
-            for file in sorted(directory.iterdir())
-        },
+        files={file.name: describe_file(file) for file in sorted(directory.iterdir())},
         min_agreement=params.min_agreement,
         metrics=metrics,
     )

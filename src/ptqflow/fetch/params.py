@@ -54,7 +54,7 @@ class DataParams(Params):
     """Seed of the draws of `limit`, val and test."""
     on_bad_image: Literal["error", "skip"]
     """What an unreadable image does: `error` stops and names the file, `skip` leaves it out and counts it in
-    `metrics/fetch.json`."""
+    `data/dataset/card.json`."""
 
     @model_validator(mode="after")
     def _path_fits_name(self) -> Self:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ptqflow.core.errors import ArtifactError
-from ptqflow.core.figures import EvaluateMetrics
+from ptqflow.core.figures import EvaluationFigures
 from ptqflow.core.text_table import format_text_table
 from ptqflow.runtime.manifest import Manifest, check_file
 
@@ -63,7 +63,7 @@ def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
     yield from format_text_table([["layer", "operation", "precision", "scale", "zero point"], *layers]).split("\n")
 
 
-def _figures(metrics: EvaluateMetrics) -> str:
+def _figures(metrics: EvaluationFigures) -> str:
     """Return the accuracy on the test images."""
     return (
         f"FP32 {100 * metrics.fp32.top1:.2f} %, INT8 {100 * metrics.int8.top1:.2f} %, "

@@ -49,10 +49,10 @@ def training(epochs: Sequence[EpochRow]) -> dict[str, Any]:
 
 def layers(results: Results) -> dict[str, Any]:
     """Return the sensitivity of the modules and the ranges of the tensors."""
-    count = results.convert.layers
+    precisions = [layer.precision for layer in results.manifest.layers]
     charts_drawn = [chart for chart in (_sensitivity_chart(results.sensitivity), _ranges_chart(results)) if chart]
     return {
-        "layers": f"{count.int8} layers run on INT8, {count.fp32} on FP32.",
+        "layers": f"{precisions.count('int8')} layers run on INT8, {precisions.count('fp32')} on FP32.",
         **_budget(results),
         "layer_charts": charts_drawn,
         "sensitivity": _sensitivity_table(results.sensitivity),

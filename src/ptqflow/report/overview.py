@@ -89,7 +89,7 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
 def size_and_speed(results: Results) -> dict[str, Any]:
     """Return the exported files, and the timings if there are any."""
     rows = [
-        [name, f"{file.bytes / 1e6:.2f}", _describe(results.export.check_of(name))]
+        [name, f"{file.bytes / 1e6:.2f}", "; ".join(_describe(check) for check in results.checks if check.file == name)]
         for name, file in results.manifest.files.items()
     ]
     files = Table(["file", "MB", "compared with torch"], rows, words=True)
@@ -115,17 +115,11 @@ def size_and_speed(results: Results) -> dict[str, Any]:
     }
 
 
-def _describe(check: FileCheck | None) -> str:
+def _describe(check: FileCheck) -> str:
     """Return the result of a file's check in words."""
-    if check is None:
-        return "-"
-    found = []
-    if check.bit_exact is not None:
-        found.append("equal logits" if check.bit_exact else "different logits")
-    if check.agreement is not None:
-        found.append(f"{100 * check.agreement:.2f} % of predictions equal")
-    if check.top1 is not None:
-        found.append(f"top-1 {100 * check.top1:.2f} %")
-    if check.lost is not None and check.gained is not None:
-        found.append(f"{check.lost:,} images lost, {check.gained:,} gained")
-    return ", ".join(found) or "-"
+    if check.bit_exact:
+        return f"{check.runtime}: equal logits"
+    return (
+        f"{check.runtime}: {100 * check.agreement:.2f} % of predictions equal, top-1 {100 * check.top1:.2f} %, "
+        f"{check.lost:,} images lost, {check.gained:,} gained"
+    )

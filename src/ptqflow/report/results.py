@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ptqflow.core.artifacts import read_metrics
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import (
     BENCHMARK,
     CLASSES,
     EPOCHS,
+    FILE_CHECKS,
     OBSERVED_RANGES,
     QUANTIZED_RANGES,
     RELIABILITY,
@@ -16,16 +16,15 @@ from ptqflow.core.figures import (
     TRIALS,
     BenchmarkRow,
     ClassRow,
-    ConvertMetrics,
     EpochRow,
-    EvaluateMetrics,
-    ExportMetrics,
+    EvaluationFigures,
+    FileCheck,
     ObservedRange,
     QuantizedRange,
     ReliabilityBin,
     SensitivityRow,
     TrialRow,
-    read_evaluate_metrics,
+    read_evaluation_figures,
 )
 from ptqflow.core.paths import DATASET, EXPORT, PREDICTIONS
 from ptqflow.data.dataset import DatasetCard, Split, open_dataset
@@ -46,13 +45,13 @@ class Results:
     quantized: list[QuantizedRange]
     trials: list[TrialRow]
     """Empty without `convert.max_drop`."""
-    convert: ConvertMetrics
-    evaluate: EvaluateMetrics
+    evaluate: EvaluationFigures
     classes: list[ClassRow]
     reliability: list[ReliabilityBin]
     sensitivity: list[SensitivityRow]
     """The modules that cost most first."""
-    export: ExportMetrics
+    checks: list[FileCheck]
+    """Of the exported files."""
     manifest: Manifest
     benchmark: list[BenchmarkRow]
     """Empty where no runtime was timed with this model."""
@@ -77,12 +76,11 @@ def read_results() -> Results:
         observed=OBSERVED_RANGES.read(),
         quantized=QUANTIZED_RANGES.read(),
         trials=TRIALS.read(),
-        convert=read_metrics("convert", ConvertMetrics),
-        evaluate=read_evaluate_metrics(),
+        evaluate=read_evaluation_figures(),
         classes=CLASSES.read(),
         reliability=RELIABILITY.read(),
         sensitivity=SENSITIVITY.read(),
-        export=read_metrics("export", ExportMetrics),
+        checks=FILE_CHECKS.read(),
         manifest=manifest,
         benchmark=_read_benchmark(manifest),
     )

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from ptqflow.core.artifacts import Card, read_card, sha256_file, write_card
 from ptqflow.core.errors import ArtifactError
-from ptqflow.core.figures import EvaluateMetrics
+from ptqflow.core.figures import EvaluationFigures
 from ptqflow.core.normalization import COLORS, Color, InputShape, Normalization
 
 VERSION = "0.1.0"
@@ -92,7 +92,8 @@ class FileCard(Card):
 class Manifest(Card):
     """What an exported model is, what it was made from, and its accuracy."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1]
+    """Of this file and of those beside it; it grows when an older ptqflow could not read them."""
     ptqflow_version: str
     architecture: str
     """A torchvision classifier, or the user's `module:function`."""
@@ -124,13 +125,18 @@ class Manifest(Card):
     files: dict[str, FileCard]
     min_agreement: Share
     """`export.min_agreement`: share of the test images for which a runtime must predict what torch predicted."""
-    metrics: EvaluateMetrics
-    """metrics/evaluate.json: what torch measured on the test images."""
+    metrics: EvaluationFigures
+    """data/predictions/figures.json: what torch measured on the test images."""
 
     @property
     def input_shape(self) -> InputShape:
         """Channels, height and width of an image."""
         return self.input.channels, self.image_size, self.image_size
+
+
+def describe_file(file: Path) -> FileCard:
+    """Return the card of an exported file."""
+    return FileCard(sha256=sha256_file(file), bytes=file.stat().st_size)
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -142,13 +148,12 @@ def read_manifest(directory: Path) -> Manifest:
     """Read the manifest of an exported model.
 
     Raises:
-        ArtifactError: it is missing, of a newer format, or not what this version writes.
+        ArtifactError: it is missing, of another format, or not what this version writes.
     """
     path = directory / MANIFEST_FILE
-    if (found := _format_version(path)) is not None and found > FORMAT_VERSION:
-        raise ArtifactError(
-            f"{path} is of format {found}, and this ptqflow reads up to {FORMAT_VERSION}: install a newer ptqflow"
-        )
+    if (found := _format_version(path)) is not None and found != FORMAT_VERSION:
+        remedy = "install a newer ptqflow" if found > FORMAT_VERSION else f"run `dvc repro`, or {_COPY_AGAIN}"
+        raise ArtifactError(f"{path} is of format {found}, and this ptqflow reads format {FORMAT_VERSION}: {remedy}")
     try:
         return read_card(path, Manifest)
     except ArtifactError as error:

@@ -13,8 +13,10 @@ from ptqflow.train.loop import Epoch
 
 
 @contextmanager
-def live_log(folder: Path, ranks: Ranks) -> Iterator[Callable[[Epoch], None]]:
-    """Yield a function that prints an epoch's figures and has DVCLive write them to `folder`, on the first rank.
+def live_log(folder: Path, ranks: Ranks, note: str | None = None) -> Iterator[Callable[[Epoch], None]]:
+    """Print a note; yield a function that prints an epoch's figures and has DVCLive write them to `folder`.
+
+    The first rank alone prints and writes.
 
     The folder is no output of a stage and ignored by git, because it holds speeds, which differ from run to run.
     Outside a DVC repository with a commit, the lines are printed alone.
@@ -22,6 +24,8 @@ def live_log(folder: Path, ranks: Ranks) -> Iterator[Callable[[Epoch], None]]:
     if ranks.rank:
         yield lambda _: None
         return
+    if note:
+        print(note, flush=True)
     if not Path(".dvc").is_dir():  # DVCLive would create a repository
         yield _print
         return

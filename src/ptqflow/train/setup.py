@@ -29,12 +29,32 @@ _OF_THE_MACHINE = ("cpu", "threads", "gpu")
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a training starts from."""
+class Network:
+    """The network before its training."""
 
     model: nn.Module
     note: str | None
     """One line with what was done to take the user's weights from their file; None if nothing was."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from."""
+
+    card: ModelCard
+    network: Network
+    recipe: Recipe
+
+
+def prepare(model: ModelParams, params: TrainParams, dataset: DatasetCard, weights: Path | None) -> Start:
+    """Return card, network and recipe for a data set.
+
+    Raises:
+        ModelError: see `build_network`.
+        ParamsError: see `resolve_recipe`.
+    """
+    card = describe_model(model, dataset)
+    return Start(card, build_network(card, weights, params), resolve_recipe(card, params, dataset))
 
 
 def describe_model(params: ModelParams, dataset: DatasetCard) -> ModelCard:
@@ -76,7 +96,7 @@ def resolve_recipe(card: ModelCard, params: TrainParams, dataset: DatasetCard) -
     return Recipe(card.normalization, flip)
 
 
-def build_network(card: ModelCard, weights: Path | None, params: TrainParams) -> Start:
+def build_network(card: ModelCard, weights: Path | None, params: TrainParams) -> Network:
     """Build the network with random weights from `train.seed`, or with the user's.
 
     Raises:
@@ -91,14 +111,15 @@ def build_network(card: ModelCard, weights: Path | None, params: TrainParams) ->
             raise ModelError(
                 "train.epochs=0 keeps model.weights unchanged, and model.weights is null; set one or the other"
             )
-        return Start(model, None)
+        return Network(model, None)
     loaded = load_checkpoint(model, weights, len(card.classes))
     if params.epochs == 0 and loaded.replaces_head:
         raise ModelError(
             "model.weights has a head for another number of classes, which must be trained; set train.epochs to 1 "
             "or more"
         )
-    return Start(model, f"model.weights: {weights.resolve()}: {'; '.join(loaded.changes)}" if loaded.changes else None)
+    note = f"model.weights: {weights.resolve()}: {'; '.join(loaded.changes)}" if loaded.changes else None
+    return Network(model, note)
 
 
 def _check_before_training(model: nn.Module, card: ModelCard) -> None:
@@ -141,8 +162,8 @@ def fingerprint(card: ModelCard, params: TrainParams, dataset: DatasetCard, weig
     }
 
 
-def require_equal_inputs(ranks: Ranks, inputs: dict[str, Any]) -> None:
-    """Compare what `fingerprint` returned on every rank, except for the machines.
+def require_equal_inputs(ranks: Ranks, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return what `fingerprint` returned, which must be equal on every rank except for the machines.
 
     Raises:
         LaunchError: a host has other params, data, weights or code than the first.
@@ -155,3 +176,4 @@ def require_equal_inputs(ranks: Ranks, inputs: dict[str, Any]) -> None:
                 f"rank {rank} differs from rank 0 in {', '.join(differing)}; every host needs the same "
                 "params.yaml, data/dataset, inputs and packages"
             )
+    return inputs
