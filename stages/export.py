@@ -11,7 +11,14 @@ def main() -> None:
     from ptqflow.core.params import read_params
     from ptqflow.core.run_params import RunParams
     from ptqflow.data.dataset import open_dataset
-    from ptqflow.export.export import Networks, check_files, headline, int8_logits, require_runtimes, write_files
+    from ptqflow.export.export import (
+        Networks,
+        check_files,
+        compute_test_logits,
+        headline,
+        require_runtimes,
+        write_files,
+    )
     from ptqflow.export.gate import Gate
     from ptqflow.export.manifest import describe
     from ptqflow.export.params import ExportParams
@@ -23,7 +30,7 @@ def main() -> None:
     require_runtimes(params)
     dataset, fp32 = open_dataset(DATASET), load_fp32(FP32)
     networks = Networks(fp32.module, load_int8(INT8))
-    logits = int8_logits(networks, dataset.test, run_params.batch_size)
+    logits = compute_test_logits(networks, dataset.test, run_params.batch_size)
     with new_directory(EXPORT) as partial:
         write_files(partial, networks, logits, params)
         write_manifest(partial, describe(partial, networks, dataset.card, params, read_evaluation_figures()))

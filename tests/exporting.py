@@ -12,7 +12,7 @@ from torch import Tensor
 from ptqflow.convert.quantize import quantize
 from ptqflow.core.figures import FileCheck
 from ptqflow.data.dataset import Dataset
-from ptqflow.export.export import Networks, check_files, int8_logits
+from ptqflow.export.export import Logits, Networks, check_files, compute_test_logits
 from ptqflow.export.gate import Gate
 from ptqflow.export.manifest import describe
 from ptqflow.export.params import ExportParams
@@ -20,7 +20,7 @@ from ptqflow.fx.artifact import Int8Model
 from ptqflow.models.fp32 import ModelCard
 from ptqflow.runtime.manifest import write_manifest
 
-PARAMS = ExportParams(onnx=True, openvino=False, min_agreement=0.995)
+PARAMS = ExportParams(onnx=True, openvino=False, margin=0.005)
 ROOT = Path(__file__).parents[1]
 WEIGHTS_SHA256 = "3" * 64
 
@@ -44,9 +44,9 @@ class Exported:
         return Gate(self.directory, self.dataset_directory, self.dataset.test.labels, 16)
 
     @property
-    def logits(self) -> Tensor:
-        """Of the INT8 network for the test images."""
-        return int8_logits(self.networks, self.dataset.test, 16)
+    def logits(self) -> Logits:
+        """Of both networks for the test images."""
+        return compute_test_logits(self.networks, self.dataset.test, 16)
 
     def check(self, params: ExportParams = PARAMS) -> list[FileCheck]:
         """Compare the files with the networks, as the stage does."""

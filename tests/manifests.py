@@ -50,7 +50,7 @@ def make_manifest(files: Mapping[str, FileCard], **changes: Any) -> Manifest:
         "calibration": CalibrationCard(images=40, indices_sha256=SHA256),
         "layers": LAYERS,
         "files": dict(files),
-        "min_agreement": 0.9,
+        "margin": 0.1,
         "metrics": METRICS,
     }
     return Manifest(**(values | changes))

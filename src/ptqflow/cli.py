@@ -189,8 +189,8 @@ logits with those that torch computed at export. A runtime passes if its logits 
 or within 1 % (40 dB); SQNR is the power of the logits over that of the difference.
 
 With --data, the test images are used, and the predicted classes are compared with those of torch at export, by the
-gate of the stage `export`: they are the same for `export.min_agreement` of the images, in OpenVINO for 98 % at most,
-and the net loss of correct ones is within the margin of that share.
+gate of the stage `export`: the net loss of images that are predicted as FP32 does, and of images that are predicted
+correctly, is within `export.margin`, or within chance.
 
 TorchScript is one of the runtimes: its file is a program, so verify only a model whose author you trust.
 

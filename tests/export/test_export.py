@@ -30,7 +30,7 @@ def run_onnx(model: Path | bytes, images: Tensor) -> Tensor:
 def test_every_file_passes_the_gate(exported: Exported) -> None:
     checks = exported.check()
     script, int8, fp32 = checks
-    top1 = float((exported.logits.argmax(dim=1).numpy() == exported.dataset.test.labels).mean())
+    top1 = float((exported.logits.int8.argmax(dim=1).numpy() == exported.dataset.test.labels).mean())
     assert script == FileCheck(
         file=INT8_TORCHSCRIPT, runtime="torchscript", bit_exact=True, agreement=1.0, top1=top1, lost=0, gained=0
     )
@@ -72,7 +72,7 @@ def test_the_reference_holds_the_outputs_of_torch(exported: Exported) -> None:
     with torch.inference_mode():
         assert np.array_equal(reference.int8, exported.networks.int8.module(images).numpy())
         np.testing.assert_allclose(reference.fp32, exported.networks.fp32(images).numpy(), rtol=1e-5, atol=1e-5)
-    assert np.array_equal(reference.predicted, exported.logits.argmax(dim=1).numpy())
+    assert np.array_equal(reference.predicted, exported.logits.int8.argmax(dim=1).numpy())
 
 
 def test_openvino_is_checked_on_request_and_predict_runs_what_the_gate_ran(exported: Exported) -> None:
@@ -97,10 +97,10 @@ def test_two_processes_write_equal_bytes(tmp_path: Path) -> None:
 import sys; sys.path[:0] = [{str(ROOT / "src")!r}, {str(ROOT / "tests")!r}]
 import hashlib, miniature, torch, pathlib
 from exporting import PARAMS, make_networks
-from ptqflow.export.export import write_files
+from ptqflow.export.export import Logits, write_files
 torch.manual_seed(0)
 networks = make_networks(miniature.residual(6).eval(), miniature.card(), [torch.rand(8, 3, 8, 8)])
-write_files(pathlib.Path(sys.argv[1]), networks, torch.zeros(1, 6), PARAMS)
+write_files(pathlib.Path(sys.argv[1]), networks, Logits(torch.zeros(1, 6), torch.zeros(1, 6)), PARAMS)
 """
     contents = []
     for folder in ("one", "two"):

@@ -20,7 +20,7 @@ def test_the_manifest_describes_files_data_code_and_layers(exported: Exported) -
     assert set(manifest.files) == {INT8_ONNX, FP32_ONNX, INT8_TORCHSCRIPT, REFERENCE}
     assert manifest.dataset_sha256 == exported.dataset.card.sha256
     assert manifest.calibration.images == 40
-    assert manifest.min_agreement == PARAMS.min_agreement
+    assert manifest.margin == PARAMS.margin
     assert manifest.code_sha256 == hash_packages(PACKAGES)
     assert manifest.model_code_sha256 == hash_code("miniature:residual")
     assert "path" not in manifest.params["data"]

@@ -81,29 +81,35 @@ def test_a_runtime_that_fails_to_load_fails_alone(pristine: Path, broken_openvin
 def test_the_required_sqnr_is_that_of_int8_against_fp32_and_40_db_at_most() -> None:
     fp32 = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
     noise = np.random.default_rng(1).normal(size=(64, 6)).astype(np.float32)
-    quantized = Reference(int8=fp32 + 0.1 * noise, fp32=fp32, predicted=np.zeros(1, np.int64))  # 20 dB
+    none = np.zeros(1, np.int64)
+    quantized = Reference(int8=fp32 + 0.1 * noise, fp32=fp32, predicted=none, fp32_predicted=none)  # 20 dB
     assert compare_logits("onnxruntime", quantized.int8 + 0.09 * noise[::-1], quantized).passed
     assert not compare_logits("onnxruntime", quantized.int8 + 0.12 * noise[::-1], quantized).passed
-    exact = Reference(int8=fp32, fp32=fp32, predicted=np.zeros(1, np.int64))
+    exact = Reference(int8=fp32, fp32=fp32, predicted=none, fp32_predicted=none)
     assert compare_logits("onnxruntime", fp32 + 0.009 * noise, exact).passed
     assert not compare_logits("onnxruntime", fp32 + 0.012 * noise, exact).passed
 
 
-def test_predictions_are_compared_with_the_share_that_the_manifest_requires() -> None:
-    labels = np.arange(1000) % 6
-    reference = Reference(int8=np.zeros((1, 6)), fp32=np.zeros((1, 6)), predicted=(labels + 1) % 6)
-    predicted = reference.predicted.copy()
-    predicted[:10] = (labels[:10] + 2) % 6
-    logits = np.eye(6, dtype=np.float32)[predicted]
-    assert compare_predictions("onnxruntime", logits, reference, labels, 0.99).passed is True
-    failed = compare_predictions("onnxruntime", logits, reference, labels, 0.995)
+def test_predictions_may_be_as_much_worse_as_the_manifest_says() -> None:
+    fp32 = np.arange(1000) % 6
+    logits = np.zeros((1, 6), np.float32)
+    reference = Reference(int8=logits, fp32=logits, predicted=fp32, fp32_predicted=fp32)
+    predicted = fp32.copy()
+    predicted[:20] = (fp32[:20] + 2) % 6
+    found = np.eye(6, dtype=np.float32)[predicted]
+    labels = (fp32 + 1) % 6
+    assert compare_predictions("onnxruntime", found, reference, labels, 0.02).passed is True
+    failed = compare_predictions("onnxruntime", found, reference, labels, 0.019)
     assert failed.passed is False
-    assert "99.00% of 1000 test images, and 99.50% are required" in failed.text
+    assert "of 1000 test images 20 are no longer predicted as FP32 does and 0 gained" in failed.text
 
 
 def test_with_the_data_set_the_test_images_are_classified(export: Path, dataset: Path) -> None:
     found = findings(export, dataset)
-    text = "predicts what torch predicted for 100.00% of 50 test images, top-1 100.00%"
+    text = (
+        "predicts what torch's INT8 network did for 100.00% of 50 test images, and what FP32 did for 100.00%, "
+        "top-1 100.00%"
+    )
     assert found["torchscript"].text == text
     assert found["onnxruntime"].passed
 

@@ -24,7 +24,7 @@ def test_what_is_written_is_read_back(export: Path, tmp_path: Path) -> None:
         ({"format_version": "1"}, "format_version"),
         ({"surprise": 1}, "surprise"),
         ({"image_size": 0}, "image_size"),
-        ({"min_agreement": 1.5}, "min_agreement"),
+        ({"margin": 1.5}, "margin"),
         ({"needs": {}}, "needs"),
     ],
 )

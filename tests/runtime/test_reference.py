@@ -15,6 +15,7 @@ def arrays() -> Reference:
         int8=draw.normal(size=(64, 6)).astype(np.float32),
         fp32=draw.normal(size=(64, 6)).astype(np.float32),
         predicted=draw.integers(0, 6, 50),
+        fp32_predicted=draw.integers(0, 6, 50),
     )
 
 
@@ -24,7 +25,7 @@ def test_what_is_written_is_read_back_with_equal_bytes_each_time(export: Path, t
     assert (export / REFERENCE).read_bytes() == (tmp_path / REFERENCE).read_bytes()
     change_manifest(export, files=manifest(export, [REFERENCE]).model_dump(mode="json")["files"])
     found, expected = read_reference(export, read_manifest(export)), arrays()
-    for name in ("int8", "fp32", "predicted"):
+    for name in ("int8", "fp32", "predicted", "fp32_predicted"):
         assert np.array_equal(getattr(found, name), getattr(expected, name))
 
 

@@ -249,6 +249,10 @@ class FileCheck(Card):
     """Whether the logits are equal bit by bit."""
     agreement: Share
     """Share of the images for which both predict the same class."""
+    fp32_agreement: Share
+    """Share for which the file predicts what FP32 predicts."""
+    median_sqnr_db: FiniteFloat | None = None
+    """Of the file's logits to FP32's, the median over the images; None where at least half of them are equal."""
     top1: Share
     lost: NonNegativeInt
     """Images on which only torch is right."""

@@ -1,4 +1,8 @@
-"""How far the predictions of a runtime may differ from those of torch; NumPy alone, without torch."""
+"""Whether an exported file is as near to FP32 as the INT8 network of torch; NumPy alone, without torch.
+
+Two INT8 computations that each differ from FP32 on a few images differ from one another on about as many, and neither
+is the truth. So a file is compared with FP32, as torch's network is, and may not be worse.
+"""
 
 import math
 from dataclasses import dataclass
@@ -6,45 +10,79 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ptqflow.runtime.runtimes import Runtime
-
 SQNR_MARGIN_DB = 3.0
 """How much less an exported file's SQNR to FP32 may be than torch's: noise of twice the power."""
-_ROUNDING_DB = 60.0
+ROUNDING_DB = 60.0
 """SQNR beyond which no INT8 step can be wrong: what is left is float32 rounding, in which runtimes differ."""
-OPENVINO_AGREEMENT = 0.98
-"""The most that is required of OpenVINO, which adds a residual before it rounds, whatever the graph says."""
 _SIGMAS = 3.09
 """One-sided quantile of the normal distribution at 99.9 %."""
 
 
 @dataclass(frozen=True)
+class Paired:
+    """Of the images on which one of two networks alone is right, by labels or by what FP32 predicts."""
+
+    lost: int
+    """The reference is right and the candidate is not."""
+    gained: int
+    """The reverse."""
+
+    def accepted(self, images: int, margin: float) -> float:
+        """Return the largest net loss that is accepted of so many images.
+
+        It is the margin, or what chance makes of an equivalent network: if rounding changes `n` images, each is lost
+        or gained with probability 1/2, and the net loss has a standard deviation of sqrt(n). 3.09 of them let an
+        equivalent network fail with a probability of about 0.1 % at most.
+        """
+        return max(margin * images, _SIGMAS * math.sqrt(self.lost + self.gained))
+
+
+@dataclass(frozen=True)
 class Agreement:
-    """Counts of test images on which two networks are compared."""
+    """How the predictions of a candidate compare with those of a reference, on test images."""
 
     images: int
     different: int
     """That have another class predicted than by the reference."""
-    lost: int
-    """That the reference classifies correctly and the candidate does not."""
-    gained: int
-    """The reverse."""
+    labels: Paired
+    """By the labels."""
+    fp32: Paired
+    """By what the FP32 network predicts."""
+    with_fp32: float
+    """Share of the images for which the candidate predicts what FP32 predicts."""
 
     @property
     def share(self) -> float:
-        """Share of the images with the same class predicted."""
+        """Share of the images for which both predict the same class."""
         return 1 - self.different / self.images
 
 
-def compare(predicted: NDArray[np.integer], reference: NDArray[np.integer], labels: NDArray[np.integer]) -> Agreement:
-    """Count how two networks differ, from their predicted classes (N,) and the labels (N,), N > 0."""
-    right, reference_right = predicted == labels, reference == labels
+def compare(
+    predicted: NDArray[np.integer],
+    reference: NDArray[np.integer],
+    fp32: NDArray[np.integer],
+    labels: NDArray[np.integer],
+) -> Agreement:
+    """Count how a candidate differs from a reference, both INT8.
+
+    Args:
+        predicted: classes (N,) that the candidate predicts, N > 0.
+        reference: that the reference predicts.
+        fp32: that the FP32 network predicts.
+        labels: true ones.
+    """
     return Agreement(
         images=len(labels),
         different=int((predicted != reference).sum()),
-        lost=int((reference_right & ~right).sum()),
-        gained=int((right & ~reference_right).sum()),
+        labels=_paired(predicted, reference, labels),
+        fp32=_paired(predicted, reference, fp32),
+        with_fp32=float((predicted == fp32).mean()),
     )
+
+
+def _paired(predicted: NDArray[np.integer], reference: NDArray[np.integer], truth: NDArray[np.integer]) -> Paired:
+    right, reference_right = predicted == truth, reference == truth
+    return Paired(lost=int((reference_right & ~right).sum()), gained=int((right & ~reference_right).sum()))
 
 
 def find_loss(sqnr_db: float, torch_sqnr_db: float) -> str | None:
@@ -56,7 +94,7 @@ def find_loss(sqnr_db: float, torch_sqnr_db: float) -> str | None:
         sqnr_db: of the file's logits to FP32's, the median over the test images.
         torch_sqnr_db: of the INT8 network of torch.
     """
-    if sqnr_db >= min(torch_sqnr_db, _ROUNDING_DB) - SQNR_MARGIN_DB:
+    if sqnr_db >= min(torch_sqnr_db, ROUNDING_DB) - SQNR_MARGIN_DB:
         return None
     return (
         f"has logits with an SQNR of {sqnr_db:.1f} dB to FP32's, the median of the test images, where torch's have "
@@ -64,36 +102,21 @@ def find_loss(sqnr_db: float, torch_sqnr_db: float) -> str | None:
     )
 
 
-def find_fault(agreement: Agreement, runtime: Runtime, min_agreement: float) -> str | None:
-    """Return what is wrong with the predictions of a runtime, None if they are equivalent to torch's.
+def find_fault(agreement: Agreement, margin: float) -> str | None:
+    """Return what is wrong with the predictions of a candidate, None if they are no worse than the reference's.
 
-    Two conditions, both on the test images at hand, where predictions are exact and no sample:
-
-    - Agreement: the predicted class is the same for `min_agreement` of the images, for OpenVINO for 98 % at most. A
-      single image may always differ: of 100, it alone would be 1 %.
-    - Non-inferiority: the net loss, images lost minus images gained, is at most `1 - min_agreement` of the images. So
-      top-1 falls by 0.5 points at most at the default of 0.995, in OpenVINO too. In small test sets chance alone may
-      exceed that: if rounding changes the correctness of `n` images in an equivalent network, each is lost or gained
-      with probability 1/2, and the net loss has a standard deviation of sqrt(n). A net loss of up to 3.09 of them is
-      therefore accepted, so that an equivalent network fails with a probability of about 0.1 % at most.
+    Non-inferiority, twice: the net loss of images predicted as FP32 does, and that of images predicted correctly, is
+    within `Paired.accepted`.
 
     Args:
-        agreement: of the runtime with torch's INT8 network.
-        runtime: which.
-        min_agreement: `export.min_agreement`.
+        agreement: of the candidate with torch's INT8 network.
+        margin: `export.margin`.
     """
-    required = min(min_agreement, OPENVINO_AGREEMENT) if runtime == "openvino" else min_agreement
-    net_loss = agreement.lost - agreement.gained
-    accepted = max((1 - min_agreement) * agreement.images, _SIGMAS * math.sqrt(agreement.lost + agreement.gained))
-    found = f"{agreement.lost} images are lost and {agreement.gained} gained"
-    if agreement.different > max(1, (1 - required) * agreement.images):
-        return (
-            f"predicts what torch predicts for {agreement.share:.2%} of {agreement.images} test images, and "
-            f"{required:.2%} are required; {found}"
-        )
-    if net_loss > accepted:
-        return (
-            f"is less accurate than torch: of {agreement.images} test images {found}, and a net loss of "
-            f"{math.floor(accepted)} at most is accepted"
-        )
+    for paired, what in ((agreement.fp32, "are no longer predicted as FP32 does"), (agreement.labels, "are lost")):
+        accepted = paired.accepted(agreement.images, margin)
+        if paired.lost - paired.gained > accepted:
+            return (
+                f"is worse than torch's INT8 network: of {agreement.images} test images {paired.lost} {what} and "
+                f"{paired.gained} gained, and a net loss of {math.floor(accepted)} at most is accepted"
+            )
     return None

@@ -43,18 +43,30 @@ class Networks:
         return self.int8.card.model
 
 
-def int8_logits(networks: Networks, test: Split, batch_size: int) -> Tensor:
-    """Return the logits of the INT8 network for the test images, float64 (N, classes)."""
-    return compute_logits(networks.int8.module, test, networks.card.normalization, batch_size, "int8")
+@dataclass(frozen=True)
+class Logits:
+    """Of torch's networks for the test images, float64 (N, classes)."""
+
+    int8: Tensor
+    fp32: Tensor
 
 
-def write_files(directory: Path, networks: Networks, logits: Tensor, params: ExportParams) -> None:
+def compute_test_logits(networks: Networks, test: Split, batch_size: int) -> Logits:
+    """Run both networks on the test images."""
+    normalization = networks.card.normalization
+    return Logits(
+        int8=compute_logits(networks.int8.module, test, normalization, batch_size, "int8"),
+        fp32=compute_logits(networks.fp32, test, normalization, batch_size, "fp32"),
+    )
+
+
+def write_files(directory: Path, networks: Networks, logits: Logits, params: ExportParams) -> None:
     """Write the INT8 network as TorchScript and ONNX, the FP32 one as ONNX, and the reference for `ptqflow verify`.
 
     Args:
         directory: where they are written.
         networks: which.
-        logits: of the INT8 network for the test images, float64 (N, classes).
+        logits: of both for the test images.
         params: the section `export`.
 
     Raises:
@@ -67,7 +79,7 @@ def write_files(directory: Path, networks: Networks, logits: Tensor, params: Exp
         write_bytes(directory / INT8_ONNX, to_onnx(qdq, card.input_shape, _metadata(card, "int8")))
         write_bytes(directory / FP32_ONNX, to_onnx(networks.fp32, card.input_shape, _metadata(card, "fp32")))
     int8, fp32 = (_run_on_generated_images(network, card) for network in (module, networks.fp32))
-    write_reference(directory, Reference(int8, fp32, predictions(logits)))
+    write_reference(directory, Reference(int8, fp32, predictions(logits.int8), predictions(logits.fp32)))
 
 
 def _run_on_generated_images(network: nn.Module, card: ModelCard) -> NDArray[np.float32]:
@@ -78,13 +90,13 @@ def _run_on_generated_images(network: nn.Module, card: ModelCard) -> NDArray[np.
     return logits
 
 
-def check_files(gate: Gate, networks: Networks, logits: Tensor, test: Split, params: ExportParams) -> list[FileCheck]:
+def check_files(gate: Gate, networks: Networks, logits: Logits, test: Split, params: ExportParams) -> list[FileCheck]:
     """Run each file in a fresh process and compare it with its network.
 
     Args:
         gate: which compares.
         networks: of the files.
-        logits: of the INT8 network for the test images, float64 (N, classes).
+        logits: of both for the test images.
         test: the images.
         params: the section `export`.
 
@@ -92,17 +104,15 @@ def check_files(gate: Gate, networks: Networks, logits: Tensor, test: Split, par
         ModelError: a file does not run or its predictions are not equivalent; the error names the first layer that
             differs.
     """
-    share = params.min_agreement
-    checks = [gate.require_equal("torchscript", INT8_TORCHSCRIPT, logits)]
+    checks = [gate.require_equal("torchscript", INT8_TORCHSCRIPT, logits.int8, logits.fp32)]
     if params.onnx:
-        fp32 = compute_logits(networks.fp32, test, networks.card.normalization, gate.batch_size, "fp32")
         try:
-            checks.append(gate.require_agreement("onnxruntime", INT8_ONNX, logits, share, fp32))
+            checks.append(gate.require_fidelity("onnxruntime", INT8_ONNX, logits.int8, logits.fp32, params.margin))
         except ModelError as error:
             raise ModelError(f"{error}; {_where(gate, networks, test)}") from None
-        checks.append(gate.require_agreement("onnxruntime", FP32_ONNX, fp32, share))
+        checks.append(gate.require_rounding("onnxruntime", FP32_ONNX, logits.fp32))
         if params.openvino:
-            checks.append(gate.require_agreement("openvino", INT8_ONNX, logits, share, fp32))
+            checks.append(gate.require_fidelity("openvino", INT8_ONNX, logits.int8, logits.fp32, params.margin))
     return checks
 
 

@@ -1,5 +1,6 @@
-"""The check that exported files predict what the INT8 network of torch predicts; without it there is no export."""
+"""The check that exported files are as good as the networks that they were made from; without it there is no export."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from torch import Tensor
 from ptqflow.core.errors import ModelError, describe_failure
 from ptqflow.core.figures import DIGITS, FileCheck
 from ptqflow.export import replay
-from ptqflow.export.agreement import compare, find_fault, find_loss
+from ptqflow.export.agreement import ROUNDING_DB, compare, find_fault, find_loss
 from ptqflow.export.qdq import StepOutput
 from ptqflow.models.accuracy import predictions
 from ptqflow.models.fidelity import median_sqnr_db
@@ -59,8 +60,14 @@ class Gate:
             loaded = np.load(output, allow_pickle=False)
             return dict(loaded) if options else loaded
 
-    def require_equal(self, runtime: Runtime, name: str, reference: Tensor) -> FileCheck:
-        """Require logits equal to those of the reference, float64 (N, classes), bit for bit.
+    def require_equal(self, runtime: Runtime, name: str, reference: Tensor, fp32: Tensor) -> FileCheck:
+        """Require logits equal to those of the reference, bit for bit.
+
+        Args:
+            runtime: that runs the file.
+            name: of the file.
+            reference: logits of the network that it was made from, float64 (N, classes).
+            fp32: logits of the FP32 network, of the same shape.
 
         Raises:
             ModelError: they are not, or the file does not run.
@@ -69,45 +76,65 @@ class Gate:
         if not np.array_equal(logits, reference.numpy()):
             image = int((logits != reference.numpy()).any(axis=1).argmax())
             raise ModelError(f"{name} returns other logits than the INT8 model, first for test image {image}")
-        return self._describe(runtime, name, logits, reference)
+        return self._describe(runtime, name, logits, reference, fp32)
 
-    def require_agreement(
-        self, runtime: Runtime, name: str, reference: Tensor, min_agreement: float, fp32: Tensor | None = None
+    def require_rounding(self, runtime: Runtime, name: str, fp32: Tensor) -> FileCheck:
+        """Require of a file of the FP32 network logits (N, classes) that differ from its own by rounding alone.
+
+        Raises:
+            ModelError: they differ by more, or the file does not run.
+        """
+        logits = self.replay(runtime, name, len(self.labels))
+        found_db = median_sqnr_db(torch.from_numpy(logits), fp32)
+        if found_db < ROUNDING_DB:
+            raise ModelError(
+                f"{name} in {runtime} has logits with an SQNR of {found_db:.1f} dB to torch's, the median of the test "
+                f"images; rounding leaves {ROUNDING_DB:g} dB or more"
+            )
+        return self._describe(runtime, name, logits, fp32, fp32)
+
+    def require_fidelity(
+        self, runtime: Runtime, name: str, reference: Tensor, fp32: Tensor, margin: float
     ) -> FileCheck:
-        """Require predictions equivalent to those of the reference, by `find_fault`, and logits as near to FP32's.
+        """Require that a file of the INT8 network is no worse than that, in logits and predictions against FP32's.
 
         Args:
             runtime: that runs the file.
             name: of the file.
-            reference: logits of torch's network, float64 (N, classes).
-            min_agreement: `export.min_agreement`.
-            fp32: logits of the FP32 network, of the same shape; None for a file of that network.
+            reference: logits of torch's INT8 network, float64 (N, classes).
+            fp32: logits of the FP32 network, of the same shape.
+            margin: `export.margin`.
 
         Raises:
-            ModelError: they are not.
+            ModelError: it is worse, or does not run.
         """
         logits = self.replay(runtime, name, len(self.labels))
-        if fp32 is not None:
-            expected_db, found_db = (median_sqnr_db(each, fp32) for each in (reference, torch.from_numpy(logits)))
-            if loss := find_loss(found_db, expected_db):
-                raise ModelError(f"{name} in {runtime} {loss}")
-        agreement = compare(logits.argmax(axis=1), predictions(reference), self.labels)
-        if fault := find_fault(agreement, runtime, min_agreement):
+        expected_db, found_db = (median_sqnr_db(each, fp32) for each in (reference, torch.from_numpy(logits)))
+        agreement = compare(logits.argmax(axis=1), predictions(reference), predictions(fp32), self.labels)
+        if fault := find_loss(found_db, expected_db) or find_fault(agreement, margin):
             raise ModelError(f"{name} in {runtime} {fault}")
-        return self._describe(runtime, name, logits, reference)
+        return self._describe(runtime, name, logits, reference, fp32)
 
-    def _describe(self, runtime: Runtime, name: str, logits: NDArray[np.float64], reference: Tensor) -> FileCheck:
+    def _describe(
+        self, runtime: Runtime, name: str, logits: NDArray[np.float64], reference: Tensor, fp32: Tensor
+    ) -> FileCheck:
         predicted = logits.argmax(axis=1)
-        agreement = compare(predicted, predictions(reference), self.labels)
+        agreement = compare(predicted, predictions(reference), predictions(fp32), self.labels)
         return FileCheck(
             file=name,
             runtime=runtime,
             bit_exact=bool(np.array_equal(logits, reference.numpy())),
             agreement=round(agreement.share, DIGITS),
+            fp32_agreement=round(agreement.with_fp32, DIGITS),
+            median_sqnr_db=_finite(median_sqnr_db(torch.from_numpy(logits), fp32)),
             top1=round(float((predicted == self.labels).mean()), DIGITS),
-            lost=agreement.lost,
-            gained=agreement.gained,
+            lost=agreement.labels.lost,
+            gained=agreement.labels.gained,
         )
+
+
+def _finite(decibels: float) -> float | None:
+    return round(decibels, 4) if math.isfinite(decibels) else None
 
 
 def first_divergence(expected: Mapping[str, StepOutput], found: Mapping[str, NDArray[np.float32]]) -> str | None:

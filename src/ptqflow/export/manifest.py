@@ -63,7 +63,7 @@ def describe(
         calibration=CalibrationCard(images=int8.calibration_images, indices_sha256=int8.calibration_sha256),
         layers=_layers(networks),
         files={file.name: describe_file(file) for file in sorted(directory.iterdir())},
-        min_agreement=params.min_agreement,
+        margin=params.margin,
         metrics=metrics,
     )
 

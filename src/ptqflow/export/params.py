@@ -15,5 +15,6 @@ class ExportParams(Params):
     """
     openvino: bool
     """Whether `int8.onnx` is checked in OpenVINO, too, which must then be installed."""
-    min_agreement: Annotated[float, Field(gt=0, le=1)]
-    """Share of the test images for which a file must predict what torch predicts; for OpenVINO, 0.98 at most."""
+    margin: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the test images by which a file may be worse than torch's INT8 network, in agreement with FP32 or in
+    top-1."""

@@ -70,7 +70,7 @@ def verify(directory: Path, manifest: Manifest, dataset: Path | None) -> Iterato
                 yield compare_logits(runtime, logits, reference)
             else:
                 logits = compute_logits(network, manifest, test.images)
-                yield compare_predictions(runtime, logits, reference, test.labels, manifest.min_agreement)
+                yield compare_predictions(runtime, logits, reference, test.labels, manifest.margin)
         except EngineError as error:
             yield Finding(runtime, False, str(error))
 
@@ -100,7 +100,7 @@ def compare_predictions(
     logits: NDArray[np.float32],
     reference: Reference,
     labels: NDArray[np.int64],
-    min_agreement: float,
+    margin: float,
 ) -> Finding:
     """Compare the predictions of a runtime for the test images with those of torch, by the gate of the export.
 
@@ -109,14 +109,17 @@ def compare_predictions(
         logits: float32 (N, classes).
         reference: of the exported model.
         labels: (N,) of the images.
-        min_agreement: of the manifest.
+        margin: of the manifest.
     """
     predicted = logits.argmax(axis=1)
-    agreement = compare(predicted, reference.predicted, labels)
-    if fault := find_fault(agreement, runtime, min_agreement):
+    agreement = compare(predicted, reference.predicted, reference.fp32_predicted, labels)
+    if fault := find_fault(agreement, margin):
         return Finding(runtime, False, fault)
     top1 = float((predicted == labels).mean())
-    text = f"predicts what torch predicted for {agreement.share:.2%} of {len(labels)} test images, top-1 {top1:.2%}"
+    text = (
+        f"predicts what torch's INT8 network did for {agreement.share:.2%} of {len(labels)} test images, and what "
+        f"FP32 did for {agreement.with_fp32:.2%}, top-1 {top1:.2%}"
+    )
     return Finding(runtime, True, text)
 
 

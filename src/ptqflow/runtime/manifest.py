@@ -123,8 +123,8 @@ class Manifest(Card):
     layers: tuple[LayerCard, ...]
     """In the order in which they run."""
     files: dict[str, FileCard]
-    min_agreement: Share
-    """`export.min_agreement`: share of the test images for which a runtime must predict what torch predicted."""
+    margin: Share
+    """`export.margin`: share of the test images by which a runtime may be worse than torch's INT8 network."""
     metrics: EvaluationFigures
     """data/predictions/figures.json: what torch measured on the test images."""
 

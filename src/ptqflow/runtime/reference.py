@@ -2,7 +2,7 @@
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,14 @@ class Reference:
     fp32: NDArray[np.float32]
     predicted: NDArray[np.int64]
     """By the INT8 network, in the order of the test images."""
+    fp32_predicted: NDArray[np.int64]
+    """By the FP32 network, in the same order."""
 
 
 def write_reference(directory: Path, reference: Reference) -> None:
     """Write the reference of an exported model; equal bytes for equal arrays."""
     buffer = io.BytesIO()
-    np.savez(buffer, int8=reference.int8, fp32=reference.fp32, predicted=reference.predicted)
+    np.savez(buffer, **vars(reference))
     write_bytes(directory / REFERENCE, buffer.getvalue())
 
 
@@ -44,7 +46,7 @@ def read_reference(directory: Path, manifest: Manifest) -> Reference:
     file = check_file(directory, manifest, REFERENCE)
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            return Reference(int8=arrays["int8"], fp32=arrays["fp32"], predicted=arrays["predicted"])
+            return Reference(**{field.name: arrays[field.name] for field in fields(Reference)})
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{file} is not what the stage `export` writes: {error}; run `dvc repro`") from None
 
