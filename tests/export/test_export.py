@@ -17,6 +17,7 @@ from ptqflow.data.preprocessing import to_input
 from ptqflow.export.export import headline, require_runtimes, write_files
 from ptqflow.fx.prepare import without_torch_warnings
 from ptqflow.inference.classifier import softmax
+from ptqflow.models.fidelity import median_sqnr_db
 from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, REFERENCE, read_manifest
 from ptqflow.runtime.reference import IMAGES, generate_images, read_reference
 from ptqflow.runtime.runtimes import onnxruntime_session
@@ -31,8 +32,17 @@ def test_every_file_passes_the_gate(exported: Exported) -> None:
     checks = exported.check()
     script, int8, fp32 = checks
     top1 = float((exported.logits.int8.argmax(dim=1).numpy() == exported.dataset.test.labels).mean())
+    agrees = float((exported.logits.int8.argmax(dim=1) == exported.logits.fp32.argmax(dim=1)).double().mean())
     assert script == FileCheck(
-        file=INT8_TORCHSCRIPT, runtime="torchscript", bit_exact=True, agreement=1.0, top1=top1, lost=0, gained=0
+        file=INT8_TORCHSCRIPT,
+        runtime="torchscript",
+        bit_exact=True,
+        agreement=1.0,
+        fp32_agreement=agrees,
+        median_sqnr_db=round(median_sqnr_db(exported.logits.int8, exported.logits.fp32), 4),
+        top1=top1,
+        lost=0,
+        gained=0,
     )
     assert (int8.file, int8.runtime) == (INT8_ONNX, "onnxruntime")
     assert int8.agreement >= 0.98  # one of 50 images may differ

@@ -38,7 +38,6 @@ def convert(prepared: GraphModule, scheme: Scheme, input_shape: InputShape) -> G
                 f"torch cannot convert the network to INT8 ({_one_line(error)}); name the module that it is about in "
                 "convert.keep_fp32"
             ) from None
-    replace_reference_layers(converted)
     if scheme.engine == "qnnpack":
         _order_for_clamps(converted)
     _check_runs(converted, prepared, scheme.engine, input_shape)
@@ -61,6 +60,7 @@ def _convert_shielded(prepared: GraphModule) -> GraphModule:
             node.replace_all_uses_with(node.args[0])
             converted.graph.erase_node(node)
     converted.delete_submodule(_SHIELD)
+    replace_reference_layers(converted)
     converted.recompile()
     return converted
 
