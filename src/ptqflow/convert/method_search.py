@@ -94,7 +94,9 @@ def with_method(params: ConvertParams, method: Method, overrides: Mapping[str, M
     """Return params with another method; their own overrides precede those of single tensors."""
     activation = params.activation.model_copy(update={"method": method})
     single = {escape(tensor): chosen for tensor, chosen in overrides.items()}
-    return params.model_copy(update={"activation": activation, "overrides": {**params.overrides, **single, **params.overrides}})
+    return params.model_copy(
+        update={"activation": activation, "overrides": {**params.overrides, **single, **params.overrides}}
+    )
 
 
 class _Trials:

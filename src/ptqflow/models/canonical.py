@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from ptqflow.core.errors import ModelError
 from ptqflow.core.normalization import InputShape
+from ptqflow.models.attention import write_attention
 from ptqflow.models.constants import bake, fold_constants
 from ptqflow.models.in_place import work_out_of_place
 from ptqflow.models.layer_modules import make_modules, name_first_arguments, separate_calls
@@ -26,7 +27,7 @@ def canonicalize(model: nn.Module, input_shape: InputShape) -> GraphModule:
     """Return the canonical form of a network, which stays unchanged and shares its tensors with it.
 
     The logits are the same to the bit, except with `x @ weight`, instance normalization with running statistics, batch
-    normalization without, RMSNorm, and average pooling with a count of its own: there to float32 rounding.
+    normalization without, RMSNorm, attention, and average pooling with a count of its own: there to float32 rounding.
 
     - Parametrizations, `weight_norm`, `spectral_norm` and pruning are baked into the weights.
     - Arguments of `forward` after the first have their defaults.
@@ -36,6 +37,7 @@ def canonicalize(model: nn.Module, input_shape: InputShape) -> GraphModule:
       so are `F.avg_pool2d` and subclasses of torch's layers. Padding is explicit, in numbers and of zeros.
     - `AvgPool2d` averages over whole windows; what follows from `ceil_mode` and `divisor_override` is a multiplication.
     - Batch normalization without running statistics is a function of the batch.
+    - `nn.MultiheadAttention` is linear layers, products and a softmax.
     - What ONNX has no operator for is written with what it has: RMSNorm, `Threshold`, `ChannelShuffle`, `x.mT`.
     - A module whose INT8 form has a range of its own is called once: a copy, with a number appended to its path, stands
       for each further call.
@@ -55,6 +57,7 @@ def canonicalize(model: nn.Module, input_shape: InputShape) -> GraphModule:
     baked = _copied(model.eval())
     for module in list(baked.modules()):
         bake(module)
+    write_attention(baked)
     network = GraphModule(baked, trace_user_code(baked, input_shape), type(model).__name__)
     name_first_arguments(network)
     for step in _STEPS:  # the first leaves no code that only overwrites its input, which would count as dead
