@@ -89,7 +89,7 @@ def test_one_image_with_an_outlier_does_not_decide_the_range_as_it_does_for_the_
     assert chosen > squared + 3
 
 
-def test_what_was_tried_is_told_and_the_best_is_taken() -> None:
+def test_what_was_tried_is_reported_and_the_best_is_taken() -> None:
     fp32, train, lines = build(Gated), miniature.split(IMAGES), list[str]()
 
     found = search_methods(fp32, auto(), collected(fp32, train), train, lines.append)

@@ -232,7 +232,7 @@ class _Passes(fx.Interpreter):
         return logits
 
     def with_range(self, tensor: str, qparams: QParams) -> Tensor:
-        """Return the logits with another range of a tensor, which stays as it is."""
+        """Return the logits with another range of a tensor, which is then set back."""
         observer = self._observers[tensor]
         before = observer.scale, observer.zero_point
         self._set(tensor, qparams)
