@@ -139,7 +139,7 @@ def test_the_checks_draw_no_random_numbers_of_the_training() -> None:
     after = torch.rand(3)
 
     torch.manual_seed(recipe.seed)
-    build_model(card.name, card.stem, len(card.classes), card.image_size)
+    build_model(card.name, card.stem, len(card.classes), card.input_shape)
     assert torch.equal(torch.rand(3), after)
 
 
