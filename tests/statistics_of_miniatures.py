@@ -14,7 +14,7 @@ from ptqflow.calib.tensor_statistics import TensorStatistics
 NAN, INFINITY = float("nan"), float("inf")
 OBSERVED = {
     "residual": ["x", "conv1", "maxpool", "conv2", "relu", "avgpool", "flatten", "fc"],
-    "normed": ["norm", "conv", "mean", "fc"],
+    "normed": ["norm", "mean", "fc"],
 }
 only_residual = pytest.mark.parametrize("function", ["residual"], indirect=True)
 

@@ -29,6 +29,7 @@ from ptqflow.convert.ranges import (
     percentile_range,
     squared_error,
     to_qparams,
+    typical_extremes,
 )
 
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -445,11 +446,12 @@ def test_no_method_reaches_beyond_the_values_but_mse_by_a_step(method: Method, n
 
 
 def test_each_method_is_its_own() -> None:
-    statistics = observe(*TENSORS["laplace with outliers"](5000).chunk(4))
+    statistics = observe(*laplace(256 * 20).chunk(256))
     levels = Levels(127, symmetric=True)
 
     assert {method: choose_range(statistics, method, 98.5, levels) for method in METHODS} == {
         "minmax": minmax_range(statistics),
+        **{f"minmax_{images}": typical_extremes(statistics, images) for images in (8, 16, 32, 64, 128)},
         "moving_average": moving_average_range(statistics),
         "percentile": percentile_range(statistics, 98.5),
         "mse": mse_range(statistics, levels),

@@ -107,7 +107,8 @@ def brute_force(prepared: GraphModule, name: str, images: Tensor) -> tuple[list[
         observer = module.qconfig.weight()
         observer(layer.weight.detach())
         scale = observer.calculate_qparams()[0].reshape(-1, *[1] * (layer.weight.dim() - 1))
-        layer.weight = nn.Parameter(torch.clamp(torch.round(layer.weight.detach() / scale), -128, 127) * scale)
+        levels = torch.round(layer.weight.detach() * (1 / scale))  # ties as above
+        layer.weight = nn.Parameter(torch.clamp(levels, -128, 127) * scale)
     module.register_forward_pre_hook(before)
     module.register_forward_hook(after)
     with torch.inference_mode():

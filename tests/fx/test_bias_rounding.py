@@ -79,7 +79,7 @@ def test_a_bias_of_more_steps_than_int32_holds_enlarges_the_scale_of_its_channel
 ) -> None:
     torch.manual_seed(0)
     model, images = Dead().eval(), torch.cat(inputs)
-    params = convert_params(weight={"per_channel": per_channel, "method": "minmax"})
+    params = convert_params(weight={"per_channel": per_channel, "method": "minmax"}, head="int8")
     converted = quantize(model, miniature.card(), params, collect(model, inputs), miniature.split(40)).converted
 
     layer = converted.get_submodule("conv")

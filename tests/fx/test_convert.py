@@ -10,6 +10,7 @@ import pytest
 import torch
 from fresh_process import ENGINES, SCHEMES, Branched, collect, convert_params, decibels
 from torch import Tensor, nn
+from torch.ao.nn.intrinsic import ConvReLU2d, LinearReLU
 from torch.ao.quantization import (
     HistogramObserver,
     MinMaxObserver,
@@ -22,7 +23,7 @@ from torch.ao.quantization import (
 )
 from torch.ao.quantization.backend_config import BackendConfig, get_onednn_backend_config
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
-from torch.fx import symbolic_trace
+from torch.fx import GraphModule, symbolic_trace
 from torch.nn import functional as F
 
 from ptqflow.calib.statistics import Statistics
@@ -34,6 +35,7 @@ from ptqflow.core.errors import EngineError, ModelError
 from ptqflow.evaluate.metrics import sqnr_db
 from ptqflow.fx.convert import MissingKernelError, convert
 from ptqflow.fx.fused_adds import fused_additions
+from ptqflow.fx.graph import observer_nodes
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.prepare import EVERYTHING, Scheme, fp32_reason, prepare, without_torch_warnings
 from ptqflow.models.canonical import canonicalize
@@ -107,8 +109,9 @@ def plain_torch(
 ) -> nn.Module:
     """The recipe in torch's own words: the engine's default mapping with other observers.
 
-    What is FP32 in `like` is so here. Calibration runs channels last, as `calib` does it: the other way, FP32
-    convolutions round otherwise.
+    What is FP32 in `like` is so here, and a layer whose output is not observed there is torch's reference module here.
+    Calibration runs channels last, as `calib` does it, and the INT8 network does not: the other way, FP32 steps round
+    otherwise.
     """
     with without_torch_warnings():
         torch.backends.quantized.engine = engine
@@ -123,10 +126,25 @@ def plain_torch(
             leave_out(mapping, model, like)
         example = (torch.zeros(1, 3, miniature.SIZE, miniature.SIZE),)
         prepared = prepare_fx(copy.deepcopy(model), mapping, example, backend_config=backend)
+        if like:
+            remove_observers(prepared, like.prepared)
         prepared.to(memory_format=torch.channels_last)
         for batch in batches:
             run(prepared, batch.contiguous(memory_format=torch.channels_last))
-        return convert_fx(prepared, backend_config=backend)
+        return convert_fx(prepared, backend_config=backend).to(memory_format=torch.contiguous_format)
+
+
+def remove_observers(prepared: GraphModule, like: GraphModule) -> None:
+    """Remove the observers of the outputs of layers that have none in another prepared network."""
+    kinds = (nn.Conv2d, nn.Linear, ConvReLU2d, LinearReLU)
+    observed = {node.all_input_nodes[0].name for node in observer_nodes(like)}
+    for node in prepared.graph.nodes:
+        source = node.all_input_nodes[0] if node.name.startswith("activation_post_process") else None
+        if source and source.op == "call_module" and source.name not in observed:
+            assert isinstance(prepared.get_submodule(str(source.target)), kinds)
+            node.replace_all_uses_with(source)
+            prepared.graph.erase_node(node)
+    prepared.recompile()
 
 
 def leave_out(mapping: QConfigMapping, model: nn.Module, quantized: Quantized) -> None:
@@ -199,6 +217,7 @@ def test_with_a_fused_addition_logits_equal_those_of_plain_torch_with_the_patter
         reduce_range=reduce_range,
         observer=METHODS[method],
         per_channel=per_channel,
+        like=quantized,
         backend=get_onednn_backend_config(),
     )
     assert fused_additions(quantized.prepared)

@@ -47,7 +47,7 @@ class Reusing(nn.Module):
         y = self.relu(self.twice(y))
         y = F.relu(y + x)
         z = self.pool(torch.cat([y, x], 1))
-        return self.head(z * self.sigmoid(z))
+        return self.head(z + self.sigmoid(z))
 
 
 REUSING: dict[str, tuple[str, int]] = {  # the module and its call; without: a function's output
@@ -206,7 +206,7 @@ def test_a_tensor_bears_the_name_of_the_layer_whose_output_it_is_or_of_the_funct
     prepared = prepare(model, miniature.INPUT_SHAPE, EVERYTHING)
 
     assert list(name_observed(model, prepared).values()) == [
-        *("x", "conv", "twice", "twice:1", "relu_3", "cat", "pool", "sigmoid", "mul", "head.0", "head.1")
+        *("x", "conv", "twice", "twice:1", "relu_3", "cat", "pool", "sigmoid", "add_1", "head.0", "head.1")
     ]
     assert_names_identify_the_tensors(model, prepared, REUSING, inputs[0])
 

@@ -11,6 +11,8 @@ from ptqflow.fx.prepare import Scheme, prepare
 
 NO_KERNEL = "torch has no INT8 kernel for it"
 USED_OTHERWISE = "torch has an INT8 kernel for it, but not for how it is used here"
+UNROUNDED = "its output is not rounded"
+FLOAT = "every runtime computes it in float"
 AS_IT_IS = "works on INT8 values unchanged"
 
 
@@ -66,7 +68,7 @@ def test_max_pooling_really_gets_int8_values() -> None:
 def test_an_activation_without_a_kernel_stays_fp32_between_int8_layers(engine: Engine) -> None:
     assert layers_of(miniature.normed(3), engine) == [
         Layer("norm", "LayerNorm", "fp32", "computes in float inside, on INT8 values too"),
-        Layer("conv", "Conv2d", "int8", ""),
+        Layer("conv", "Conv2d", "int8", UNROUNDED),
         Layer("gelu", "gelu", "fp32", NO_KERNEL),
         Layer("mean", "mean", "fp32", "between FP32 steps"),
         Layer("fc", "Linear", "int8", ""),
@@ -79,8 +81,8 @@ def test_each_fp32_layer_has_its_reason_and_what_computes_nothing_is_no_layer() 
     assert [(layer.name, layer.precision, layer.note) for layer in layers] == [
         ("first", "int8", ""),
         ("gru", "fp32", USED_OTHERWISE),
-        ("mid", "int8", ""),
-        ("act", "fp32", NO_KERNEL),
+        ("mid", "int8", UNROUNDED),
+        ("act", "fp32", FLOAT),
         ("last", "int8", ""),
     ]
 

@@ -222,6 +222,6 @@ def test_what_the_users_code_calls_and_torch_deprecates_warns_of_nothing(user_mo
     name = f"{user_module(DEPRECATED)}:build"
 
     hash_code(name)
-    model = build_model(name, "standard", 4, 8)
+    model = build_model(name, "standard", 4, (3, 8, 8))
 
     assert "0.weight_g" in model.state_dict()

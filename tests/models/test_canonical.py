@@ -242,7 +242,7 @@ def test_classifiers_of_torchvision_have_the_same_logits_to_the_bit(name: str) -
     network = models.get_model(name, weights=None, num_classes=5).eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(canonicalize(network, 32)(images), network(images))
+        assert torch.equal(canonicalize(network, (3, 32, 32))(images), network(images))
 
 
 class Locked(nn.Module):

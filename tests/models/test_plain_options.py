@@ -110,7 +110,7 @@ def test_what_onnx_lacks_is_written_with_what_it_has_for_any_number_of_images(na
     canonical = canonicalize(network, INPUT_SHAPE)
 
     torch.testing.assert_close(logits(canonical), logits(network))
-    session = onnxruntime_session(to_onnx(canonical, SIZE, {}))
+    session = onnxruntime_session(to_onnx(canonical, INPUT_SHAPE, {}))
     for count in (1, 2, 3):
         images = IMAGES[:count]
         found = session.run(None, {"images": images.numpy()})[0]

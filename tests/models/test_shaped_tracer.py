@@ -113,7 +113,7 @@ def test_code_that_depends_on_values_is_refused(function: Callable[[Tensor], Ten
 
 def test_code_that_does_not_run_for_any_number_of_images_is_refused() -> None:
     with pytest.raises(ModelError, match=r"for 3 images, add raises RuntimeError .*; let it run for any number of"):
-        canonicalize(holding((2, 6, SIZE, INPUT_SHAPE), lambda x, held: x + held), SIZE)
+        canonicalize(holding((2, 6, SIZE, SIZE), lambda x, held: x + held), INPUT_SHAPE)
 
 
 def test_tracing_draws_no_random_numbers() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bodies import INPUT_SHAPE
 from torch import Tensor, nn
 
 from ptqflow.core.errors import ModelError
@@ -60,7 +61,7 @@ def test_the_line_of_the_users_code_is_named(kind: type[nn.Module], start: str, 
     with pytest.raises(
         ModelError, match=f"^{start}.*{re.escape(__file__)}, line {number}, `{re.escape(code)}`"
     ) as refusal:
-        trace_user_code(kind(), 8)
+        trace_user_code(kind(), INPUT_SHAPE)
     assert "\n" not in str(refusal.value)
 
 
@@ -69,15 +70,15 @@ def test_the_class_of_the_network_is_what_it_was() -> None:
         kind = type(network)
         if kind is Branching:
             with pytest.raises(ModelError):
-                trace_user_code(network, 8)
+                trace_user_code(network, INPUT_SHAPE)
         else:
-            trace_user_code(network, 8)
+            trace_user_code(network, INPUT_SHAPE)
         assert type(network) is kind
 
 
 def test_the_steps_are_those_of_torchs_own_trace() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())
-    steps = [(node.op, node.target) for node in trace_user_code(network, 8).nodes]
+    steps = [(node.op, node.target) for node in trace_user_code(network, INPUT_SHAPE).nodes]
     assert steps == [(node.op, node.target) for node in torch.fx.Tracer().trace(network).nodes]
 
 
@@ -108,7 +109,7 @@ class Optional(nn.Module):
 @pytest.mark.parametrize(("kind", "factor"), [(Decorated, 2), (Unpacking, 1), (Optional, 2)])
 def test_a_forward_takes_one_input_whatever_its_signature(kind: type[nn.Module], factor: float) -> None:
     network, images = kind(), torch.ones(2, 3)
-    graph = trace_user_code(network, 8)
+    graph = trace_user_code(network, INPUT_SHAPE)
 
     assert len(graph.find_nodes(op="placeholder")) == 1
     assert torch.equal(torch.fx.GraphModule(network, graph)(images), images * factor)

@@ -210,6 +210,10 @@ def _dequantize_once(graph: GraphProto) -> None:
             nodes += _cast_and_multiply(graph, node, tensors) if convolutions else [node]
     del graph.node[:]
     graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    unread = [tensor for tensor in graph.initializer if tensor.name not in read]
+    for tensor in unread:
+        graph.initializer.remove(tensor)
 
 
 def _is_rounded(convolution: NodeProto, readers: Mapping[str, list[NodeProto]]) -> bool:
@@ -222,12 +226,12 @@ def _is_rounded(convolution: NodeProto, readers: Mapping[str, list[NodeProto]]) 
 
 def _cast_and_multiply(graph: GraphProto, node: NodeProto, tensors: Mapping[str, TensorProto]) -> list[NodeProto]:
     weight, (quantized, scale) = tensors[node.input[0]], node.input
-    factor, floats = f"{scale}.factor", f"{quantized}.float"
+    factor, floats = f"{node.output[0]}.factor", f"{node.output[0]}.unscaled"
     factors = numpy_helper.to_array(tensors[scale]).reshape(-1, *[1] * (len(weight.dims) - 1))
     graph.initializer.append(numpy_helper.from_array(factors, factor))
     return [
-        helper.make_node("Cast", [quantized], [floats], f"{quantized}.cast", to=TensorProto.FLOAT),
-        helper.make_node("Mul", [floats, factor], list(node.output), f"{quantized}.dequantize"),
+        helper.make_node("Cast", [quantized], [floats], f"{node.name}.cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", [floats, factor], list(node.output), node.name),
     ]
 
 

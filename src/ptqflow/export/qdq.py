@@ -135,7 +135,11 @@ class _FloatOutput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = _apply(_Expand, self.weight, self.scale, self.axis)
-        return self.layer.compute(x, weight.t() if self.axis else weight)
+        if self.layer.is_convolution:
+            return self.layer.compute(x, weight)
+        sums = torch.matmul(x, weight)
+        result = sums if self.layer.bias is None else sums + self.layer.bias
+        return F.relu(result) if self.layer.relu else result
 
 
 class _Kernel(nn.Module):

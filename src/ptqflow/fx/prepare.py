@@ -27,9 +27,10 @@ from ptqflow.core.artifacts import Card
 from ptqflow.core.engines import Engine
 from ptqflow.core.errors import ModelError
 from ptqflow.core.normalization import InputShape
+from ptqflow.fx.float_output import without_relu
 from ptqflow.fx.fp32_steps import fp32_steps, may_be_int8
 from ptqflow.fx.fused_adds import additions_are_safe, fused_additions
-from ptqflow.fx.graph import is_weighted, note_steps, observer_nodes, trace, unevenly_fused
+from ptqflow.fx.graph import note_steps, observer_nodes, trace, unevenly_fused
 from ptqflow.fx.observer import RangeObserver, WeightObserver, WeightScales, unit_scales
 from ptqflow.models.nodes import function_name
 
@@ -193,19 +194,15 @@ def _leave_unrounded(prepared: GraphModule, int8: Collection[str]) -> None:
     """
     for node in observer_nodes(prepared):
         source, readers = node.all_input_nodes[0], list(node.users)
-        if not is_weighted(source, prepared) or any(reader.name in int8 for reader in readers):
+        layer = without_relu(prepared.get_submodule(str(source.target))) if source.op == "call_module" else None
+        if not isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) or any(reader.name in int8 for reader in readers):
             continue
-        kept = ("output",) if _is_linear(source, prepared) else ("output", "add", "cat", "mean", "pool")
+        kept = ("output",) if isinstance(layer, nn.Linear) else ("output", "add", "cat", "mean", "pool")
         if not all(_kind_of_reader(reader, prepared) in kept for reader in readers):
             node.replace_all_uses_with(source)
             prepared.graph.erase_node(node)
             prepared.delete_submodule(str(node.target))
     prepared.recompile()
-
-
-def _is_linear(node: Node, prepared: GraphModule) -> bool:
-    module = prepared.get_submodule(str(node.target))
-    return isinstance(module[0] if isinstance(module, nn.Sequential) else module, nn.Linear)
 
 
 def _kind_of_reader(node: Node, prepared: GraphModule) -> str:
