@@ -60,12 +60,35 @@ class Normed(nn.Module):
         return self.fc(torch.mean(F.gelu(self.conv(self.norm(x))), (2, 3)))
 
 
+class Gated(nn.Module):
+    """Layers whose output no INT8 step reads: before Hardswish, a gate, LayerNorm and GELU; one without bias."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.Hardswish())
+        self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.norm = nn.LayerNorm(8)
+        self.widen, self.narrow = nn.Linear(8, 16), nn.Linear(16, 8, bias=False)
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x * F.hardsigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        return self.fc((self.narrow(F.gelu(self.widen(y))) * 0.5).mean((1, 2)))
+
+
 def residual(num_classes: int, channels: int = 3) -> nn.Module:
     return vary(Residual(num_classes, channels))
 
 
 def normed(num_classes: int) -> nn.Module:
     return Normed(num_classes)
+
+
+def gated(num_classes: int) -> nn.Module:
+    return vary(Gated(num_classes))
 
 
 def vary(model: nn.Module) -> nn.Module:

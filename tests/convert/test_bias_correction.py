@@ -11,6 +11,7 @@ from ptqflow.convert.qparams import resolve_scheme, set_ranges
 from ptqflow.fx.fake_quant import Simulation, copy_to_simulate, round_weight
 from ptqflow.fx.graph import layer_means, weighted_modules
 from ptqflow.fx.prepare import prepare
+from ptqflow.models.canonical import canonicalize
 
 
 class Twice(nn.Module):
@@ -60,6 +61,19 @@ def test_each_layer_has_the_mean_output_of_fp32_again(inputs: list[Tensor]) -> N
     assert list(target) == ["conv1", "conv2", "fc"]
     for name, expected in target.items():
         assert (shifted[name] - expected).abs().max() > 1e-3, "quantization shifts it"
+        torch.testing.assert_close(restored[name], expected, rtol=0, atol=1e-5)
+
+
+def test_layers_whose_output_is_not_rounded_have_it_too_also_without_bias_and_on_rows(inputs: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    before, after, target = corrected(canonicalize(miniature.gated(6), miniature.INPUT_SHAPE), inputs)
+    images = torch.cat(inputs)
+    shifted, restored = mean_outputs(before, images), mean_outputs(after, images)
+
+    assert list(target) == ["stem.0", "squeeze", "excite", "depthwise", "widen", "narrow", "fc"]
+    assert before.depthwise.bias is before.narrow.bias is None
+    for name, expected in target.items():
+        assert (shifted[name] - expected).abs().max() > 1e-4, "quantization shifts it"
         torch.testing.assert_close(restored[name], expected, rtol=0, atol=1e-5)
 
 

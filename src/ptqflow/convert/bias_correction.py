@@ -54,4 +54,4 @@ def correct_biases(prepared: GraphModule, means: Mapping[str, NDArray[np.float32
 def _correct(layer: nn.Conv2d | nn.Linear, target: Tensor, simulated: nn.Module, _: Any, output: Tensor) -> Tensor:
     shift = target - layer_means(simulated, output)
     layer.bias = nn.Parameter(shift if layer.bias is None else layer.bias.detach() + shift, False)
-    return output + (shift[:, None, None] if output.dim() == 4 else shift)
+    return output + (shift[:, None, None] if isinstance(simulated, nn.Conv2d) else shift)
