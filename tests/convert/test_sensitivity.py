@@ -50,7 +50,7 @@ class InPlace(nn.Module):
         return self.fc(x)
 
 
-NETWORKS = {"residual": miniature.residual, "branched": Branched, "in place": InPlace}
+NETWORKS = {"residual": miniature.residual, "branched": Branched, "in place": InPlace, "gated": miniature.gated}
 
 
 def make(name: str) -> nn.Module:
