@@ -57,11 +57,35 @@ def test_the_statistics_are_those_of_what_flows_through_the_fused_fp32_network(
         assert (seen.histogram.exponent, seen.histogram.first) == (expected.exponent, expected.first)
         assert np.array_equal(seen.histogram.counts, expected.counts)
         assert seen.count == values.numel()
+        assert seen.image_minima.tolist() == values.flatten(1).amin(1).tolist()
+        assert seen.image_maxima.tolist() == values.flatten(1).amax(1).tolist()
     assert list(statistics.means) == WEIGHTED[function]
     for name, outputs in before_activation.items():
         expected_means = [output.double().transpose(0, 1).flatten(1).mean(1) for output in outputs]
         np.testing.assert_allclose(statistics.means[name], torch.stack(expected_means), rtol=1e-4, atol=1e-6)
         assert statistics.means[name].dtype == np.float32
+
+
+class Transposing(nn.Module):
+    """Has a tensor whose first dimension is not the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.rows, self.fc = nn.Conv2d(3, 6, 3), nn.Linear(36, 36), nn.Linear(36, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.rows(self.conv(x).flatten(2).transpose(0, 1)).transpose(0, 1).mean(1))
+
+
+def test_where_some_tensor_has_another_first_dimension_than_images_the_extremes_are_those_of_batches(
+    inputs: list[Tensor],
+) -> None:
+    torch.manual_seed(0)
+    for seen in collect(Transposing().eval(), inputs[:4]).tensors.values():
+        assert seen is not None
+        assert seen.image_minima.tolist() == seen.minima.tolist()
+        assert seen.image_maxima.tolist() == seen.maxima.tolist()
+        assert len(seen.image_minima) == 4
 
 
 def test_statistics_do_not_depend_on_what_was_collected_before(

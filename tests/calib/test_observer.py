@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -144,6 +144,54 @@ def test_the_largest_float32_is_finite() -> None:
 
     assert statistics is not None
     assert (statistics.minimum, statistics.maximum, statistics.count) == (-largest, largest, 3)
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 5), (6, 4, 3), (6, 4, 3, 2), (6, 2, 3, 2, 2)])
+def test_the_extremes_of_each_image_are_those_of_torch(shape: tuple[int, ...]) -> None:
+    values = randn(*shape)
+    observer = StatisticsObserver()
+    observer.batch_size = 2
+    for seen in values.split(4):  # two batches go through the network together, then one
+        observer(seen)
+
+    statistics = observer.statistics
+    assert statistics is not None
+    expected = [torch.aminmax(image) for image in values]
+    assert statistics.image_minima.tolist() == [extremes.min.item() for extremes in expected]
+    assert statistics.image_maxima.tolist() == [extremes.max.item() for extremes in expected]
+    assert statistics.image_minima.dtype == statistics.image_maxima.dtype == np.float32
+    batches = [torch.aminmax(batch) for batch in values.split(2)]
+    assert statistics.minima.tolist() == [extremes.min.item() for extremes in batches]
+    assert statistics.maxima.tolist() == [extremes.max.item() for extremes in batches]
+
+
+@pytest.mark.parametrize(
+    "laid_out",
+    [
+        lambda values: values.contiguous(memory_format=torch.channels_last),
+        lambda values: values.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
+        lambda values: values.repeat_interleave(2, dim=2)[:, :, ::2],
+    ],
+    ids=["channels last", "permuted", "strided"],
+)
+def test_the_extremes_of_images_do_not_depend_on_the_layout(laid_out: Callable[[Tensor], Tensor]) -> None:
+    values, found = randn(6, 4, 3, 5), []
+    for same in (values, laid_out(values)):
+        observer = StatisticsObserver()
+        observer.batch_size = 3
+        observer(same)
+        assert observer.statistics is not None
+        found.append((observer.statistics.image_minima.tolist(), observer.statistics.image_maxima.tolist()))
+
+    assert found[0] == found[1]
+
+
+def test_where_images_are_not_the_first_dimension_each_pass_counts_as_one() -> None:
+    statistics = observe(values := [randn(3, 4), randn(2, 4, seed=1)])
+
+    assert statistics is not None
+    assert statistics.image_minima.tolist() == statistics.minima.tolist() == [seen.min().item() for seen in values]
+    assert statistics.image_maxima.tolist() == statistics.maxima.tolist() == [seen.max().item() for seen in values]
 
 
 def test_a_batch_more_costs_two_float32_and_nothing_else() -> None:

@@ -39,6 +39,40 @@ def test_merged_statistics_are_those_of_one_observer_that_sees_first_the_one_the
     assert (len(one.minima), one.count) == (2, 200), "it is left unchanged"
 
 
+def observe_images(values: Tensor, batch: int) -> TensorStatistics:
+    observer = StatisticsObserver()
+    observer.batch_size = batch
+    observer(values)
+    assert observer.statistics is not None
+    return observer.statistics
+
+
+def test_the_extremes_of_images_are_merged_in_order() -> None:
+    values = randn(12, 5)
+    merged = observe_images(values[:8], 4).merged(observe_images(values[8:], 4))
+
+    assert merged.image_minima.tolist() == values.amin(1).tolist()
+    assert merged.image_maxima.tolist() == values.amax(1).tolist()
+    assert len(merged.minima) == 3
+
+
+def test_tensors_that_share_an_observer_have_the_extremes_of_each_image_together() -> None:
+    tensors = [randn(12, 5, seed=seed) * (seed + 1) for seed in range(3)]
+    shared = share([observe_images(values, 4) for values in tensors])
+
+    together = torch.cat(tensors, 1)
+    assert shared.image_minima.tolist() == together.amin(1).tolist()
+    assert shared.image_maxima.tolist() == together.amax(1).tolist()
+
+
+def test_tensors_of_different_numbers_of_images_that_share_an_observer_keep_the_extremes_of_each() -> None:
+    one, other = observe_images(randn(8, 5), 4), observe_images(randn(4, 5, seed=1), 4)
+    shared = share([one, other])
+
+    assert shared.image_minima.tolist() == [*one.image_minima.tolist(), *other.image_minima.tolist()]
+    assert shared.image_maxima.tolist() == [*one.image_maxima.tolist(), *other.image_maxima.tolist()]
+
+
 def test_tensors_that_share_an_observer_take_turns_batch_by_batch() -> None:
     tensors = [[randn(20, seed=10 * tensor + number) * (tensor + 1) for number in range(3)] for tensor in range(3)]
     shared = observe(values for together in zip(*tensors, strict=True) for values in together)

@@ -445,6 +445,57 @@ def test_no_method_reaches_beyond_the_values_but_mse_by_a_step(method: Method, n
             assert chosen.low <= chosen.high <= max(statistics.maximum, 0) + step
 
 
+def observe_images(values: Tensor, batch: int) -> TensorStatistics:
+    """Observe images (N, values), a batch at a time."""
+    observer = StatisticsObserver()
+    observer.batch_size = batch
+    for seen in values.split(batch):
+        observer(seen)
+    assert observer.statistics is not None
+    return observer.statistics
+
+
+@pytest.mark.parametrize(("count", "images"), [(64, 8), (96, 32), (50, 8), (33, 32), (32, 32), (200, 128), (7, 1)])
+def test_typical_extremes_are_the_means_over_groups_of_images(count: int, images: int) -> None:
+    values = laplace(count * 20).reshape(count, 20)
+    found = typical_extremes(observe_images(values, count), images)
+
+    groups = count // images
+    longer = count % groups  # of the groups, in order, each has one image more
+    lows, highs, start = [], [], 0
+    for group in range(groups):
+        end = start + count // groups + (group < longer)
+        lows.append(values[start:end].numpy().min())
+        highs.append(values[start:end].numpy().max())
+        start = end
+    assert start == count
+    assert found == Range(float(np.float64(lows).mean()), float(np.float64(highs).mean()))
+
+
+@pytest.mark.parametrize("batch", [1, 4, 32])
+def test_typical_extremes_do_not_depend_on_the_batches(batch: int) -> None:
+    values = laplace(64 * 20).reshape(64, 20)
+
+    assert typical_extremes(observe_images(values, batch), 8) == typical_extremes(observe_images(values, 64), 8)
+
+
+def test_typical_extremes_do_not_widen_with_the_images_as_those_of_all_do() -> None:
+    few, many = (observe_images(laplace(count * 20).reshape(count, 20), 16) for count in (64, 64 * 64))
+
+    assert minmax_range(many).high > 1.3 * minmax_range(few).high
+    for images in (8, 16, 32):
+        one, other = typical_extremes(few, images), typical_extremes(many, images)
+        assert (other.low, other.high) == pytest.approx((one.low, one.high), rel=0.15)
+        assert minmax_range(many).low < other.low < other.high < minmax_range(many).high
+
+
+@pytest.mark.parametrize("count", [1, 5, 15])
+def test_fewer_images_than_two_groups_have_their_extremes(count: int) -> None:
+    statistics = observe_images(laplace(count * 20).reshape(count, 20), count)
+
+    assert typical_extremes(statistics, 8) == minmax_range(statistics)
+
+
 def test_each_method_is_its_own() -> None:
     statistics = observe(*laplace(256 * 20).chunk(256))
     levels = Levels(127, symmetric=True)
