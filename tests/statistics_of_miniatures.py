@@ -27,7 +27,8 @@ def collect(network: nn.Module, batches: list[Tensor], first: int = 0) -> Statis
 def arrays_of(seen: TensorStatistics | None) -> list[Any]:
     if seen is None:
         return []
-    return [seen.minima, seen.maxima, seen.histogram.exponent, seen.histogram.first, seen.histogram.counts]
+    histogram, images = seen.histogram, [seen.image_minima, seen.image_maxima]
+    return [seen.minima, seen.maxima, histogram.exponent, histogram.first, histogram.counts, *images]
 
 
 def assert_equal(one: Statistics, other: Statistics) -> None:

@@ -194,10 +194,15 @@ def test_where_images_are_not_the_first_dimension_each_pass_counts_as_one() -> N
     assert statistics.image_maxima.tolist() == statistics.maxima.tolist() == [seen.max().item() for seen in values]
 
 
-def test_a_batch_more_costs_two_float32_and_nothing_else() -> None:
-    def size(count: int) -> int:
-        statistics = observe(randn(500, seed=seed).clamp(-2, 2) for seed in range(count))
-        assert statistics is not None
-        return statistics.minima.nbytes + statistics.maxima.nbytes + statistics.histogram.counts.nbytes
+def test_a_batch_more_and_an_image_more_cost_two_float32_each_and_nothing_else() -> None:
+    def size(batches: int) -> int:
+        observer = StatisticsObserver()
+        observer.batch_size = 5
+        for seed in range(batches):
+            observer(randn(5, 100, seed=seed).clamp(-2, 2))
+        seen = observer.statistics
+        assert seen is not None
+        extremes = (seen.minima, seen.maxima, seen.image_minima, seen.image_maxima)
+        return sum(array.nbytes for array in extremes) + seen.histogram.counts.nbytes
 
-    assert size(60) - size(10) == 50 * 2 * 4
+    assert size(60) - size(10) == 50 * (1 + 5) * 2 * 4

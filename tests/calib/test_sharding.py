@@ -1,16 +1,20 @@
 """Parts that one process collects; tests/pipeline/test_ranks.py has several processes."""
 
+from functools import reduce
+
 import miniature
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from ptqflow.calib import collection
 from ptqflow.calib.collection import collect_statistics, observe
 from ptqflow.calib.sampling import input_batches
 from ptqflow.calib.sharding import collect_in_parts
 from ptqflow.calib.statistics import Statistics, decode, encode
-from ptqflow.core.ranks import ALONE
+from ptqflow.core.ranks import ALONE, Ranks
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +26,9 @@ def network() -> nn.Module:
 ROWS = np.random.default_rng(0).permutation(400).reshape(100, 4)
 
 
-def collected(network: nn.Module) -> Statistics:
-    batches = input_batches(miniature.split(400), ROWS, miniature.NORMALIZATION)
-    return collect_statistics(observe(network, miniature.INPUT_SHAPE), batches, ROWS)
+def collected(network: nn.Module, rows: NDArray[np.int64] = ROWS) -> Statistics:
+    batches = input_batches(miniature.split(400), rows, miniature.NORMALIZATION)
+    return collect_statistics(observe(network, miniature.INPUT_SHAPE), batches, rows)
 
 
 def test_alone_it_is_what_one_process_sees(network: nn.Module) -> None:
@@ -36,3 +40,18 @@ def test_alone_it_is_what_one_process_sees(network: nn.Module) -> None:
 def test_bytes_hold_the_statistics(network: nn.Module) -> None:
     data = encode(collected(network))
     assert encode(decode(data)) == data
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_what_several_ranks_see_is_merged_to_the_bytes_of_one(
+    network: nn.Module, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = 7  # batches, so that there are 15 passes to share
+    monkeypatch.setattr(collection, "_PIXELS", together * ROWS.shape[1] * miniature.SIZE**2)
+    shares = [Ranks(rank, size).part(-(-len(ROWS) // together)) for rank in range(size)]
+    parts = [encode(collected(network, ROWS[share.start * together : share.stop * together])) for share in shares]
+
+    merged = reduce(Statistics.merged, map(decode, parts))
+
+    assert encode(merged) == encode(collected(network))
+    assert {len(seen.image_minima) for seen in merged.tensors.values() if seen} == {ROWS.size}

@@ -148,7 +148,7 @@ def test_equal_statistics_make_equal_bytes(
         assert {file.name: file.read_bytes() for file in folder.iterdir()} == expected
 
 
-def test_the_file_does_not_grow_with_the_images_but_for_a_few_numbers_a_batch(
+def test_the_file_does_not_grow_with_the_images_but_for_a_few_numbers_a_batch_and_an_image(
     statistics: Statistics, function: str
 ) -> None:
     more = statistics
@@ -159,6 +159,7 @@ def test_the_file_does_not_grow_with_the_images_but_for_a_few_numbers_a_batch(
     assert more.rows.shape == (64, 8)
     assert histograms == [seen.histogram.counts.size for seen in statistics.tensors.values() if seen]
     assert all(seen.minima.shape == seen.maxima.shape == (64,) for seen in more.tensors.values() if seen)
+    assert all(seen.image_minima.shape == seen.image_maxima.shape == (512,) for seen in more.tensors.values() if seen)
 
 
 def test_a_tensor_that_never_had_a_value_survives_collecting_merging_saving_and_loading(
@@ -260,7 +261,7 @@ def test_a_file_that_is_cut_off_is_refused_even_with_the_right_hash(statistics_d
 
 
 @only_residual
-@pytest.mark.parametrize("name", ["rows", "minima:conv1", "maxima:fc", "bins:x"])
+@pytest.mark.parametrize("name", ["rows", "minima:conv1", "maxima:fc", "image_minima:fc", "image_maxima:x", "bins:x"])
 def test_an_array_too_few_is_refused_even_with_the_right_hash(statistics_dir: Path, name: str) -> None:
     arrays = safetensors.numpy.load((statistics_dir / "statistics.safetensors").read_bytes())
     del arrays[name]
@@ -270,8 +271,8 @@ def test_an_array_too_few_is_refused_even_with_the_right_hash(statistics_dir: Pa
 
 
 @only_residual
-@pytest.mark.parametrize("part", ["minima", "maxima"])
-def test_extremes_of_no_batch_are_refused_even_with_the_right_hash(statistics_dir: Path, part: str) -> None:
+@pytest.mark.parametrize("part", ["minima", "maxima", "image_minima", "image_maxima"])
+def test_extremes_of_no_batch_or_image_are_refused_even_with_the_right_hash(statistics_dir: Path, part: str) -> None:
     arrays = safetensors.numpy.load((statistics_dir / "statistics.safetensors").read_bytes())
     forge(statistics_dir, safetensors.numpy.save(arrays | {f"{part}:conv1": np.zeros(0, np.float32)}))
 
