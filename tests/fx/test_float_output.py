@@ -316,6 +316,22 @@ def agreement(logits: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("runtime", [onnxruntime, openvino])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("name", BEFORE)
+def test_the_runtimes_return_what_torch_does_for_each_kind_of_layer(
+    name: str, relu: bool, runtime: Callable[[Path, Tensor], Tensor], tmp_path: Path, inputs: list[Tensor]
+) -> None:
+    if runtime is openvino:
+        pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    layer, to_input = BEFORE[name]
+    model, images = canonicalize(Before(layer(), to_input, relu), miniature.INPUT_SHAPE), torch.cat(inputs)
+    converted = written(model, inputs, tmp_path / "int8.onnx", activation={"reduce_range": True})
+
+    assert agreement(runtime(tmp_path / "int8.onnx", images), run(converted, images)) > 60
+
+
+@pytest.mark.parametrize("runtime", [onnxruntime, openvino])
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_runtimes_return_what_torch_does_to_a_thousandth(
