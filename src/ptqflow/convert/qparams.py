@@ -123,8 +123,8 @@ def _overrides(
             )
         if not any(name in ranged for name in names):
             raise ParamsError(
-                f"convert.overrides: {pattern!r} is {method}, but {names[0]} gets no range: it stays FP32, has a fixed "
-                f"one, or {params.engine} fuses it into what follows; drop the override"
+                f"convert.overrides: {pattern!r} is {method}, but {names[0]} gets no range: it stays FP32, is not "
+                f"rounded, or {params.engine} fuses it into what follows; drop the override"
             )
         overrides.append((set(names), method))
     return overrides
