@@ -314,7 +314,7 @@ def test_int8_weights_have_the_scales_of_least_squared_error(
 ) -> None:
     quantized = ours(network, statistics, weight={"method": "mse", "per_channel": per_channel})
 
-    weight, layer = quantized.prepared.conv2.weight, quantized.converted.conv2.weight()
+    weight, layer = quantized.prepared.conv2.weight.detach(), quantized.converted.conv2.weight()
     expected = mse_scales(weight.flatten(1) if per_channel else weight.reshape(1, -1))
     found = layer.q_per_channel_scales().float() if per_channel else torch.tensor([layer.q_scale()])
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
