@@ -34,6 +34,7 @@ from ptqflow.models.memory_format import lay_out
 
 CANDIDATES: tuple[Method, ...] = (
     *("minmax_32", "minmax_8", "minmax_16", "minmax_64", "minmax_128", "minmax", "mse", "percentile"),
+    *("minmax_1", "minmax_2", "minmax_4"),
 )
 """Of equal ones, the first is taken."""
 _PIXELS = 1 << 21  # of the images that methods are compared on
@@ -42,6 +43,8 @@ _KEPT_PIXELS = 1 << 18  # of images whose values are all kept, for partial passe
 _EXACT_DB = 100.0  # that stands for no difference
 _TENSORS = 12  # that are tried alone, at most
 _COST_DB = 0.1  # that the rounding of such a tensor costs, at least
+_UNBEARABLE_DB = 1.0  # that the rounding of a tensor may cost with the best method
+_FP32_SHARE = 0.02  # of all weights, at most in the layers that read such tensors
 _GAIN_DB, _DEVIATIONS = 0.1, 2.0  # that another method must gain: in decibels, and in standard errors
 
 
@@ -83,11 +86,14 @@ def search_methods(
     rows = [SearchRow(tensor="", method=method, sqnr_db=round(db, 4)) for method, db in found.items()]
     for method, db in found.items():
         report(f"{method:<12} {db:7.2f} dB{'  taken' if method == best else ''}")
-    overrides, tried = trials.refine(best)
+    overrides, fp32_layers, tried = trials.refine(best)
     for tensor, method in overrides.items():
         report(f"{method:<12} for {tensor}")
+    for layer in fp32_layers:
+        report(f"{layer} stays FP32: no 8 bits hold its input")
     chosen = with_method(params, best, overrides)
-    return Search(chosen, (*rows, *tried), time.monotonic() - start)
+    keep_fp32 = (*params.keep_fp32, *map(escape, fp32_layers))
+    return Search(chosen.model_copy(update={"keep_fp32": keep_fp32}), (*rows, *tried), time.monotonic() - start)
 
 
 def with_method(params: ConvertParams, method: Method, overrides: Mapping[str, Method]) -> ConvertParams:
@@ -125,18 +131,19 @@ class _Trials:
         self._passes.set_ranges(self._ranges[method])
         return float(self._sqnr_db(0).mean())
 
-    def refine(self, method: Method) -> tuple[dict[str, Method], list[SearchRow]]:
-        """Return the tensors that are better with another method than `method`, and what was tried."""
+    def refine(self, method: Method) -> tuple[dict[str, Method], list[str], list[SearchRow]]:
+        """Return the tensors that are better with another method than `method`, layers to keep FP32, and the trials."""
         self._passes.set_ranges(self._ranges[method])
         before = self._sqnr_db(1)
-        overrides, rows = self._try_tensors(method)
+        overrides, fp32, rows = self._try_tensors(method)
         if overrides and len(before) and self._sqnr_db(1).mean() <= before.mean():  # it was chance
-            return {}, rows
-        return overrides, rows
+            return {}, fp32, rows
+        return overrides, fp32, rows
 
-    def _try_tensors(self, method: Method) -> tuple[dict[str, Method], list[SearchRow]]:
+    def _try_tensors(self, method: Method) -> tuple[dict[str, Method], list[str], list[SearchRow]]:
         images, exact = self._images[0][: self._together], self._exact[0][: self._together]
         overrides: dict[str, Method] = {}
+        fp32: list[str] = []
         rows = []
         with torch.inference_mode():
             current = _sqnr_db(self._passes.run_keeping(images), exact)
@@ -157,7 +164,13 @@ class _Trials:
                         current = tried[qparams]
                         overrides[tensor] = other
                         self._passes.keep(tensor, qparams)
-        return overrides, rows
+                unrounded = _sqnr_db(self._passes.without(tensor), exact)
+                if (unrounded - current).mean() > _UNBEARABLE_DB and (layers := self._passes.small_readers(tensor)):
+                    rows.append(SearchRow(tensor=tensor, method="fp32", sqnr_db=round(float(unrounded.mean()), 4)))
+                    fp32 += layers
+                    self._passes.leave(tensor)
+                    current = unrounded
+        return overrides, fp32, rows
 
     def _sqnr_db(self, part: int) -> Tensor:
         with torch.inference_mode():
@@ -205,7 +218,7 @@ class _Passes(fx.Interpreter):
             )
             self._nodes[tensor] = list(shared)
         self._kept: dict[Node, Any] = {}
-        self._unrounded: RangeObserver | None = None
+        self._unrounded: set[RangeObserver] = set()
 
     @property
     def tensors(self) -> list[str]:
@@ -226,10 +239,28 @@ class _Passes(fx.Interpreter):
 
     def without(self, tensor: str) -> Tensor:
         """Return the logits where a tensor is not rounded."""
-        self._unrounded = self._observers[tensor]
+        self._unrounded.add(self._observers[tensor])
         logits = self._run_from(tensor, {})
-        self._unrounded = None
+        self._unrounded.discard(self._observers[tensor])
         return logits
+
+    def leave(self, tensor: str) -> None:
+        """Round a tensor no more, and change the values that are kept."""
+        self._unrounded.add(self._observers[tensor])
+        changed: dict[Node, Any] = {}
+        self._run_from(tensor, changed)
+        self._kept |= changed
+
+    def small_readers(self, tensor: str) -> list[str]:
+        """Return the layers that read a tensor, none if something else does or they hold many of the weights."""
+        network: GraphModule = self.module  # type: ignore[assignment]
+        readers = [reader for node in self._nodes[tensor] for reader in node.users]
+        layers = weighted_modules(network)
+        sizes = {name: layer.weight.numel() for name, layer in layers.items()}
+        found = [str(reader.target) for reader in readers]
+        if not set(found) <= set(layers) or sum(sizes[name] for name in found) > _FP32_SHARE * sum(sizes.values()):
+            return []
+        return list(dict.fromkeys(found))
 
     def with_range(self, tensor: str, qparams: QParams) -> Tensor:
         """Return the logits with another range of a tensor, which is then set back."""
@@ -251,7 +282,7 @@ class _Passes(fx.Interpreter):
         """Run a module; an observer rounds."""
         module = self.fetch_attr(target)
         if isinstance(module, Observer):
-            return args[0] if module is self._unrounded else round_values(module, args[0])
+            return args[0] if module in self._unrounded else round_values(module, args[0])
         return super().call_module(target, args, kwargs)
 
     def _set(self, tensor: str, qparams: QParams) -> None:

@@ -11,6 +11,9 @@ from ptqflow.calib.tensor_statistics import TensorStatistics
 
 Method = Literal[
     "minmax",
+    "minmax_1",
+    "minmax_2",
+    "minmax_4",
     "minmax_8",
     "minmax_16",
     "minmax_32",
@@ -69,8 +72,6 @@ def choose_range(statistics: TensorStatistics, method: Method, percentile: float
     match method:
         case "minmax":
             return minmax_range(statistics)
-        case "minmax_8" | "minmax_16" | "minmax_32" | "minmax_64" | "minmax_128":
-            return typical_extremes(statistics, int(method.removeprefix("minmax_")))
         case "moving_average":
             return moving_average_range(statistics)
         case "percentile":
@@ -79,6 +80,8 @@ def choose_range(statistics: TensorStatistics, method: Method, percentile: float
             return mse_range(statistics, levels)
         case "entropy":
             return entropy_range(statistics)
+        case _:
+            return typical_extremes(statistics, int(method.removeprefix("minmax_")))
 
 
 def to_qparams(chosen: Range, levels: Levels) -> QParams:
