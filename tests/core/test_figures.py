@@ -139,7 +139,7 @@ def test_no_two_tables_have_one_file() -> None:
     from ptqflow.core import figures
 
     names = [value.name for value in vars(figures).values() if isinstance(value, Table)]
-    assert len(names) == len(set(names)) == 10
+    assert len(names) == len(set(names)) == 11
 
 
 def test_figures_out_of_range_are_refused_when_they_are_made() -> None:

@@ -25,7 +25,7 @@ from ptqflow.core.figures import SearchRow
 from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
-from ptqflow.fx.fake_quant import Observer, copy_to_simulate, round_values, round_weight
+from ptqflow.fx.fake_quant import copy_to_simulate, round_values, round_weight
 from ptqflow.fx.graph import name_observed, observer_nodes, weighted_modules
 from ptqflow.fx.observer import RangeObserver
 from ptqflow.models import fidelity
@@ -63,8 +63,9 @@ def search_methods(
 ) -> Search:
     """Choose the methods of `convert.activation.method=auto`, and return other params unchanged.
 
-    The measure is the mean, over calibration images, of the SQNR of an image's logits in decibels. A tensor gets
-    another method than the rest if that gains more than chance would, on the images that decide and on others.
+    Of all tensors, that method is taken whose logits have the largest SQNR in decibels on calibration images: half the
+    mean of the images' own, half that of all images together, in which those with large logits count most. A tensor
+    gets another method than the rest if that gains more than chance would, on the images that decide and on others.
 
     Args:
         fp32: the network.
@@ -127,16 +128,19 @@ class _Trials:
             self._exact = [self._in_parts(fp32.module, images) for images in self._images]
 
     def whole(self, method: Method) -> float:
-        """Return the mean SQNR in decibels with one method for all tensors."""
+        """Return the SQNR in decibels with one method for all tensors."""
         self._passes.set_ranges(self._ranges[method])
-        return float(self._sqnr_db(0).mean())
+        with torch.inference_mode():
+            logits = self._in_parts(self._passes.run, self._images[0])
+        together = _sqnr_db(logits.reshape(1, -1), self._exact[0].reshape(1, -1))
+        return float(_sqnr_db(logits, self._exact[0]).mean() + together.mean()) / 2
 
     def refine(self, method: Method) -> tuple[dict[str, Method], list[str], list[SearchRow]]:
         """Return the tensors that are better with another method than `method`, layers to keep FP32, and the trials."""
         self._passes.set_ranges(self._ranges[method])
-        before = self._sqnr_db(1)
+        before = self._held_out()
         overrides, fp32, rows = self._try_tensors(method)
-        if overrides and len(before) and self._sqnr_db(1).mean() <= before.mean():  # it was chance
+        if overrides and len(before) and self._held_out().mean() <= before.mean():  # it was chance
             return {}, fp32, rows
         return overrides, fp32, rows
 
@@ -172,9 +176,10 @@ class _Trials:
                     current = unrounded
         return overrides, fp32, rows
 
-    def _sqnr_db(self, part: int) -> Tensor:
+    def _held_out(self) -> Tensor:
+        """Return the SQNR in decibels of images that decide nothing else; none if all were needed."""
         with torch.inference_mode():
-            return _sqnr_db(self._in_parts(self._passes.run, self._images[part]), self._exact[part])
+            return _sqnr_db(self._in_parts(self._passes.run, self._images[1]), self._exact[1])
 
     def _in_parts(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         return torch.cat([network(part) for part in images.split(self._together)])
@@ -281,7 +286,7 @@ class _Passes(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module; an observer rounds."""
         module = self.fetch_attr(target)
-        if isinstance(module, Observer):
+        if isinstance(module, RangeObserver):
             return args[0] if module in self._unrounded else round_values(module, args[0])
         return super().call_module(target, args, kwargs)
 

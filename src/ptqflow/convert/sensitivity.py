@@ -21,9 +21,10 @@ from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.artifact import Int8Card
-from ptqflow.fx.fake_quant import Observer, copy_to_simulate, round_values, round_weight
+from ptqflow.fx.fake_quant import copy_to_simulate, round_values, round_weight
 from ptqflow.fx.graph import clamps, step_name, weighted_modules
 from ptqflow.fx.layers import list_layers
+from ptqflow.fx.observer import RangeObserver
 from ptqflow.fx.prepare import prepare, without_torch_warnings
 from ptqflow.fx.qparams import restore_ranges
 from ptqflow.models.accuracy import predictions
@@ -233,7 +234,9 @@ class PartialPasses(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module; an observer does nothing."""
-        return args[0] if isinstance(self.fetch_attr(target), Observer) else super().call_module(target, args, kwargs)
+        return (
+            args[0] if isinstance(self.fetch_attr(target), RangeObserver) else super().call_module(target, args, kwargs)
+        )
 
     def _call_rounded(self, node: Node) -> Any:
         def read(argument: Node) -> Any:
@@ -264,7 +267,7 @@ class PartialPasses(fx.Interpreter):
 
     def _observer(self, node: Node) -> Any:
         module = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        return module if isinstance(module, Observer) else None
+        return module if isinstance(module, RangeObserver) else None
 
 
 def _rounded_modules(simulated: GraphModule) -> dict[str, nn.Module]:

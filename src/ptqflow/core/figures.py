@@ -83,7 +83,8 @@ class SearchRow(Card):
     """Empty for all tensors."""
     method: str
     sqnr_db: FiniteFloat
-    """Mean over calibration images of their logits' SQNR to FP32, in simulation."""
+    """Of the logits of calibration images to FP32's, in simulation: of a tensor the mean of the images' own, of all
+    tensors the mean of that and the SQNR of all images together."""
 
 
 class TrialRow(Card):

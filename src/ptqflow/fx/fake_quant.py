@@ -6,13 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.ao.quantization import FixedQParamsObserver
 from torch.fx import GraphModule, Node
 
 from ptqflow.fx.graph import observer_nodes
 from ptqflow.fx.observer import RangeObserver
 
-Observer = RangeObserver | FixedQParamsObserver
 _BINARY = (operator.add, operator.mul, torch.add, torch.mul)
 
 
@@ -22,7 +20,7 @@ class Simulation(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module; an observer rounds."""
         module = self.fetch_attr(target)
-        if isinstance(module, Observer):
+        if isinstance(module, RangeObserver):
             return round_values(module, args[0])
         return super().call_module(target, args, kwargs)
 
@@ -36,7 +34,7 @@ def copy_to_simulate(prepared: GraphModule) -> GraphModule:
     return simulated
 
 
-def round_values(observer: Observer, values: Tensor) -> Tensor:
+def round_values(observer: RangeObserver, values: Tensor) -> Tensor:
     """Quantize and dequantize float32 values of any shape with the scale and zero point of their observer.
 
     Values saturate at 255 as those of the kernels do, also where the range was chosen for 7 of 8 bits.

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, fx, nn
-from torch.ao.quantization import FixedQParamsObserver
 from torch.ao.quantization.fx.fuse import fuse
 from torch.fx import GraphModule, Node
 from torch.nn import functional
@@ -63,8 +62,7 @@ def observer_nodes(prepared: GraphModule) -> list[Node]:
     return [
         node
         for node in prepared.graph.nodes
-        if node.op == "call_module"
-        and isinstance(prepared.get_submodule(str(node.target)), RangeObserver | FixedQParamsObserver)
+        if node.op == "call_module" and isinstance(prepared.get_submodule(str(node.target)), RangeObserver)
     ]
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.ao.quantization import (
-    FixedQParamsObserver,
     HistogramObserver,
     QConfig,
     QConfigMapping,
@@ -158,7 +157,6 @@ def _prepare(
                 f"torch cannot insert observers into {type(model).__name__} ({' '.join(str(error).split())[:300]}); "
                 "name the module that it is about in convert.keep_fp32"
             ) from None
-    _free_ranges(prepared, mapping, scheme)
     int8 = {node.name for node in traced.graph.nodes if may_be_int8(node, traced) and node.name not in reasons}
     _leave_unrounded(prepared, int8)
     for node in prepared.graph.nodes:
@@ -219,24 +217,6 @@ def _reshape_for_view(prepared: GraphModule) -> None:
     prepared.recompile()
 
 
-def _free_ranges(prepared: GraphModule, mapping: QConfigMapping, scheme: Scheme) -> None:
-    """Undo that torch applies the fixed range of the output of sigmoid and the like to their input too."""
-    fixed = {kind for kind, qconfig in mapping.object_type_qconfigs.items() if qconfig and _has_fixed_range(qconfig)}
-    observers = {node: prepared.get_submodule(str(node.target)) for node in observer_nodes(prepared)}
-    outputs = {observer for node, observer in observers.items() if _kind(node.all_input_nodes[0], prepared) in fixed}
-    for node, observer in observers.items():
-        if isinstance(observer, FixedQParamsObserver) and observer not in outputs:
-            setattr(prepared, str(node.target), RangeObserver(scheme.quant_max))
-
-
-def _has_fixed_range(qconfig: QConfig) -> bool:
-    return isinstance(qconfig.activation(), FixedQParamsObserver)
-
-
-def _kind(node: Node, graph: GraphModule) -> Any:
-    return type(graph.get_submodule(str(node.target))) if node.op == "call_module" else node.target
-
-
 def _refuse_miscomputed(model: nn.Module, prepared: GraphModule) -> None:
     if layer := unevenly_fused(model, prepared):
         raise ModelError(
@@ -254,7 +234,7 @@ def _qconfig_mapping(scheme: Scheme, weight_scales: WeightScales, fp32: Collecti
     activation = partial(RangeObserver, scheme.quant_max)
     mapping.set_global(QConfig(activation=activation, weight=_weight_observer(scheme, weight_scales)))
     for kind, qconfig in mapping.object_type_qconfigs.items():
-        if qconfig and isinstance(qconfig.activation(), HistogramObserver):  # else a fixed range, or that of the input
+        if qconfig and isinstance(qconfig.activation(), HistogramObserver):  # else the range of the input
             mapping.set_object_type(kind, qconfig._replace(activation=activation))
     for name in (*fp32, _REASON):
         mapping.set_module_name(name, None)

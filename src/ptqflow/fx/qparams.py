@@ -29,8 +29,8 @@ def observed_together(prepared: GraphModule, names: Mapping[str, str]) -> dict[R
     together: dict[RangeObserver, list[str]] = {}
     for target, name in names.items():
         observer = prepared.get_submodule(target)
-        if isinstance(observer, RangeObserver):  # else a fixed range
-            together.setdefault(observer, []).append(name)
+        assert isinstance(observer, RangeObserver)
+        together.setdefault(observer, []).append(name)
     return together
 
 
