@@ -9,6 +9,7 @@ from ptqflow.core.stage import run
 def main() -> None:
     """Write models/spread_scores/SEED-SIZE.json."""
     from ptqflow.calib.statistics import load_statistics
+    from ptqflow.convert.method_search import search_methods
     from ptqflow.convert.params import ConvertParams
     from ptqflow.convert.quantize import quantize
     from ptqflow.core.artifacts import write_json
@@ -18,12 +19,13 @@ def main() -> None:
     from ptqflow.models.accuracy import compute_logits, evaluate
     from ptqflow.models.fp32 import load_fp32
 
-    params = read_params("convert", ConvertParams)
     batch_size = read_params("run", RunParams).batch_size
     seed, size = sys.argv[1:]
     dataset = open_dataset(DATASET)
     fp32 = load_fp32(FP32)
     statistics = load_statistics(SPREAD / seed / size, fp32.card)
+    params = read_params("convert", ConvertParams)
+    params = search_methods(fp32, params, statistics, dataset.train, lambda line: None).params
     int8 = quantize(fp32.module, fp32.card, params, statistics, dataset.train).converted
     logits = compute_logits(int8, dataset.val, fp32.card.normalization, batch_size, "val")
     write_json(SPREAD_SCORES / f"{seed}-{size}.json", evaluate(logits, dataset.val.labels).as_metrics())

@@ -133,3 +133,44 @@ def test_a_wrong_override_is_reported_as_by_a_single_method() -> None:
     params = convert_params(activation={"method": "auto"}, overrides={"nowhere": "mse"})
     with pytest.raises(ParamsError, match=r"convert\.overrides: 'nowhere' matches nothing"):
         search(fp32, train, params)
+
+
+class Unequal(nn.Module):
+    """One channel is thirty times as large as the others, which 8 bits for all of them cannot hold."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(channels, 4, 1, bias=False) for channels in (3, 4, 4))
+        self.wide, self.head = nn.Linear(4 * miniature.SIZE**2, 64), nn.Linear(64, num_classes)
+        self.relu = nn.ReLU()
+        self.first.weight.data[0] *= 30
+        self.second.weight.data[:, 0] /= 30
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.third(self.relu(self.second(self.relu(self.first(x))))))
+        return self.head(self.relu(self.wide(x.flatten(1))))
+
+
+def test_a_small_layer_whose_input_no_8_bits_hold_stays_fp32() -> None:
+    fp32, train = build(Unequal), miniature.split(IMAGES)
+
+    found = search(fp32, train)
+
+    assert found.params.keep_fp32 == ("second",)
+    assert [row.tensor for row in found.rows if row.method == "fp32"] == ["first"]
+    assert "first" not in found.params.overrides
+    all_int8 = found.params.model_copy(update={"keep_fp32": ()})
+    assert sqnr_db(fp32, train, found.params) > sqnr_db(fp32, train, all_int8) + 5
+
+
+def test_a_large_layer_stays_int8_whatever_its_input_costs() -> None:
+    class Larger(Unequal):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__(num_classes)
+            self.wide = nn.Linear(4 * miniature.SIZE**2, 64)
+            self.first = nn.Conv2d(3, 32, 1, bias=False)
+            self.second = nn.Conv2d(32, 4, 3, padding=1, bias=False)
+            self.first.weight.data[0] *= 30
+            self.second.weight.data[:, 0] /= 30
+
+    assert search(build(Larger), miniature.split(IMAGES)).params.keep_fp32 == ()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptqflow.calib.collection import collect_statistics, observe
+from ptqflow.convert.method_search import search_methods
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import quantize
 from ptqflow.convert.sensitivity import Sensitivity, measure_sensitivity
@@ -24,7 +25,7 @@ from ptqflow.export.qdq import build_qdq
 from ptqflow.fx.artifact import load_int8, save_int8
 from ptqflow.fx.layers import list_layers
 from ptqflow.models.architecture import build_model, hash_code
-from ptqflow.models.fp32 import ModelCard, load_fp32, save_fp32
+from ptqflow.models.fp32 import Fp32Model, ModelCard, load_fp32, save_fp32
 from ptqflow.runtime.manifest import INPUT
 from ptqflow.runtime.runtimes import onnxruntime_session
 
@@ -75,7 +76,8 @@ def measure(name: str, directory: Path) -> Measured:
     fp32, card = loaded.module, loaded.card
     rows = np.arange(CALIBRATION).reshape(-1, BATCH)
     statistics = collect_statistics(observe(fp32, INPUT_SHAPE), list(calibration.split(BATCH)), rows)
-    made = quantize(fp32, card, PARAMS, statistics, train)
+    params = search_methods(Fp32Model(fp32, card), PARAMS, statistics, train, lambda line: None).params
+    made = quantize(fp32, card, params, statistics, train)
     layers = list_layers(fp32, made.converted)
     save_int8(directory / "int8", made.prepared, made.converted, layers, made.card, calibration[:BATCH])
     with torch.inference_mode():

@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Node
 
 from ptqflow.calib.statistics import Statistics
 from ptqflow.convert.params import ConvertParams
-from ptqflow.convert.qparams import set_ranges
+from ptqflow.convert.qparams import resolve_scheme, set_ranges
 from ptqflow.convert.quantize import quantize
 from ptqflow.convert.ranges import Method, QParams
 from ptqflow.core.figures import SearchRow
@@ -28,6 +28,7 @@ from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.fake_quant import copy_to_simulate, round_values, round_weight
 from ptqflow.fx.graph import name_observed, observer_nodes, weighted_modules
 from ptqflow.fx.observer import RangeObserver
+from ptqflow.fx.prepare import prepare
 from ptqflow.models import fidelity
 from ptqflow.models.fp32 import Fp32Model
 from ptqflow.models.memory_format import lay_out
@@ -92,9 +93,17 @@ def search_methods(
         report(f"{method:<12} for {tensor}")
     for layer in fp32_layers:
         report(f"{layer} stays FP32: no 8 bits hold its input")
-    chosen = with_method(params, best, overrides)
     keep_fp32 = (*params.keep_fp32, *map(escape, fp32_layers))
-    return Search(chosen.model_copy(update={"keep_fp32": keep_fp32}), (*rows, *tried), time.monotonic() - start)
+    kept = params.model_copy(update={"keep_fp32": keep_fp32})
+    if fp32_layers:  # a tensor that only they read has no range
+        ranged = _ranged_tensors(fp32, kept)
+        overrides = {tensor: method for tensor, method in overrides.items() if tensor in ranged}
+    return Search(with_method(kept, best, overrides), (*rows, *tried), time.monotonic() - start)
+
+
+def _ranged_tensors(fp32: Fp32Model, params: ConvertParams) -> set[str]:
+    prepared = prepare(fp32.module, fp32.card.input_shape, resolve_scheme(fp32.module, params))
+    return set(name_observed(fp32.module, prepared).values())
 
 
 def with_method(params: ConvertParams, method: Method, overrides: Mapping[str, Method]) -> ConvertParams:
