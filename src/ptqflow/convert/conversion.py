@@ -1,0 +1,66 @@
+"""The INT8 network within its budget, its control, and what they are compared with: what the stage writes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ptqflow.calib.sampling import input_batches
+from ptqflow.calib.statistics import Statistics
+from ptqflow.convert.accuracy_budget import Budget, describe_trial, meet_budget
+from ptqflow.convert.method_search import Search, search_methods
+from ptqflow.convert.params import ConvertParams
+from ptqflow.convert.quantize import Quantized, quantize
+from ptqflow.data.dataset import Dataset
+from ptqflow.fx.fidelity import measure_fidelity, require_fidelity
+from ptqflow.models.fp32 import Fp32Model
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """An INT8 network, its control, and how they came about."""
+
+    quantized: Quantized
+    control: Quantized
+    """Without ranges."""
+    search: Search
+    budget: Budget
+    images: Tensor
+    """Of the first calibration batch, on which what is written is compared with what is read back."""
+
+
+def convert_network(
+    fp32: Fp32Model, params: ConvertParams, statistics: Statistics, dataset: Dataset, report: Callable[[str], None]
+) -> Conversion:
+    """Choose methods and what stays FP32, and convert.
+
+    Args:
+        fp32: the network.
+        params: the `convert` section.
+        statistics: what `calib` collected.
+        dataset: that it was collected on.
+        report: called with one line for each trial.
+
+    Raises:
+        ParamsError: as `quantize` and `meet_budget`.
+        ModelError: as `quantize`, or INT8 is too far from FP32 for `convert.min_sqnr_db`.
+    """
+    search = search_methods(fp32, params, statistics, dataset.train, report)
+    budget = Budget((), ())
+    if params.max_drop is not None:
+        budget = meet_budget(
+            fp32.module,
+            fp32.card,
+            search.params,
+            statistics,
+            dataset.train,
+            dataset.val,
+            lambda trial: report(describe_trial(trial)),
+        )
+    quantized, control = (
+        quantize(fp32.module, fp32.card, search.params, seen, dataset.train, budget.kept) for seen in (statistics, None)
+    )
+    images = next(input_batches(dataset.train, statistics.rows[:1], fp32.card.normalization))
+    fidelity = measure_fidelity(fp32.module, quantized.converted, images)
+    require_fidelity(fidelity, params.min_sqnr_db, fp32.module, quantized.converted, images)
+    return Conversion(quantized, control, search, budget, images)

@@ -1,0 +1,70 @@
+"""What the stage `convert` makes: INT8, its control, and what was tried."""
+
+import miniature
+import numpy as np
+import pytest
+import torch
+from fresh_process import convert_params
+from torch import nn
+
+from ptqflow.calib.collection import collect_statistics, observe
+from ptqflow.calib.sampling import input_batches
+from ptqflow.convert.conversion import Conversion, convert_network
+from ptqflow.convert.params import ConvertParams
+from ptqflow.core.errors import ModelError
+from ptqflow.data.dataset import Dataset, open_dataset
+from ptqflow.fetch.splitting import Pool, Source
+from ptqflow.fetch.writing import save_dataset
+from ptqflow.models.canonical import canonicalize
+from ptqflow.models.fp32 import Fp32Model
+
+ROWS = np.arange(32, dtype=np.int64).reshape(4, 8)
+
+
+@pytest.fixture
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    directory = tmp_path_factory.mktemp("data") / "dataset"
+    directory.mkdir()
+    pools = {
+        split: Pool(miniature.images(40, seed), np.arange(40), np.arange(40) % len(miniature.CLASSES))
+        for seed, split in enumerate(("train", "val", "test"))
+    }
+    save_dataset(directory, "noise", Source("noise", miniature.CLASSES, pools["train"], None, False), pools)
+    return open_dataset(directory)
+
+
+def build() -> Fp32Model:
+    torch.manual_seed(0)
+    module: nn.Module = miniature.residual(len(miniature.CLASSES)).eval()
+    return Fp32Model(canonicalize(module, miniature.INPUT_SHAPE), miniature.card())
+
+
+def convert(dataset: Dataset, params: ConvertParams, lines: list[str]) -> Conversion:
+    fp32 = build()
+    batches = input_batches(dataset.train, ROWS, fp32.card.normalization)
+    statistics = collect_statistics(observe(fp32.module, fp32.card.input_shape), batches, ROWS)
+    return convert_network(fp32, params, statistics, dataset, lines.append)
+
+
+def test_the_network_has_ranges_and_the_control_none_and_both_the_same_layers(dataset: Dataset) -> None:
+    lines: list[str] = []
+    found = convert(dataset, convert_params(activation={"method": "auto"}), lines)
+    assert found.quantized.qparams
+    assert not found.control.qparams
+    assert found.quantized.scheme == found.control.scheme
+    assert len(found.images) == 8
+    assert lines
+    assert found.search.rows
+    assert found.budget.trail == ()
+
+
+def test_a_budget_is_met_with_the_methods_that_were_found(dataset: Dataset) -> None:
+    lines: list[str] = []
+    found = convert(dataset, convert_params(activation={"method": "auto"}, max_drop=100), lines)
+    assert [trial.kept for trial in found.budget.trail] == [()]
+    assert any("kept FP32" in line for line in lines)
+
+
+def test_a_network_below_the_floor_is_refused(dataset: Dataset) -> None:
+    with pytest.raises(ModelError, match=r"convert\.min_sqnr_db is 100"):
+        convert(dataset, convert_params(min_sqnr_db=100), [])
