@@ -77,7 +77,7 @@ SAFE: dict[str, Body] = {
 UNSAFE: dict[str, Body] = {
     "the summand is convolved": lambda m, x: m.a(x) + x,
     "the summand is convolved after dropout": lambda m, x: m.a(m.dropout(x)) + x,
-    "the summand is read again": lambda m, x: m.c(m.b(m.a(x)) + x) * x,
+    "the summand is read again": lambda m, x: m.c(m.b(m.a(x)) + x) + x,
     "broadcast over pixels": lambda m, x: m.relu(m.a(x) + x.mean((2, 3), keepdim=True)),
     "broadcast over images": lambda m, x: m.relu(m.a(x) + x.mean(0, keepdim=True)),
     "broadcast over channels": lambda m, x: m.relu(m.a(x) + x[:, :1]),
@@ -104,7 +104,7 @@ def twice_itself(m: Network, x: Tensor) -> Tensor:
 @listed(UNSAFE)
 def dropout_of_it_is_read_again(m: Network, x: Tensor) -> Tensor:
     again = m.dropout(x)
-    return m.c(m.b(m.a(x)) + x) * again
+    return m.c(m.b(m.a(x)) + x) + again
 
 
 @listed(UNSAFE)
@@ -140,41 +140,41 @@ def chunk_of_it_is_read_again(m: Network, x: Tensor) -> Tensor:
 @listed(UNSAFE)
 def it_is_read_again_where_it_is_contiguous(m: Network, x: Tensor) -> Tensor:
     again = x.contiguous()
-    return m.c(m.b(m.a(x)) + x) * again
+    return m.c(m.b(m.a(x)) + x) + again
 
 
 @listed(UNSAFE)
 def a_convolution_is_read_again(m: Network, x: Tensor) -> Tensor:
     again = m.a(x)
-    return (again + m.b(x)) * again
+    return again + m.b(x) + again
 
 
 @listed(UNSAFE)
 def relu_of_it_in_place_is_read_again(m: Network, x: Tensor) -> Tensor:
     x = m.pool(x)
     again = m.relu_in_place(x)
-    return (m.b(m.a(again)) + x) * again
+    return (m.b(m.a(again)) + x) + again
 
 
 @listed(UNSAFE)
 def what_relu_in_place_got_is_read_again(m: Network, x: Tensor) -> Tensor:
     again = m.pool(x)
     x = m.relu_in_place(again)
-    return (m.b(m.a(x)) + x) * again
+    return (m.b(m.a(x)) + x) + again
 
 
 @listed(UNSAFE)
 def functional_relu_of_it_in_place_is_read_again(m: Network, x: Tensor) -> Tensor:
     x = m.pool(x)
     again = F.relu(x, inplace=True)
-    return (m.b(m.a(again)) + x) * again
+    return (m.b(m.a(again)) + x) + again
 
 
 @listed(UNSAFE)
 def relu__of_it_is_read_again(m: Network, x: Tensor) -> Tensor:
     x = m.pool(x)
     again = x.relu_()
-    return (m.b(m.a(again)) + x) * again
+    return (m.b(m.a(again)) + x) + again
 
 
 def make(name: str) -> nn.Module:
