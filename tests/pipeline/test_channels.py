@@ -69,7 +69,7 @@ def test_a_network_of_ones_own_for_grey_or_rgba_images_runs_from_their_files_to_
     described = json.loads((export / "model.json").read_text())["input"]
     assert (described["color"], len(described["mean"]), len(described["std"])) == (color, channels, channels)
     assert onnxruntime_session(export / INT8_ONNX).get_inputs()[0].shape[1:] == [channels, 16, 16]
-    assert json.loads(repository.read("metrics/evaluate.json"))["int8"]["top1"] > 0.9
+    assert json.loads(repository.read("metrics/evaluate.json"))["int8_top1"] > 0.9
     assert f"(N, {channels}, 16, 16), {color}, " in ptqflow_run(repository, "inspect", "models/export")
     verified = ptqflow_run(repository, "verify", "models/export", "--data", "data/dataset")
     assert "onnxruntime: passed" in verified
