@@ -56,9 +56,10 @@ RECIPE = {
     },
     "run": {"checkpoint_every": 1},
 }
-# The network is called twice when it is built and then sees 6 batches an epoch; its moving average, a copy, sees one.
-INSIDE_THE_FOURTH_EPOCH = f"True {2 + 3 * 6 + 3}"
-AFTER_THE_FOURTH_EPOCH = f"False {2 + 4}"
+# The network is called three times before it is trained, then for 6 batches an epoch; its moving average, a copy, for
+# one.
+INSIDE_THE_FOURTH_EPOCH = f"True {3 + 3 * 6 + 3}"
+AFTER_THE_FOURTH_EPOCH = f"False {3 + 4}"
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,8 @@ def test_int8_is_as_near_to_fp32_as_the_table_says(name: str, tmp_path: Path) ->
     assert found.torch_db >= decibels(row.torch_db - BETWEEN_MACHINES_DB, PARAMS.engine)
     assert (found.onnx_db is None) == (row.onnx_db is None), found.note
     if found.onnx_db is not None:
-        assert found.onnx_db == pytest.approx(found.torch_db, abs=BETWEEN_RUNTIMES_DB)
+        # It may be better: pixels midway between two levels, as with a mean of 0.5, are rounded to either.
+        assert found.onnx_db >= found.torch_db - BETWEEN_RUNTIMES_DB
     _require_no_loss_to_onnx_runtime(found)
     assert all(
         value is None or math.isfinite(value)
