@@ -185,8 +185,8 @@ examples:
   ptqflow verify models/export --data data/dataset
 
 Checks the hashes of all files, then runs generated images through every runtime that is installed, and compares the
-logits with those that torch computed at export. A runtime passes if its logits are nearer to them than INT8 is to FP32,
-or within 1 % (40 dB); SQNR is the power of the logits over that of the difference.
+logits with those that torch computed at export. A runtime passes if its logits are as near to FP32's as those of
+torch's INT8 network, or up to 3 dB further; SQNR is the power of the logits over that of the difference.
 
 With --data, the test images are used, and the predicted classes are compared with those of torch at export, by the
 gate of the stage `export`: the net loss of images that are predicted as FP32 does, and of images that are predicted

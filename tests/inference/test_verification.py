@@ -27,13 +27,12 @@ def dataset(export: Path, tmp_path: Path) -> Path:
     return directory
 
 
-def test_every_runtime_of_this_machine_is_nearer_to_torch_at_export_than_int8_is_to_fp32(pristine: Path) -> None:
+def test_every_runtime_of_this_machine_is_as_near_to_fp32_as_torch_at_export(pristine: Path) -> None:
     found = findings(pristine)
     assert list(found) == ["openvino", "onnxruntime", "torchscript"]
-    for runtime in ("onnxruntime", "torchscript"):
-        assert found[runtime].passed, found[runtime]
-        assert "of 64 generated images" in found[runtime].text
-    assert "SQNR inf dB" in found["torchscript"].text
+    for finding in found.values():
+        assert finding.passed is not False, finding
+        assert finding.passed is None or "100.00% of 64 generated images, SQNR to FP32" in finding.text
 
 
 @pytest.mark.parametrize("with_data", [False, True])
@@ -78,16 +77,17 @@ def test_a_runtime_that_fails_to_load_fails_alone(pristine: Path, broken_openvin
     assert found["torchscript"].passed
 
 
-def test_the_required_sqnr_is_that_of_int8_against_fp32_and_40_db_at_most() -> None:
+def test_logits_may_be_3_db_further_from_fp32_than_those_of_torch() -> None:
     fp32 = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
-    noise = np.random.default_rng(1).normal(size=(64, 6)).astype(np.float32)
+    noise, other = (np.random.default_rng(seed).normal(size=(64, 6)).astype(np.float32) for seed in (1, 2))
     none = np.zeros(1, np.int64)
     quantized = Reference(int8=fp32 + 0.1 * noise, fp32=fp32, predicted=none, fp32_predicted=none)  # 20 dB
-    assert compare_logits("onnxruntime", quantized.int8 + 0.09 * noise[::-1], quantized).passed
-    assert not compare_logits("onnxruntime", quantized.int8 + 0.12 * noise[::-1], quantized).passed
+    assert compare_logits("onnxruntime", fp32 + 0.1 * other, quantized).passed, "as far from FP32 elsewhere"
+    assert compare_logits("onnxruntime", fp32 + 0.12 * other, quantized).passed
+    assert not compare_logits("onnxruntime", fp32 + 0.16 * other, quantized).passed
     exact = Reference(int8=fp32, fp32=fp32, predicted=none, fp32_predicted=none)
-    assert compare_logits("onnxruntime", fp32 + 0.009 * noise, exact).passed
-    assert not compare_logits("onnxruntime", fp32 + 0.012 * noise, exact).passed
+    assert compare_logits("onnxruntime", fp32 + 0.001 * noise, exact).passed
+    assert not compare_logits("onnxruntime", fp32 + 0.002 * noise, exact).passed
 
 
 def test_predictions_may_be_as_much_worse_as_the_manifest_says() -> None:
