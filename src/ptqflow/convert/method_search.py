@@ -13,7 +13,7 @@ from glob import escape
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from ptqflow.calib.statistics import Statistics
@@ -25,7 +25,7 @@ from ptqflow.core.figures import SearchRow
 from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
-from ptqflow.fx.fake_quant import copy_to_simulate, round_values, round_weight
+from ptqflow.fx.fake_quant import Simulation, copy_to_simulate, round_weight
 from ptqflow.fx.graph import name_observed, observer_nodes, weighted_modules
 from ptqflow.fx.observer import RangeObserver
 from ptqflow.fx.prepare import prepare
@@ -210,7 +210,7 @@ def _inputs(fp32: Fp32Model, train: Split, rows: Any) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-class _Passes(fx.Interpreter):
+class _Passes(Simulation):
     """Runs a prepared network with rounded weights and activations, again only as far as a range changes anything."""
 
     def __init__(self, model: nn.Module, prepared: GraphModule) -> None:
@@ -221,23 +221,19 @@ class _Passes(fx.Interpreter):
         super().__init__(simulated, garbage_collect_values=False)
         names = name_observed(model, prepared)
         self._observers: dict[str, RangeObserver] = {}
-        self._nodes: dict[str, list[Node]] = {}
+        self._nodes: dict[RangeObserver, list[Node]] = {}
+        """Several where tensors share a range."""
         for node in observer_nodes(simulated):
-            observer = simulated.get_submodule(str(node.target))
-            if isinstance(observer, RangeObserver):
-                self._observers[names[str(node.target)]] = observer
-        for tensor, observer in self._observers.items():
-            shared = (
-                node for node in observer_nodes(simulated) if simulated.get_submodule(str(node.target)) is observer
-            )
-            self._nodes[tensor] = list(shared)
+            observer: Any = simulated.get_submodule(str(node.target))
+            self._observers[names[str(node.target)]] = observer
+            self._nodes.setdefault(observer, []).append(node)
         self._kept: dict[Node, Any] = {}
         self._unrounded: set[RangeObserver] = set()
 
     @property
     def tensors(self) -> list[str]:
         """One tensor of each range."""
-        return list({id(observer): tensor for tensor, observer in self._observers.items()}.values())
+        return list({observer: tensor for tensor, observer in self._observers.items()}.values())
 
     def set_ranges(self, ranges: Mapping[str, QParams]) -> None:
         """Set the range of every tensor."""
@@ -254,21 +250,19 @@ class _Passes(fx.Interpreter):
     def without(self, tensor: str) -> Tensor:
         """Return the logits where a tensor is not rounded."""
         self._unrounded.add(self._observers[tensor])
-        logits = self._run_from(tensor, {})
+        logits, _ = self._run_from(tensor)
         self._unrounded.discard(self._observers[tensor])
         return logits
 
     def leave(self, tensor: str) -> None:
         """Round a tensor no more, and change the values that are kept."""
         self._unrounded.add(self._observers[tensor])
-        changed: dict[Node, Any] = {}
-        self._run_from(tensor, changed)
-        self._kept |= changed
+        self._kept |= self._run_from(tensor)[1]
 
     def small_readers(self, tensor: str) -> list[str]:
         """Return the layers that read a tensor, none if something else does or they hold many of the weights."""
         network: GraphModule = self.module  # type: ignore[assignment]
-        readers = [reader for node in self._nodes[tensor] for reader in node.users]
+        readers = [reader for node in self._nodes[self._observers[tensor]] for reader in node.users]
         layers = weighted_modules(network)
         sizes = {name: layer.weight.numel() for name, layer in layers.items()}
         found = [str(reader.target) for reader in readers]
@@ -281,31 +275,29 @@ class _Passes(fx.Interpreter):
         observer = self._observers[tensor]
         before = observer.scale, observer.zero_point
         self._set(tensor, qparams)
-        logits = self._run_from(tensor, {})
+        logits, _ = self._run_from(tensor)
         observer.scale, observer.zero_point = before
         return logits
 
     def keep(self, tensor: str, qparams: QParams) -> None:
         """Change the range of a tensor, and the values that are kept."""
         self._set(tensor, qparams)
-        changed: dict[Node, Any] = {}
-        self._run_from(tensor, changed)
-        self._kept |= changed
+        self._kept |= self._run_from(tensor)[1]
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a module; an observer rounds."""
-        module = self.fetch_attr(target)
-        if isinstance(module, RangeObserver):
-            return args[0] if module in self._unrounded else round_values(module, args[0])
-        return super().call_module(target, args, kwargs)
+        """Run a module; an observer rounds, unless its tensor is left."""
+        return args[0] if self.fetch_attr(target) in self._unrounded else super().call_module(target, args, kwargs)
 
     def _set(self, tensor: str, qparams: QParams) -> None:
         self._observers[tensor].scale, self._observers[tensor].zero_point = qparams.scale, qparams.zero_point
 
-    def _run_from(self, tensor: str, changed: dict[Node, Any]) -> Tensor:
+    def _run_from(self, tensor: str) -> tuple[Tensor, dict[Node, Any]]:
+        """Return the logits after a change to a tensor, and the values that are other than those kept."""
+        changed: dict[Node, Any] = {}
         self.env = ChainMap(changed, self._kept)  # type: ignore[assignment]  # it is only read
         for node in self.graph.nodes:
-            if node in self._nodes[tensor] or any(argument in changed for argument in node.all_input_nodes):
+            observes = node in self._nodes[self._observers[tensor]]
+            if observes or any(argument in changed for argument in node.all_input_nodes):
                 changed[node] = self.run_node(node)
         logits: Tensor = self.env[next(node for node in self.graph.nodes if node.op == "output")]
-        return logits
+        return logits, changed
