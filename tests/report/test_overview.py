@@ -1,9 +1,9 @@
 import dataclasses
 from math import log, log10
 
-from finished_run import SHA256, write_benchmark, write_run
+from finished_run import SHA256, file_check, write_benchmark, write_run
 
-from ptqflow.core.figures import FILE_CHECKS, FileCheck
+from ptqflow.core.figures import FILE_CHECKS
 from ptqflow.report.overview import networks, run, size_and_speed
 from ptqflow.report.results import read_results
 
@@ -129,16 +129,7 @@ def test_each_file_has_its_size_and_the_result_of_its_check() -> None:
 
 def test_a_file_that_was_run_in_two_runtimes_has_the_results_of_both() -> None:
     write_run(images=8)
-    in_openvino = FileCheck(
-        file="int8.onnx",
-        runtime="openvino",
-        bit_exact=False,
-        agreement=0.98,
-        fp32_agreement=0.95,
-        top1=0.84,
-        lost=3,
-        gained=0,
-    )
+    in_openvino = file_check("int8.onnx", "openvino", agreement=0.98, top1=0.84, lost=3, gained=0)
     FILE_CHECKS.write([*FILE_CHECKS.read(), in_openvino])
     files = {row[0]: row[2] for row in size_and_speed(read_results())["files"].rows}
     assert files["int8.onnx"].endswith(

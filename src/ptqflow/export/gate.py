@@ -17,7 +17,7 @@ from torch import Tensor
 from ptqflow.core.errors import ModelError, describe_failure
 from ptqflow.core.figures import DIGITS, FileCheck
 from ptqflow.export import replay
-from ptqflow.export.agreement import ROUNDING_DB, compare, find_fault, find_loss
+from ptqflow.export.agreement import ROUNDING_DB, Agreement, compare, find_fault, find_loss
 from ptqflow.export.qdq import StepOutput
 from ptqflow.models.accuracy import predictions
 from ptqflow.models.fidelity import median_sqnr_db
@@ -76,7 +76,7 @@ class Gate:
         if not np.array_equal(logits, reference.numpy()):
             image = int((logits != reference.numpy()).any(axis=1).argmax())
             raise ModelError(f"{name} returns other logits than the INT8 model, first for test image {image}")
-        return self._describe(runtime, name, logits, reference, fp32)
+        return _Comparison.of(logits, reference, fp32, self.labels).describe(runtime, name)
 
     def require_rounding(self, runtime: Runtime, name: str, fp32: Tensor) -> FileCheck:
         """Require of a file of the FP32 network logits (N, classes) that differ from its own by rounding alone.
@@ -85,13 +85,13 @@ class Gate:
             ModelError: they differ by more, or the file does not run.
         """
         logits = self.replay(runtime, name, len(self.labels))
-        found_db = median_sqnr_db(torch.from_numpy(logits), fp32)
-        if found_db < ROUNDING_DB:
+        compared = _Comparison.of(logits, fp32, fp32, self.labels)
+        if compared.sqnr_db < ROUNDING_DB:
             raise ModelError(
-                f"{name} in {runtime} has logits with an SQNR of {found_db:.1f} dB to torch's, the median of the test "
-                f"images; rounding leaves {ROUNDING_DB:g} dB or more"
+                f"{name} in {runtime} has logits with an SQNR of {compared.sqnr_db:.1f} dB to torch's, the median of "
+                f"the test images; rounding leaves {ROUNDING_DB:g} dB or more"
             )
-        return self._describe(runtime, name, logits, fp32, fp32)
+        return compared.describe(runtime, name)
 
     def require_fidelity(
         self, runtime: Runtime, name: str, reference: Tensor, fp32: Tensor, margin: float
@@ -109,27 +109,45 @@ class Gate:
             ModelError: it is worse, or does not run.
         """
         logits = self.replay(runtime, name, len(self.labels))
-        expected_db, found_db = (median_sqnr_db(each, fp32) for each in (reference, torch.from_numpy(logits)))
-        agreement = compare(logits.argmax(axis=1), predictions(reference), predictions(fp32), self.labels)
-        if fault := find_loss(found_db, expected_db) or find_fault(agreement, margin):
+        compared = _Comparison.of(logits, reference, fp32, self.labels)
+        expected_db = median_sqnr_db(reference, fp32)
+        if fault := find_loss(compared.sqnr_db, expected_db) or find_fault(compared.agreement, margin):
             raise ModelError(f"{name} in {runtime} {fault}")
-        return self._describe(runtime, name, logits, reference, fp32)
+        return compared.describe(runtime, name)
 
-    def _describe(
-        self, runtime: Runtime, name: str, logits: NDArray[np.float64], reference: Tensor, fp32: Tensor
-    ) -> FileCheck:
+
+@dataclass(frozen=True)
+class _Comparison:
+    """The logits of a file beside those of the network that it was made from, and FP32's."""
+
+    bit_exact: bool
+    agreement: Agreement
+    sqnr_db: float
+    top1: float
+
+    @classmethod
+    def of(
+        cls, logits: NDArray[np.float64], reference: Tensor, fp32: Tensor, labels: NDArray[np.int64]
+    ) -> "_Comparison":
         predicted = logits.argmax(axis=1)
-        agreement = compare(predicted, predictions(reference), predictions(fp32), self.labels)
+        return cls(
+            bit_exact=bool(np.array_equal(logits, reference.numpy())),
+            agreement=compare(predicted, predictions(reference), predictions(fp32), labels),
+            sqnr_db=median_sqnr_db(torch.from_numpy(logits), fp32),
+            top1=float((predicted == labels).mean()),
+        )
+
+    def describe(self, runtime: Runtime, name: str) -> FileCheck:
         return FileCheck(
             file=name,
             runtime=runtime,
-            bit_exact=bool(np.array_equal(logits, reference.numpy())),
-            agreement=round(agreement.share, DIGITS),
-            fp32_agreement=round(agreement.with_fp32, DIGITS),
-            median_sqnr_db=_finite(median_sqnr_db(torch.from_numpy(logits), fp32)),
-            top1=round(float((predicted == self.labels).mean()), DIGITS),
-            lost=agreement.labels.lost,
-            gained=agreement.labels.gained,
+            bit_exact=self.bit_exact,
+            agreement=round(self.agreement.share, DIGITS),
+            fp32_agreement=round(self.agreement.with_fp32, DIGITS),
+            median_sqnr_db=_finite(self.sqnr_db),
+            top1=round(self.top1, DIGITS),
+            lost=self.agreement.labels.lost,
+            gained=self.agreement.labels.gained,
         )
 
 
