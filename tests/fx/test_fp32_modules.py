@@ -12,7 +12,7 @@ from ptqflow.calib.statistics import Statistics
 from ptqflow.convert.quantize import Quantized, quantize
 from ptqflow.core.engines import Engine
 from ptqflow.core.errors import ParamsError
-from ptqflow.evaluate.metrics import sqnr_db
+from ptqflow.data.fidelity import sqnr_db
 from ptqflow.fx.float_output import FloatOutput
 from ptqflow.fx.fp32_modules import (
     find_heads,

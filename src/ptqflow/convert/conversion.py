@@ -1,4 +1,4 @@
-"""The INT8 network within its budget, its control, and what they are compared with: what the stage writes."""
+"""The INT8 network within its budget: what the stage writes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +18,9 @@ from ptqflow.models.fp32 import Fp32Model
 
 @dataclass(frozen=True)
 class Conversion:
-    """An INT8 network, its control, and how they came about."""
+    """An INT8 network, and how it came about."""
 
     quantized: Quantized
-    control: Quantized
-    """Without ranges."""
     search: Search
     budget: Budget
     images: Tensor
@@ -57,10 +55,8 @@ def convert_network(
             dataset.val,
             lambda trial: report(describe_trial(trial)),
         )
-    quantized, control = (
-        quantize(fp32.module, fp32.card, search.params, seen, dataset.train, budget.kept) for seen in (statistics, None)
-    )
+    quantized = quantize(fp32.module, fp32.card, search.params, statistics, dataset.train, budget.kept)
     images = next(input_batches(dataset.train, statistics.rows[:1], fp32.card.normalization))
     fidelity = measure_fidelity(fp32.module, quantized.converted, images)
     require_fidelity(fidelity, params.min_sqnr_db, fp32.module, quantized.converted, images)
-    return Conversion(quantized, control, search, budget, images)
+    return Conversion(quantized, search, budget, images)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.errors import DataError
 from ptqflow.core.figures import DIGITS, SensitivityRow
+from ptqflow.data.accuracy import predictions
 from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
@@ -27,7 +28,6 @@ from ptqflow.fx.layers import list_layers
 from ptqflow.fx.observer import RangeObserver
 from ptqflow.fx.prepare import prepare, without_torch_warnings
 from ptqflow.fx.qparams import restore_ranges
-from ptqflow.models.accuracy import predictions
 from ptqflow.models.fp32 import ModelCard
 from ptqflow.models.memory_format import lay_out
 

@@ -177,8 +177,8 @@ class EvaluateMetrics(Card):
     drop: FiniteFloat
     p: Share
     agreement: Share
-    sqnr_db: FiniteFloat | None = None
     median_sqnr_db: FiniteFloat | None = None
+    p5_sqnr_db: FiniteFloat | None = None
     fp32_mb: NonNegativeFloat
     int8_mb: NonNegativeFloat
 
@@ -190,9 +190,11 @@ class EvaluationFigures(PairedFigures):
     int8_uncalibrated: NetworkFigures
     int8: NetworkFigures
     sqnr_db: FiniteFloat | None = None
-    """Signal to quantization noise ratio of INT8's logits; None where they equal FP32's."""
+    """Signal to quantization noise ratio of INT8's logits over all images together; None where they equal FP32's."""
     median_sqnr_db: FiniteFloat | None = None
-    """The median over the images of their SQNR; None where at least half of them have equal logits."""
+    """The median over the images of their own SQNR; None where at least half of them have equal logits."""
+    p5_sqnr_db: FiniteFloat | None = None
+    """The SQNR that 5 % of the images do not exceed; None where fewer have other logits."""
     kl: NonNegativeFloat
     """Mean Kullback-Leibler divergence of INT8's probabilities from FP32's, in nats."""
 
@@ -205,8 +207,8 @@ class EvaluationFigures(PairedFigures):
             drop=self.drop.top1,
             p=self.paired.p,
             agreement=self.agreement,
-            sqnr_db=self.sqnr_db,
             median_sqnr_db=self.median_sqnr_db,
+            p5_sqnr_db=self.p5_sqnr_db,
             fp32_mb=self.fp32.size_mb,
             int8_mb=self.int8.size_mb,
         )
@@ -246,6 +248,8 @@ class FileCheck(Card):
 
     file: str
     runtime: str
+    images: PositiveInt
+    """Number of test images: all, or the first ones where the file must return what its network does."""
     bit_exact: bool
     """Whether the logits are equal bit by bit."""
     agreement: Share
