@@ -68,6 +68,8 @@ def _is_compile_supported(device_type: str) -> bool:
 
 
 def _take_from_compiler(name: str) -> Any:
-    if not hasattr(sys.modules.get(_COMPILER), "__file__"):  # the stand-in
-        sys.modules.pop(_COMPILER, None)
+    if name.startswith("__"):  # that the import system and `inspect` ask each module for
+        raise AttributeError(name)
+    if _COMPILER in sys.modules and sys.modules[_COMPILER].__spec__ is None:  # it is the stand-in
+        del sys.modules[_COMPILER]
     return getattr(importlib.import_module(_COMPILER), name)
