@@ -204,6 +204,7 @@ def file_check(file: str, runtime: str, **changes: Any) -> FileCheck:
         "bit_exact": False,
         "agreement": 0.9975,
         "fp32_agreement": 0.95,
+        "median_sqnr_db": 31.5,
         "top1": 0.85,
         "lost": 2,
         "gained": 1,

@@ -50,7 +50,9 @@ def test_every_file_passes_the_gate(exported: Exported) -> None:
     assert int8.lost + int8.gained <= 1
     assert int8.top1 == pytest.approx(top1 + (int8.gained - int8.lost) / 50)
     assert (fp32.file, fp32.runtime, fp32.agreement) == (FP32_ONNX, "onnxruntime", 1)
-    assert headline(checks) == ExportMetrics(onnx_top1=int8.top1)
+    assert headline(checks) == ExportMetrics(
+        onnx_top1=int8.top1, onnx_agreement=int8.fp32_agreement, onnx_sqnr_db=int8.median_sqnr_db
+    )
 
 
 def test_every_file_takes_any_number_of_images(exported: Exported, inputs: list[Tensor]) -> None:

@@ -266,10 +266,13 @@ class FileCheck(Card):
 
 
 class ExportMetrics(Card):
-    """metrics/export.json."""
+    """metrics/export.json: int8.onnx in ONNX Runtime, the file that is shipped; empty with `export.onnx=false`."""
 
     onnx_top1: Share | None = None
-    """Of int8.onnx in ONNX Runtime; None with `export.onnx=false`."""
+    onnx_agreement: Share | None = None
+    """Share of the images for which it predicts what FP32 predicts."""
+    onnx_sqnr_db: FiniteFloat | None = None
+    """Of its logits to FP32's, the median over the images."""
 
 
 class BenchmarkMetrics(Card):

@@ -135,9 +135,13 @@ def check_files(
 
 
 def headline(checks: Sequence[FileCheck]) -> ExportMetrics:
-    """Return the top-1 of int8.onnx in ONNX Runtime, if it was exported."""
-    shipped = (check.top1 for check in checks if (check.file, check.runtime) == (INT8_ONNX, "onnxruntime"))
-    return ExportMetrics(onnx_top1=next(shipped, None))
+    """Return the figures of int8.onnx in ONNX Runtime, if it was exported."""
+    for check in checks:
+        if (check.file, check.runtime) == (INT8_ONNX, "onnxruntime"):
+            return ExportMetrics(
+                onnx_top1=check.top1, onnx_agreement=check.fp32_agreement, onnx_sqnr_db=check.median_sqnr_db
+            )
+    return ExportMetrics()
 
 
 def require_runtimes(params: ExportParams) -> None:
