@@ -27,7 +27,7 @@ def test_a_pass_has_the_number_asked_for_until_the_images_are_large(size: int, m
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 4, 5, 1000])
-def test_blocks_of_rows_give_what_all_rows_give(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_rows_return_what_all_rows_do(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ptqflow.data.batching._NUMBERS_PER_BLOCK", 8)
     sizes = []
     values, labels = np.arange(2.0 * rows).reshape(rows, 2), np.arange(rows)
