@@ -1,13 +1,14 @@
 """The INT8 network within its budget, its control, and what they are compared with: what the stage writes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from ptqflow.calib.sampling import input_batches
 from ptqflow.calib.statistics import Statistics
 from ptqflow.convert.accuracy_budget import Budget, describe_trial, meet_budget
+from ptqflow.convert.bias_correction import correction_rows, describe_correction
 from ptqflow.convert.method_search import Search, search_methods
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import Quantized, quantize
@@ -60,6 +61,9 @@ def convert_network(
     quantized, control = (
         quantize(fp32.module, fp32.card, search.params, seen, dataset.train, budget.kept) for seen in (statistics, None)
     )
+    if quantized.correction:
+        report(describe_correction(quantized.correction))
+        search = replace(search, rows=(*search.rows, *correction_rows(quantized.correction)))
     images = next(input_batches(dataset.train, statistics.rows[:1], fp32.card.normalization))
     fidelity = measure_fidelity(fp32.module, quantized.converted, images)
     require_fidelity(fidelity, params.min_sqnr_db, fp32.module, quantized.converted, images)
