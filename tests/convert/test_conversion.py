@@ -12,7 +12,7 @@ from ptqflow.calib.sampling import input_batches
 from ptqflow.convert.bias_correction import correction_rows, describe_correction
 from ptqflow.convert.conversion import Conversion, convert_network
 from ptqflow.convert.params import ConvertParams
-from ptqflow.core.errors import ModelError
+from ptqflow.core.errors import ModelError, PtqflowWarning
 from ptqflow.data.dataset import Dataset, open_dataset
 from ptqflow.fetch.splitting import Pool, Source
 from ptqflow.fetch.writing import save_dataset
@@ -86,6 +86,12 @@ def test_biases_that_are_corrected_are_never_farther_from_fp32(dataset: Dataset,
     assert plain.correction is None
     assert corrected.correction
     assert bool(corrected.correction.layers) <= (corrected.correction.after_db > corrected.correction.before_db)
+
+
+def test_a_method_that_cuts_off_signal_is_reported_where_it_was_asked_for(dataset: Dataset) -> None:
+    clips = {"method": "percentile", "percentile": 90}
+    with pytest.warns(PtqflowWarning, match="^convert.activation.method=percentile cuts off signal: .* with minmax"):
+        convert(dataset, convert_params(activation=clips, min_sqnr_db=None), [])
 
 
 def test_a_network_below_the_floor_is_refused(dataset: Dataset) -> None:

@@ -9,6 +9,7 @@ from ptqflow.calib.sampling import input_batches
 from ptqflow.calib.statistics import Statistics
 from ptqflow.convert.accuracy_budget import Budget, describe_trial, meet_budget
 from ptqflow.convert.bias_correction import correction_rows, describe_correction
+from ptqflow.convert.clipping import warn_of_clipping
 from ptqflow.convert.method_search import Search, search_methods
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import Quantized, quantize
@@ -42,6 +43,9 @@ def convert_network(
         dataset: that it was collected on.
         report: called with one line for each trial.
 
+    Warns:
+        PtqflowWarning: the method of the params cuts off signal.
+
     Raises:
         ParamsError: as `quantize` and `meet_budget`.
         ModelError: as `quantize`, or INT8 is too far from FP32 for `convert.min_sqnr_db`.
@@ -61,6 +65,7 @@ def convert_network(
     quantized, control = (
         quantize(fp32.module, fp32.card, search.params, seen, dataset.train, budget.kept) for seen in (statistics, None)
     )
+    warn_of_clipping(fp32, quantized.prepared, quantized.scheme, params, statistics, dataset.train)
     if quantized.correction:
         report(describe_correction(quantized.correction))
         search = replace(search, rows=(*search.rows, *correction_rows(quantized.correction)))

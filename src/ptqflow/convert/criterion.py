@@ -58,6 +58,10 @@ class Images:
     together: int
     """How many go through a network at a time."""
 
+    def first(self, count: int) -> "Images":
+        """Return the first ones, at most so many."""
+        return Images(self.inputs[:count], self.exact[:count], self.together)
+
     def score(self, network: Callable[[Tensor], Tensor]) -> Score:
         """Return how near a network, which maps images to logits, is to FP32."""
         logits = in_parts(network, self.inputs, self.together)
