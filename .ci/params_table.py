@@ -82,7 +82,7 @@ def _allowed(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(_allowed(choice) for choice in schema["anyOf"])
     if "enum" in schema:
-        return ", ".join(f"`{choice}`" for choice in schema["enum"])
+        return ", ".join(map(_default, schema["enum"]))
     match schema["type"]:
         case "boolean":
             return "true, false"

@@ -1,13 +1,15 @@
 """The INT8 network within its budget: what the stage writes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from ptqflow.calib.sampling import input_batches
 from ptqflow.calib.statistics import Statistics
 from ptqflow.convert.accuracy_budget import Budget, describe_trial, meet_budget
+from ptqflow.convert.bias_correction import correction_rows, describe_correction
+from ptqflow.convert.clipping import warn_of_clipping
 from ptqflow.convert.method_search import Search, search_methods
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import Quantized, quantize
@@ -39,6 +41,9 @@ def convert_network(
         dataset: that it was collected on.
         report: called with one line for each trial.
 
+    Warns:
+        PtqflowWarning: the method of the params cuts off signal.
+
     Raises:
         ParamsError: as `quantize` and `meet_budget`.
         ModelError: as `quantize`, or INT8 is too far from FP32 for `convert.min_sqnr_db`.
@@ -56,6 +61,10 @@ def convert_network(
             lambda trial: report(describe_trial(trial)),
         )
     quantized = quantize(fp32.module, fp32.card, search.params, statistics, dataset.train, budget.kept)
+    warn_of_clipping(fp32, quantized.prepared, quantized.scheme, params, statistics, dataset.train)
+    if quantized.correction:
+        report(describe_correction(quantized.correction))
+        search = replace(search, rows=(*search.rows, *correction_rows(quantized.correction)))
     images = next(input_batches(dataset.train, statistics.rows[:1], fp32.card.normalization))
     fidelity = measure_fidelity(fp32.module, quantized.converted, images)
     require_fidelity(fidelity, params.min_sqnr_db, fp32.module, quantized.converted, images)

@@ -77,7 +77,7 @@ class SensitivityRow(Card):
 
 
 class SearchRow(Card):
-    """A range method that was tried for `convert.activation.method=auto`."""
+    """A range method that was tried for `convert.activation.method=auto`, or the correction of biases."""
 
     tensor: str
     """Empty for all tensors."""

@@ -49,11 +49,11 @@ def sqnr_db(logits: ArrayLike, reference: ArrayLike) -> float:
     """Return the SQNR in decibels over all images together, infinity without a difference.
 
     Args:
-        logits: (N, classes).
+        logits: (N, …).
         reference: of the same shape.
     """
-    arrays = np.asarray(logits), np.asarray(reference)
-    signal, noise = in_blocks(_powers, *arrays).sum(axis=0)
+    rows = (np.asarray(values).reshape(len(np.asarray(values)), -1) for values in (logits, reference))
+    signal, noise = in_blocks(_powers, *rows).sum(axis=0)
     return float(10 * np.log10(signal / noise)) if noise else np.inf
 
 
