@@ -1,4 +1,4 @@
-"""What the stage `convert` makes: INT8, its control, and what was tried."""
+"""What the stage `convert` makes: INT8, and what was tried."""
 
 import miniature
 import numpy as np
@@ -47,12 +47,10 @@ def convert(dataset: Dataset, params: ConvertParams, lines: list[str]) -> Conver
     return convert_network(fp32, params, statistics, dataset, lines.append)
 
 
-def test_the_network_has_ranges_and_the_control_none_and_both_the_same_layers(dataset: Dataset) -> None:
+def test_the_network_has_ranges_and_what_was_tried_is_reported(dataset: Dataset) -> None:
     lines: list[str] = []
     found = convert(dataset, convert_params(activation={"method": "auto"}), lines)
     assert found.quantized.qparams
-    assert not found.control.qparams
-    assert found.quantized.scheme == found.control.scheme
     assert len(found.images) == 8
     assert lines
     assert found.search.rows
@@ -74,7 +72,6 @@ def test_the_correction_of_biases_is_reported_and_its_rows_follow_those_of_the_m
     assert correction
     assert [line for line in lines if line.startswith("bias correction: ")] == [describe_correction(correction)]
     assert list(found.search.rows[-2:]) == correction_rows(correction)
-    assert found.control.correction is None
 
 
 @pytest.mark.parametrize("value", ["auto", True])
