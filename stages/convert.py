@@ -23,8 +23,8 @@ def main() -> None:
 
     params = read_params("convert", ConvertParams)
     fp32 = load_fp32(FP32)
-    statistics = load_statistics(STATISTICS, fp32.card)
-    found = convert_network(fp32, params, statistics, open_dataset(DATASET), print)
+    found = convert_network(fp32, params, load_statistics(STATISTICS, fp32.card), open_dataset(DATASET), print)
+    statistics = found.search.smoothed.statistics
     layers = list_layers(fp32.module, found.quantized.converted)
     for directory, made in ((INT8, found.quantized), (INT8_UNCALIBRATED, found.control)):  # neither was refused
         save_int8(directory, made.prepared, made.converted, layers, made.card, found.images)

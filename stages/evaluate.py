@@ -20,6 +20,7 @@ def main() -> None:
     from ptqflow.evaluate.writing import write_evaluation
     from ptqflow.fx.artifact import STATE, load_int8
     from ptqflow.fx.fidelity import Fidelity, require_fidelity
+    from ptqflow.fx.smoothing import smooth
     from ptqflow.models.accuracy import compute_logits
     from ptqflow.models.fidelity import median_sqnr_db
     from ptqflow.models.fp32 import WEIGHTS, load_fp32
@@ -37,7 +38,8 @@ def main() -> None:
     if ranks.rank:
         return
     fidelity = Fidelity(median_sqnr_db(logits["int8"], logits["fp32"]), f"{len(test)} test images")
-    require_fidelity(fidelity, int8.card.min_sqnr_db, fp32.module, int8.module, first_images(test, normalization))
+    converted_from = smooth(fp32.module, fp32.card.input_shape, int8.card.scales)
+    require_fidelity(fidelity, int8.card.min_sqnr_db, converted_from, int8.module, first_images(test, normalization))
     write_evaluation(logits, files, test.labels, fp32.card.classes, dataset.card.sha256["test"])
 
 

@@ -1,7 +1,7 @@
 """The INT8 network within its budget, its control, and what they are compared with: what the stage writes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from ptqflow.convert.accuracy_budget import Budget, describe_trial, meet_budget
 from ptqflow.convert.method_search import Search, search_methods
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import Quantized, quantize
+from ptqflow.convert.smoothing import require_equal
 from ptqflow.data.dataset import Dataset
 from ptqflow.fx.fidelity import measure_fidelity, require_fidelity
 from ptqflow.models.fp32 import Fp32Model
@@ -46,21 +47,26 @@ def convert_network(
         ModelError: as `quantize`, or INT8 is too far from FP32 for `convert.min_sqnr_db`.
     """
     search = search_methods(fp32, params, statistics, dataset.train, report)
+    smoothed = search.smoothed
     budget = Budget((), ())
     if params.max_drop is not None:
         budget = meet_budget(
-            fp32.module,
+            smoothed.fp32.module,
             fp32.card,
             search.params,
-            statistics,
+            smoothed.statistics,
             dataset.train,
             dataset.val,
             lambda trial: report(describe_trial(trial)),
         )
     quantized, control = (
-        quantize(fp32.module, fp32.card, search.params, seen, dataset.train, budget.kept) for seen in (statistics, None)
+        quantize(network, fp32.card, search.params, seen, dataset.train, budget.kept)
+        for network, seen in ((smoothed.fp32.module, smoothed.statistics), (fp32.module, None))
     )
+    card = quantized.card.model_copy(update={"smooth_quant": search.params.smooth_quant, "scales": smoothed.scales})
+    quantized = replace(quantized, card=card)
     images = next(input_batches(dataset.train, statistics.rows[:1], fp32.card.normalization))
+    require_equal(fp32, smoothed, images)
     fidelity = measure_fidelity(fp32.module, quantized.converted, images)
-    require_fidelity(fidelity, params.min_sqnr_db, fp32.module, quantized.converted, images)
+    require_fidelity(fidelity, params.min_sqnr_db, smoothed.fp32.module, quantized.converted, images)
     return Conversion(quantized, control, search, budget, images)

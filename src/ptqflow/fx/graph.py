@@ -48,13 +48,19 @@ def name_observed(model: nn.Module, prepared: GraphModule) -> dict[str, str]:
     the name of the addition.
     """
     traced = trace(model)
+    names = tensor_names(traced)
+    steps_of = fused_steps(traced, prepared)
+    return {str(node.target): names[steps_of[node.all_input_nodes[0]][-1]] for node in observer_nodes(prepared)}
+
+
+def tensor_names(traced: GraphModule) -> dict[Node, str]:
+    """Return the names of `name_observed` by the step that returns the tensor, the last of those fused into one."""
     names: dict[Node, str] = {}
-    for node, steps in fused_steps(traced, fuse(trace(model), is_qat=False)).items():
+    for node, steps in fused_steps(traced, fuse(trace(traced), is_qat=False)).items():
         name = str(node.target) if node.op == "call_module" else node.name
         calls = sum(taken.partition(":")[0] == name for taken in names.values())
         names[steps[-1]] = f"{name}:{calls}" if calls else name
-    steps_of = fused_steps(traced, prepared)
-    return {str(node.target): names[steps_of[node.all_input_nodes[0]][-1]] for node in observer_nodes(prepared)}
+    return names
 
 
 def observer_nodes(prepared: GraphModule) -> list[Node]:
