@@ -83,6 +83,8 @@ def _allowed(schema: dict[str, Any]) -> str:
         return " or ".join(_allowed(choice) for choice in schema["anyOf"])
     if "enum" in schema:
         return ", ".join(map(_default, schema["enum"]))
+    if "const" in schema:
+        return f"`{schema['const']}`"
     match schema["type"]:
         case "boolean":
             return "true, false"

@@ -20,9 +20,8 @@ def main() -> None:
 
     params = read_params("convert", ConvertParams)
     fp32 = load_fp32(FP32)
-    statistics = load_statistics(STATISTICS, fp32.card)
-    found = convert_network(fp32, params, statistics, open_dataset(DATASET), print)
-    made = found.quantized
+    found = convert_network(fp32, params, load_statistics(STATISTICS, fp32.card), open_dataset(DATASET), print)
+    statistics, made = found.search.smoothed.statistics, found.quantized
     layers = list_layers(fp32.module, made.converted)
     save_int8(INT8, made.prepared, made.converted, layers, made.card, found.images)
     print(describe_layers(layers))

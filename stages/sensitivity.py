@@ -12,13 +12,15 @@ def main() -> None:
     from ptqflow.core.params import read_params
     from ptqflow.data.dataset import open_dataset
     from ptqflow.fx.artifact import load_int8
+    from ptqflow.fx.smoothing import smooth
     from ptqflow.models.fp32 import load_fp32
 
     params = read_params("sensitivity", SensitivityParams)
     val = open_dataset(DATASET).val
     fp32 = load_fp32(FP32)
     int8 = load_int8(INT8)
-    found = measure_sensitivity(fp32.module, fp32.card, int8.card, int8.module, val, params.images)
+    converted_from = smooth(fp32.module, fp32.card.input_shape, int8.card.scales)
+    found = measure_sensitivity(converted_from, fp32.card, int8.card, int8.module, val, params.images)
     SENSITIVITY.write(sensitivity_rows(found))
 
 

@@ -291,8 +291,8 @@ def test_bins_of_another_shape_are_refused_even_with_the_right_hash(statistics_d
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("format_version", 3),
-        ("format_version", 5),
+        ("format_version", 4),
+        ("format_version", 6),
         ("images", "many"),
         ("images", 0),
         ("model", "resnet18"),

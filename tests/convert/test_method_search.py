@@ -112,7 +112,12 @@ def test_equal_inputs_have_equal_choices() -> None:
 def test_a_method_that_was_asked_for_is_taken_without_a_trial(method: Method) -> None:
     fp32, train = build(miniature.Residual), miniature.split(IMAGES)
     params = convert_params(activation={"method": method})
-    assert search(fp32, train, params) == Search(params, (), 0.0)
+
+    found = search(fp32, train, params)
+
+    assert found.params == params.model_copy(update={"smooth_quant": 0})
+    assert found.smoothed.fp32 is fp32
+    assert found.rows == ()
 
 
 def test_the_users_overrides_come_first() -> None:

@@ -18,6 +18,7 @@ from ptqflow.core.normalization import InputShape
 from ptqflow.data.batching import images_together
 from ptqflow.fx.graph import layer_means, name_observed, weighted_modules
 from ptqflow.fx.prepare import EVERYTHING, prepare
+from ptqflow.fx.smoothing import find_pairs
 from ptqflow.models.memory_format import lay_out
 
 _PIXELS = 1 << 18  # of images that run through the network together
@@ -41,7 +42,12 @@ def observe(model: nn.Module, input_shape: InputShape) -> Observed:
     """
     prepared = prepare(model, input_shape, EVERYTHING)
     lay_out(prepared, torch.channels_last)
-    return Observed(prepared, _separate_observers(model, prepared))
+    observers = _separate_observers(model, prepared)
+    for pair in find_pairs(model, input_shape):
+        for tensor, dimension in pair.tensors.items():
+            if tensor in observers:
+                observers[tensor].channel_dimension = dimension
+    return Observed(prepared, observers)
 
 
 def collect_statistics(observed: Observed, batches: Iterable[Tensor], rows: NDArray[np.int64]) -> Statistics:

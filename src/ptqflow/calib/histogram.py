@@ -10,7 +10,7 @@ from torch import Tensor
 
 BINS = 8192  # at most, between the smallest and the largest value, zero included; at least half of them are there
 
-_SMALLEST_EXPONENT = -149  # every float32 is a multiple of 2**-149
+SMALLEST_EXPONENT = -149  # every float32 is a multiple of 2**-149
 _EXACT_IN_FLOAT32 = range(-126, 1)  # exponents by which float32 is scaled without the loss of a bit
 _CHUNK = 1 << 18  # values that are scaled at a time: what fits the cache, whatever the size of the batch
 
@@ -84,8 +84,8 @@ def smallest_exponent(lowest: float, highest: float) -> int:
     """Return the exponent of the narrowest bins of which `BINS` reach from `lowest` to `highest` and to zero."""
     lowest, highest = min(lowest, 0.0), max(highest, 0.0)
     if lowest == highest:
-        return _SMALLEST_EXPONENT
-    exponent = max(math.frexp((highest - lowest) / BINS)[1] - 1, _SMALLEST_EXPONENT)
+        return SMALLEST_EXPONENT
+    exponent = max(math.frexp((highest - lowest) / BINS)[1] - 1, SMALLEST_EXPONENT)
     while _bin(highest, exponent) - _bin(lowest, exponent) >= BINS:
         exponent += 1
     return exponent

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ptqflow.calib.channel_statistics import channel_statistics_of
 from ptqflow.calib.histogram import histogram_of, smallest_exponent
 from ptqflow.calib.tensor_statistics import TensorStatistics
 from ptqflow.core.errors import ModelError
@@ -21,6 +22,8 @@ class StatisticsObserver(nn.Module):
         """What an error names."""
         self.batch_size: int | None = None
         """How many of the first dimension, which is then images, make a batch; None: all values are one."""
+        self.channel_dimension: int | None = None
+        """Counted from the last one on, of a tensor whose channels are recorded too; None: they are not."""
         self.statistics: TensorStatistics | None = None
         """None as long as no value was seen."""
 
@@ -44,7 +47,10 @@ class StatisticsObserver(nn.Module):
         if self.statistics:  # no finer than what it is merged into
             exponent = max(exponent, self.statistics.histogram.exponent)
         histogram = histogram_of(_in_memory_order(values), lowest, highest, exponent)
-        seen = TensorStatistics(minima, maxima, lows, highs, histogram)
+        channels = None
+        if self.channel_dimension is not None:
+            channels = channel_statistics_of(values, self.channel_dimension, self.batch_size)
+        seen = TensorStatistics(minima, maxima, lows, highs, histogram, channels)
         self.statistics = self.statistics.merged(seen) if self.statistics else seen
         return values
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from safetensors import SafetensorError
 
+from ptqflow.calib.channel_statistics import BINS, ChannelStatistics
 from ptqflow.calib.histogram import Histogram
 from ptqflow.calib.tensor_statistics import TensorStatistics
 from ptqflow.core.artifacts import Card, HashedFile, new_directory
@@ -18,6 +19,8 @@ from ptqflow.core.figures import ObservedRange
 from ptqflow.models.fp32 import ModelCard
 
 _EXTREMES = ("minima", "maxima", "image_minima", "image_maxima")
+_CHANNELS = {"channel_minima": "image_minima", "channel_maxima": "image_maxima", "channel_counts": "counts"}
+"""Fields of `ChannelStatistics` by the names of their arrays in the file."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Statistics:
 class StatisticsCard(Card):
     """What lies beside the statistics."""
 
-    format_version: Literal[4] = 4
+    format_version: Literal[5] = 5
     model: ModelCard
     """Of the network that they were collected on, with the hash of its weights."""
     images: PositiveInt
@@ -132,7 +135,9 @@ def decode(data: bytes) -> Statistics:
 def _to_arrays(seen: TensorStatistics | None) -> dict[str, NDArray[Any]]:
     if seen is None:
         return {"counts": np.zeros(0, np.int64)}
+    channels = {part: getattr(seen.channels, field) for part, field in _CHANNELS.items()} if seen.channels else {}
     return {
+        **{part: _smallest_type(array) for part, array in channels.items()},
         **{part: getattr(seen, part) for part in _EXTREMES},
         "bins": np.array([seen.histogram.exponent, seen.histogram.first]),
         "counts": seen.histogram.counts,
@@ -153,7 +158,22 @@ def _from_arrays(arrays: dict[str, NDArray[Any]]) -> Statistics:
                 if not 0 < len(low) == len(high):
                     raise ValueError(f"{len(low)} minima and {len(high)} maxima of {name}")
             histogram = Histogram(exponent, first, array)
-            tensors[name] = TensorStatistics(minima, maxima, image_minima, image_maxima, histogram)
+            channels = _channels_from(arrays, name)
+            tensors[name] = TensorStatistics(minima, maxima, image_minima, image_maxima, histogram, channels)
         elif part == "counts":
             tensors[name] = None
     return Statistics(tensors, means, arrays["rows"])
+
+
+def _channels_from(arrays: dict[str, NDArray[Any]], name: str) -> ChannelStatistics | None:
+    if f"channel_counts:{name}" not in arrays:
+        return None
+    minima, maxima, counts = (arrays[f"{part}:{name}"] for part in _CHANNELS)
+    if minima.shape != maxima.shape or counts.shape != (minima.shape[1], BINS):
+        raise ValueError(f"minima of {minima.shape} and {counts.shape} counts of the channels of {name}")
+    return ChannelStatistics(minima, maxima, counts.astype(np.int64))
+
+
+def _smallest_type(array: NDArray[Any]) -> NDArray[Any]:
+    """Return counts in as many bits as the largest one needs, and floats unchanged."""
+    return array.astype(np.min_scalar_type(array.max())) if array.dtype == np.int64 else array

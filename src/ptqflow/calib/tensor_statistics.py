@@ -7,7 +7,9 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
+from ptqflow.calib.channel_statistics import ChannelStatistics
 from ptqflow.calib.histogram import Histogram
+from ptqflow.core.errors import ArtifactError
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class TensorStatistics:
     image_maxima: NDArray[np.float32]
     """Of the same shape, the largest values."""
     histogram: Histogram
+    channels: ChannelStatistics | None = None
+    """Of a tensor whose channels `fx.smoothing` can scale; None of any other."""
 
     @property
     def minimum(self) -> float:
@@ -39,6 +43,16 @@ class TensorStatistics:
         """How many values there were."""
         return int(self.histogram.counts.sum())
 
+    def require_channels(self) -> ChannelStatistics:
+        """Return what was seen of each channel.
+
+        Raises:
+            ArtifactError: it was not recorded.
+        """
+        if self.channels is None:
+            raise ArtifactError("the statistics belong to another network: they lack its channels; run `dvc repro`")
+        return self.channels
+
     def merged(self, other: "TensorStatistics") -> "TensorStatistics":
         """Return the statistics of the batches of both, those of `other` last."""
         return TensorStatistics(
@@ -47,6 +61,26 @@ class TensorStatistics:
             np.concatenate([self.image_minima, other.image_minima]),
             np.concatenate([self.image_maxima, other.image_maxima]),
             self.histogram.merged(other.histogram),
+            self.channels.merged(other.channels) if self.channels and other.channels else None,
+        )
+
+    def divided(self, scales: NDArray[np.float32]) -> "TensorStatistics":
+        """Return the statistics of the tensor with each channel divided by a number of its own.
+
+        Args:
+            scales: (channels,), above zero.
+
+        Raises:
+            ArtifactError: what was seen of each channel was not recorded.
+        """
+        minima, maxima, histogram = self.require_channels().divided(scales)
+        batches = len(self.minima)
+        return TensorStatistics(
+            minima.reshape(batches, -1).min(axis=1),
+            maxima.reshape(batches, -1).max(axis=1),
+            minima,
+            maxima,
+            histogram,
         )
 
 

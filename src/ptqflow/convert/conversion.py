@@ -13,6 +13,7 @@ from ptqflow.convert.clipping import warn_of_clipping
 from ptqflow.convert.method_search import Search, search_methods
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import Quantized, quantize
+from ptqflow.convert.smoothing import require_equal
 from ptqflow.data.dataset import Dataset
 from ptqflow.fx.fidelity import measure_fidelity, require_fidelity
 from ptqflow.models.fp32 import Fp32Model
@@ -49,23 +50,28 @@ def convert_network(
         ModelError: as `quantize`, or INT8 is too far from FP32 for `convert.min_sqnr_db`.
     """
     search = search_methods(fp32, params, statistics, dataset.train, report)
+    smoothed = search.smoothed
     budget = Budget((), ())
     if params.max_drop is not None:
         budget = meet_budget(
-            fp32.module,
+            smoothed.fp32.module,
             fp32.card,
             search.params,
-            statistics,
+            smoothed.statistics,
             dataset.train,
             dataset.val,
             lambda trial: report(describe_trial(trial)),
         )
-    quantized = quantize(fp32.module, fp32.card, search.params, statistics, dataset.train, budget.kept)
-    warn_of_clipping(fp32, quantized.prepared, quantized.scheme, params, statistics, dataset.train)
+    network, seen = smoothed.fp32, smoothed.statistics
+    quantized = quantize(network.module, fp32.card, search.params, seen, dataset.train, budget.kept)
+    warn_of_clipping(network, quantized.prepared, quantized.scheme, params, seen, dataset.train)
     if quantized.correction:
         report(describe_correction(quantized.correction))
         search = replace(search, rows=(*search.rows, *correction_rows(quantized.correction)))
+    card = quantized.card.model_copy(update={"smooth_quant": search.params.smooth_quant, "scales": smoothed.scales})
+    quantized = replace(quantized, card=card)
     images = next(input_batches(dataset.train, statistics.rows[:1], fp32.card.normalization))
+    require_equal(fp32, smoothed, images)
     fidelity = measure_fidelity(fp32.module, quantized.converted, images)
-    require_fidelity(fidelity, params.min_sqnr_db, fp32.module, quantized.converted, images)
+    require_fidelity(fidelity, params.min_sqnr_db, network.module, quantized.converted, images)
     return Conversion(quantized, search, budget, images)

@@ -1,10 +1,11 @@
-"""The range method of each tensor, chosen by what it does to the logits: `convert.activation.method=auto`.
+"""The range method of each tensor and SmoothQuant's alpha, chosen by what they do to the logits: `auto`.
 
 No range is best for every network: the least squared error is decided by a few outliers in a network with swish, and
 extremes that suit one network clip what another needs. So each is tried, with weights and activations rounded as in
 INT8, on calibration images and without labels: first for all tensors, then for those that cost most, one by one.
 """
 
+import copy
 import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping
@@ -21,6 +22,8 @@ from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.qparams import resolve_scheme, set_ranges
 from ptqflow.convert.quantize import quantize
 from ptqflow.convert.ranges import Method, QParams
+from ptqflow.convert.smoothing import Smoothed, smooth_network, smoothable_pairs
+from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.figures import SearchRow
 from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
@@ -46,6 +49,8 @@ _TENSORS = 12  # that are tried alone, at most
 _COST_DB = 0.1  # that the rounding of such a tensor costs, at least
 _UNBEARABLE_DB = 1.0  # that the rounding of a tensor may cost with the best method
 _FP32_SHARE = 0.02  # of all weights, at most in the layers that read such tensors
+ALPHAS = (0.15, 0.3, 0.5, 0.7, 0.85)
+"""Of SmoothQuant, that are tried besides 0."""
 _GAIN_DB, _DEVIATIONS = 0.1, 2.0  # that another method must gain: in decibels, and in standard errors
 
 
@@ -54,7 +59,10 @@ class Search:
     """What was tried, in order, and what is taken."""
 
     params: ConvertParams
-    """With the method of all tensors in the place of `auto`, and those of single tensors as overrides."""
+    """With what is taken in the place of `auto`: the method of all tensors, those of single ones as overrides, alpha.
+    """
+    smoothed: Smoothed
+    """The network with that alpha, and its statistics."""
     rows: tuple[SearchRow, ...]
     seconds: float
 
@@ -62,43 +70,80 @@ class Search:
 def search_methods(
     fp32: Fp32Model, params: ConvertParams, statistics: Statistics, train: Split, report: Callable[[str], None]
 ) -> Search:
-    """Choose the methods of `convert.activation.method=auto`, and return other params unchanged.
+    """Choose the methods of `convert.activation.method=auto` and the alpha of `convert.smooth_quant=auto`.
 
     Of all tensors, that method is taken whose logits have the largest SQNR in decibels on calibration images: half the
-    mean of the images' own, half that of all images together, in which those with large logits count most. A tensor
-    gets another method than the rest if that gains more than chance would, on the images that decide and on others.
+    mean of the images' own, half that of all images together, in which those with large logits count most. With this
+    method, the alpha is taken that is best in the same way, if it gains more than chance would, on the images that
+    decide and on others. So does another method of a single tensor than that of the rest.
 
     Args:
         fp32: the network.
         params: the `convert` section.
         statistics: what `calib` collected.
         train: the split that the calibration images are from.
-        report: called with one line for each method of the whole network, and for each tensor that gets another.
+        report: called with one line for each method and alpha of the whole network, and for each tensor that gets
+            another method.
 
     Raises:
         ParamsError: as `quantize`.
         ModelError: as `quantize`.
     """
-    if params.activation.method != "auto":
-        return Search(params, (), 0.0)
     start = time.monotonic()
-    trials = _Trials(fp32, params, statistics, train)
-    found = {method: trials.whole(method) for method in CANDIDATES}
+    kept = resolve_scheme(fp32.module, params).fp32
+    pairs = smoothable_pairs(fp32, kept) if params.smooth_quant else []
+    alphas = ALPHAS if params.smooth_quant == "auto" and pairs else ()
+    first = 0.0 if params.smooth_quant == "auto" else params.smooth_quant
+    params = params.model_copy(update={"smooth_quant": first})
+    smoothed = smooth_network(fp32, statistics, pairs, first)
+    method = params.activation.method
+    if method != "auto" and not alphas:
+        return Search(params, smoothed, (), 0.0)
+    trials = _Trials(smoothed, params, train)
+    found = {one: trials.whole(one) for one in (CANDIDATES if method == "auto" else (method,))}
     best = max(found, key=found.__getitem__)
-    rows = [SearchRow(tensor="", method=method, sqnr_db=round(db, 4)) for method, db in found.items()]
-    for method, db in found.items():
-        report(f"{method:<12} {db:7.2f} dB{'  taken' if method == best else ''}")
-    overrides, fp32_layers, tried = trials.refine(best)
-    for tensor, method in overrides.items():
-        report(f"{method:<12} for {tensor}")
+    rows = _describe({str(one): db for one, db in found.items()}, best, report)
+    if alphas:
+        others = {alpha: trials.of(smooth_network(fp32, statistics, pairs, alpha)) for alpha in alphas}
+        alpha, tried = _choose_alpha(trials, others, best, report)
+        trials, rows = others.get(alpha, trials), [*rows, *tried]
+        params = params.model_copy(update={"smooth_quant": alpha})
+    if method == "auto":
+        params, tried = _refine(trials, params, best, report)
+        rows += tried
+    return Search(params, trials.smoothed, tuple(rows), time.monotonic() - start)
+
+
+def _describe(found: Mapping[str, float], taken: str, report: Callable[[str], None]) -> list[SearchRow]:
+    for name, db in found.items():
+        report(f"{name:<17} {db:7.2f} dB{'  taken' if name == taken else ''}")
+    return [SearchRow(tensor="", method=name, sqnr_db=round(db, 4)) for name, db in found.items()]
+
+
+def _choose_alpha(
+    trials: "_Trials", others: "Mapping[float, _Trials]", method: Method, report: Callable[[str], None]
+) -> tuple[float, list[SearchRow]]:
+    found = {alpha: other.whole(method) for alpha, other in others.items()}
+    best = max(found, key=found.__getitem__)
+    taken = best if others[best].gains_over(trials, method) else 0.0
+    names = {alpha: f"smooth_quant={alpha}" for alpha in found}
+    return taken, _describe({names[alpha]: db for alpha, db in found.items()}, names.get(taken, ""), report)
+
+
+def _refine(
+    trials: "_Trials", params: ConvertParams, method: Method, report: Callable[[str], None]
+) -> tuple[ConvertParams, list[SearchRow]]:
+    """Return params with a method for all tensors, and others for single ones."""
+    overrides, fp32_layers, tried = trials.refine(method)
+    for tensor, other in overrides.items():
+        report(f"{other:<17} for {tensor}")
     for layer in fp32_layers:
         report(f"{layer} stays FP32: no 8 bits hold its input")
-    keep_fp32 = (*params.keep_fp32, *map(escape, fp32_layers))
-    kept = params.model_copy(update={"keep_fp32": keep_fp32})
+    kept = params.model_copy(update={"keep_fp32": (*params.keep_fp32, *map(escape, fp32_layers))})
     if fp32_layers:  # a tensor that only they read has no range
-        ranged = _ranged_tensors(fp32, kept)
-        overrides = {tensor: method for tensor, method in overrides.items() if tensor in ranged}
-    return Search(with_method(kept, best, overrides), (*rows, *tried), time.monotonic() - start)
+        ranged = _ranged_tensors(trials.smoothed.fp32, kept)
+        overrides = {tensor: other for tensor, other in overrides.items() if tensor in ranged}
+    return with_method(kept, method, overrides), tried
 
 
 def _ranged_tensors(fp32: Fp32Model, params: ConvertParams) -> set[str]:
@@ -118,16 +163,13 @@ def with_method(params: ConvertParams, method: Method, overrides: Mapping[str, M
 class _Trials:
     """A network with rounded weights, whose ranges are tried on calibration images."""
 
-    def __init__(self, fp32: Fp32Model, params: ConvertParams, statistics: Statistics, train: Split) -> None:
-        first = with_method(params, CANDIDATES[0], {}).model_copy(update={"bias_correction": False})
+    def __init__(self, smoothed: Smoothed, params: ConvertParams, train: Split) -> None:
+        fp32, statistics = smoothed.fp32, smoothed.statistics
+        self._params = params.model_copy(update={"bias_correction": False})
+        first = with_method(self._params, CANDIDATES[0], {})
         quantized = quantize(fp32.module, fp32.card, first, statistics, train)
-        self._ranges = {
-            method: set_ranges(
-                fp32.module, quantized.prepared, quantized.scheme, statistics, with_method(params, method, {})
-            )
-            for method in CANDIDATES
-        }
-        self._passes = _Passes(fp32.module, quantized.prepared)
+        self._scheme = quantized.scheme
+        self._load(smoothed, quantized.prepared)
         size = fp32.card.image_size
         count = min(max(_FEWEST, images_together(size, _PIXELS)), _MOST)
         rows = statistics.rows.ravel()
@@ -136,17 +178,47 @@ class _Trials:
         with torch.inference_mode():
             self._exact = [self._in_parts(fp32.module, images) for images in self._images]
 
+    def of(self, smoothed: Smoothed) -> "_Trials":
+        """Return trials of the same network with other scales of its channels."""
+        other = copy.copy(self)
+        card = smoothed.fp32.card
+        other._load(smoothed, prepare(smoothed.fp32.module, card.input_shape, self._scheme, mse_scales))
+        return other
+
+    def _load(self, smoothed: Smoothed, prepared: GraphModule) -> None:
+        self.smoothed = smoothed
+        self._prepared = prepared
+        self._passes = _Passes(smoothed.fp32.module, prepared)
+        self._found: dict[Method, dict[str, QParams]] = {}
+
+    def _ranges(self, method: Method) -> dict[str, QParams]:
+        if method not in self._found:
+            params = with_method(self._params, method, {})
+            model, statistics = self.smoothed.fp32.module, self.smoothed.statistics
+            self._found[method] = set_ranges(model, self._prepared, self._scheme, statistics, params)
+        return self._found[method]
+
     def whole(self, method: Method) -> float:
         """Return the SQNR in decibels with one method for all tensors."""
-        self._passes.set_ranges(self._ranges[method])
-        with torch.inference_mode():
-            logits = self._in_parts(self._passes.run, self._images[0])
+        logits = self._run(method, 0)
         together = _sqnr_db(logits.reshape(1, -1), self._exact[0].reshape(1, -1))
         return float(_sqnr_db(logits, self._exact[0]).mean() + together.mean()) / 2
 
+    def gains_over(self, other: "_Trials", method: Method) -> bool:
+        """Return whether the network is better than another by more than chance, on images that did not decide too."""
+        decide, check = (
+            [_sqnr_db(trials._run(method, part), self._exact[part]) for trials in (self, other)] for part in (0, 1)
+        )
+        return _is_better(*decide) and bool(len(check[0]) == 0 or check[0].mean() > check[1].mean())
+
+    def _run(self, method: Method, part: int) -> Tensor:
+        self._passes.set_ranges(self._ranges(method))
+        with torch.inference_mode():
+            return self._in_parts(self._passes.run, self._images[part])
+
     def refine(self, method: Method) -> tuple[dict[str, Method], list[str], list[SearchRow]]:
         """Return the tensors that are better with another method than `method`, layers to keep FP32, and the trials."""
-        self._passes.set_ranges(self._ranges[method])
+        self._passes.set_ranges(self._ranges(method))
         before = self._held_out()
         overrides, fp32, rows = self._try_tensors(method)
         if overrides and len(before) and self._held_out().mean() <= before.mean():  # it was chance
@@ -166,9 +238,9 @@ class _Trials:
             }
             costly = sorted((tensor for tensor in cost if cost[tensor] > _COST_DB), key=lambda tensor: -cost[tensor])
             for tensor in costly[:_TENSORS]:
-                tried = {self._ranges[method].get(tensor): current}
+                tried = {self._ranges(method).get(tensor): current}
                 for other in CANDIDATES:
-                    qparams = self._ranges[other].get(tensor)
+                    qparams = self._ranges(other).get(tensor)
                     if qparams is None or qparams in tried:
                         continue
                     tried[qparams] = _sqnr_db(self._passes.with_range(tensor, qparams), exact)

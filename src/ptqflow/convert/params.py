@@ -1,8 +1,8 @@
 """The sections `convert` and `sensitivity` of params.yaml."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, Strict
+from pydantic import BeforeValidator, Field, PositiveInt, Strict
 
 from ptqflow.convert.ranges import Method
 from ptqflow.core.engines import Engine
@@ -31,6 +31,13 @@ class WeightParams(Params):
     """Whether each output channel has its own scale; false: one scale per tensor."""
 
 
+def _check_alpha(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "auto" and not (is_number and 0 <= value <= 1):
+        raise ValueError("should be auto, or a number from 0, which is off, to 1")
+    return value
+
+
 class ConvertParams(Params):
     """What the INT8 model is made for, and how."""
 
@@ -51,6 +58,11 @@ class ConvertParams(Params):
     round_biases: bool
     """Whether biases are rounded to whole steps of the int32 sums, as in ONNX Runtime; false: FP32 biases, as in torch.
     """
+    smooth_quant: Annotated[Literal["auto"] | Annotated[float, Field(ge=0, le=1)], BeforeValidator(_check_alpha)] = (
+        "auto"
+    )
+    """SmoothQuant's alpha: how much of the differences between the channels of a normalization its readers' weights
+    take over; 0: off, auto: as is best for the logits."""
     bias_correction: Literal["auto", True, False]
     """Whether the shift that rounded weights cause in each layer is taken out of its bias, where that makes the logits
     of calibration images nearer to FP32; auto: only if it does so for images that it was not chosen on, too."""

@@ -77,11 +77,12 @@ class SensitivityRow(Card):
 
 
 class SearchRow(Card):
-    """A range method that was tried for `convert.activation.method=auto`, or the correction of biases."""
+    """What was tried: range methods, alphas of SmoothQuant, the correction of biases."""
 
     tensor: str
     """Empty for all tensors."""
     method: str
+    """Of the ranges; `fp32` for a tensor that is not rounded, or `smooth_quant=` and an alpha."""
     sqnr_db: FiniteFloat
     """Of the logits of calibration images to FP32's, in simulation: of a tensor the mean of the images' own, of all
     tensors the mean of that and the SQNR of all images together."""

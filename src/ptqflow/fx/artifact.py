@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -35,6 +35,10 @@ class Int8Card(Card):
     """Hash of their rows in the train split, little-endian int64, in the order in which they were seen."""
     qparams: dict[str, TensorQParams]
     """Scale and zero point that `convert` chose for each tensor, by its name; none for the control."""
+    smooth_quant: float = 0.0
+    """SmoothQuant's alpha that `convert` took; 0: off."""
+    scales: dict[str, tuple[PositiveFloat, ...]] = Field(default_factory=dict)
+    """What it divided the channels by, by the names of the normalizations whose output they are."""
     min_sqnr_db: float | None = None
     """The least median SQNR to FP32, in decibels, that `convert` required and `evaluate` does; None: no limit."""
     state_sha256: str = ""

@@ -59,15 +59,21 @@ def name_observed(model: nn.Module, prepared: GraphModule) -> dict[str, str]:
 def _note_tensors(model: nn.Module, prepared: GraphModule, nodes: list[Node]) -> None:
     """Note the names on the nodes that observe: to find them takes as long as to trace the network."""
     traced = trace(model)
+    names = tensor_names(traced)
+    steps_of = fused_steps(traced, prepared)
+    for node in nodes:
+        node.meta[_TENSOR] = names[steps_of[node.all_input_nodes[0]][-1]]
+
+
+def tensor_names(traced: GraphModule) -> dict[Node, str]:
+    """Return the names of `name_observed` by the step that returns the tensor, the last of those fused into one."""
     copied: Any = copy_sharing_tensors(traced)
     names: dict[Node, str] = {}
     for node, steps in fused_steps(traced, fuse(copied, is_qat=False)).items():
         name = str(node.target) if node.op == "call_module" else node.name
         calls = sum(taken.partition(":")[0] == name for taken in names.values())
         names[steps[-1]] = f"{name}:{calls}" if calls else name
-    steps_of = fused_steps(traced, prepared)
-    for node in nodes:
-        node.meta[_TENSOR] = names[steps_of[node.all_input_nodes[0]][-1]]
+    return names
 
 
 def observer_nodes(prepared: GraphModule) -> list[Node]:
