@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from ptqflow.calib.statistics import Statistics
+from ptqflow.convert.criterion import Images, Score, draw_images, sqnr_db
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.qparams import resolve_scheme, set_ranges
 from ptqflow.convert.quantize import quantize
@@ -25,10 +26,7 @@ from ptqflow.convert.ranges import Method, QParams
 from ptqflow.convert.smoothing import Smoothed, smooth_network, smoothable_pairs
 from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.figures import SearchRow
-from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
-from ptqflow.data.fidelity import image_sqnr_db
-from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.fake_quant import Simulation, copy_to_simulate, round_weight
 from ptqflow.fx.graph import name_observed, observer_nodes, weighted_modules
 from ptqflow.fx.observer import RangeObserver
@@ -41,10 +39,6 @@ CANDIDATES: tuple[Method, ...] = (
     *("minmax_1", "minmax_2", "minmax_4"),
 )
 """Of equal ones, the first is taken."""
-_PIXELS = 1 << 21  # of the images that methods are compared on
-_FEWEST, _MOST = 32, 128  # such images
-_KEPT_PIXELS = 1 << 18  # of images whose values are all kept, for partial passes
-_EXACT_DB = 100.0  # that stands for no difference
 _TENSORS = 12  # that are tried alone, at most
 _COST_DB = 0.1  # that the rounding of such a tensor costs, at least
 _UNBEARABLE_DB = 1.0  # that the rounding of a tensor may cost with the best method
@@ -170,13 +164,7 @@ class _Trials:
         quantized = quantize(fp32.module, fp32.card, first, statistics, train)
         self._scheme = quantized.scheme
         self._load(smoothed, quantized.prepared)
-        size = fp32.card.image_size
-        count = min(max(_FEWEST, images_together(size, _PIXELS)), _MOST)
-        rows = statistics.rows.ravel()
-        self._together = min(max(8, images_together(size, _KEPT_PIXELS)), count)
-        self._images = [_inputs(fp32, train, rows[:count]), _inputs(fp32, train, rows[count:][:count])]
-        with torch.inference_mode():
-            self._exact = [self._in_parts(fp32.module, images) for images in self._images]
+        self._deciding, self._held_out = draw_images(fp32.module, fp32.card.normalization, train, statistics.rows)
 
     def of(self, smoothed: Smoothed) -> "_Trials":
         """Return trials of the same network with other scales of its channels."""
@@ -199,41 +187,42 @@ class _Trials:
         return self._found[method]
 
     def whole(self, method: Method) -> float:
-        """Return the SQNR in decibels with one method for all tensors."""
-        logits = self._run(method, 0)
-        together = _sqnr_db(logits.reshape(1, -1), self._exact[0].reshape(1, -1))
-        return float(_sqnr_db(logits, self._exact[0]).mean() + together.mean()) / 2
+        """Return the score in decibels with one method for all tensors."""
+        return self._score(method, self._deciding).db
 
     def gains_over(self, other: "_Trials", method: Method) -> bool:
         """Return whether the network is better than another by more than chance, on images that did not decide too."""
-        decide, check = (
-            [_sqnr_db(trials._run(method, part), self._exact[part]) for trials in (self, other)] for part in (0, 1)
-        )
-        return _is_better(*decide) and bool(len(check[0]) == 0 or check[0].mean() > check[1].mean())
+        found, current = (trials._score(method, self._deciding).images_db for trials in (self, other))
+        if not _is_better(found, current) or self._held_out is None:
+            return _is_better(found, current)
+        found, current = (trials._score(method, self._held_out).images_db for trials in (self, other))
+        return bool(found.mean() > current.mean())
 
-    def _run(self, method: Method, part: int) -> Tensor:
+    def _score(self, method: Method, images: Images) -> Score:
         self._passes.set_ranges(self._ranges(method))
-        with torch.inference_mode():
-            return self._in_parts(self._passes.run, self._images[part])
+        return images.score(self._passes.run)
 
     def refine(self, method: Method) -> tuple[dict[str, Method], list[str], list[SearchRow]]:
         """Return the tensors that are better with another method than `method`, layers to keep FP32, and the trials."""
         self._passes.set_ranges(self._ranges(method))
-        before = self._held_out()
+        before = self._held_out.score(self._passes.run) if self._held_out else None
         overrides, fp32, rows = self._try_tensors(method)
-        if overrides and len(before) and self._held_out().mean() <= before.mean():  # it was chance
-            return {}, fp32, rows
+        if overrides and self._held_out and before:
+            after = self._held_out.score(self._passes.run)
+            if after.images_db.mean() <= before.images_db.mean():  # it was chance
+                return {}, fp32, rows
         return overrides, fp32, rows
 
     def _try_tensors(self, method: Method) -> tuple[dict[str, Method], list[str], list[SearchRow]]:
-        images, exact = self._images[0][: self._together], self._exact[0][: self._together]
+        images = self._deciding.first(self._deciding.together)
+        exact = images.exact
         overrides: dict[str, Method] = {}
         fp32: list[str] = []
         rows = []
         with torch.inference_mode():
-            current = _sqnr_db(self._passes.run_keeping(images), exact)
+            current = sqnr_db(self._passes.run_keeping(images.inputs), exact)
             cost = {
-                tensor: float((_sqnr_db(self._passes.without(tensor), exact) - current).mean())
+                tensor: float((sqnr_db(self._passes.without(tensor), exact) - current).mean())
                 for tensor in self._passes.tensors
             }
             costly = sorted((tensor for tensor in cost if cost[tensor] > _COST_DB), key=lambda tensor: -cost[tensor])
@@ -243,13 +232,13 @@ class _Trials:
                     qparams = self._ranges(other).get(tensor)
                     if qparams is None or qparams in tried:
                         continue
-                    tried[qparams] = _sqnr_db(self._passes.with_range(tensor, qparams), exact)
+                    tried[qparams] = sqnr_db(self._passes.with_range(tensor, qparams), exact)
                     rows.append(SearchRow(tensor=tensor, method=other, sqnr_db=round(float(tried[qparams].mean()), 4)))
                     if _is_better(tried[qparams], current):
                         current = tried[qparams]
                         overrides[tensor] = other
                         self._passes.keep(tensor, qparams)
-                unrounded = _sqnr_db(self._passes.without(tensor), exact)
+                unrounded = sqnr_db(self._passes.without(tensor), exact)
                 if (unrounded - current).mean() > _UNBEARABLE_DB and (layers := self._passes.small_readers(tensor)):
                     rows.append(SearchRow(tensor=tensor, method="fp32", sqnr_db=round(float(unrounded.mean()), 4)))
                     fp32 += layers
@@ -257,29 +246,12 @@ class _Trials:
                     current = unrounded
         return overrides, fp32, rows
 
-    def _held_out(self) -> Tensor:
-        """Return the SQNR in decibels of images that decide nothing else; none if all were needed."""
-        with torch.inference_mode():
-            return _sqnr_db(self._in_parts(self._passes.run, self._images[1]), self._exact[1])
-
-    def _in_parts(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        return torch.cat([network(part) for part in images.split(self._together)])
-
-
-def _sqnr_db(logits: Tensor, exact: Tensor) -> Tensor:
-    return torch.from_numpy(image_sqnr_db(logits, exact)).clamp(max=_EXACT_DB)
-
 
 def _is_better(found: Tensor, current: Tensor) -> bool:
     """Return whether SQNRs of images exceed others of the same images by more than chance."""
     gain = found - current
     error = gain.std() / len(gain) ** 0.5
     return bool(gain.mean() > max(_GAIN_DB, _DEVIATIONS * error))
-
-
-def _inputs(fp32: Fp32Model, train: Split, rows: Any) -> Tensor:
-    images = to_input(torch.from_numpy(train.images[rows]), fp32.card.normalization)
-    return images.contiguous(memory_format=torch.channels_last)
 
 
 class _Passes(Simulation):
