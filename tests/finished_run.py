@@ -25,11 +25,13 @@ from ptqflow.core.figures import (
     FILE_CHECKS,
     OBSERVED_RANGES,
     QUANTIZED_RANGES,
+    SEARCH,
     SENSITIVITY,
     TRIALS,
     BenchmarkRow,
     EvaluationFigures,
     FileCheck,
+    SearchRow,
 )
 from ptqflow.core.paths import DATASET, EXPORT
 from ptqflow.data.accuracy import Evaluation
@@ -94,6 +96,9 @@ def write_run(
     _write_epochs(epochs)
     _write_modules(modules)
     TRIALS.write(budget.rows() if budget else [])
+    SEARCH.write(
+        [SearchRow(tensor="", method="mse", sqnr_db=30.0), SearchRow(tensor="", method="minmax", sqnr_db=28.0)]
+    )
     _write_export(classes, size, name, modules, evaluate, onnx=onnx)
 
 

@@ -4,16 +4,26 @@ import sys
 from collections.abc import Sequence
 
 from ptqflow.core.errors import ArtifactError
-from ptqflow.core.figures import FILE_CHECKS, EvaluationFigures, FileCheck, read_evaluation_figures
+from ptqflow.core.figures import (
+    FILE_CHECKS,
+    OBSERVED_RANGES,
+    QUANTIZED_RANGES,
+    SEARCH,
+    SENSITIVITY,
+    EvaluationFigures,
+    FileCheck,
+    read_evaluation_figures,
+)
 from ptqflow.core.text_table import format_text_table
+from ptqflow.evaluate.cause import Quantization, find_cause
 from ptqflow.evaluate.verdict import verdict
 from ptqflow.runtime.manifest import INT8_ONNX
 
 _ROWS = {"fp32": "FP32", "int8_uncalibrated": "INT8, not calibrated", "int8": "INT8, calibrated"}
 
 
-def format_summary(figures: EvaluationFigures, checks: Sequence[FileCheck] = ()) -> str:
-    """Return a table of the three networks, the verdict and how the exported INT8 files compare with FP32.
+def format_summary(figures: EvaluationFigures, checks: Sequence[FileCheck] = (), cause: str | None = None) -> str:
+    """Return a table of the three networks, the verdict, the cause of a loss, and the exported INT8 files beside FP32.
 
     Top-1 and top-5 are in percent, sizes in MB (10^6 bytes).
     """
@@ -26,7 +36,7 @@ def format_summary(figures: EvaluationFigures, checks: Sequence[FileCheck] = ())
     if figures.agreement < 1:  # else the verdict says so
         lines.append(f"INT8 predicts the same class as FP32 for {100 * figures.agreement:.2f} % of the images.")
     files = (check for check in checks if check.file == INT8_ONNX)
-    return "\n".join([*lines, verdict(figures), *map(_describe_file, files)])
+    return "\n".join([*lines, verdict(figures), *filter(None, [cause]), *map(_describe_file, files)])
 
 
 def _describe_file(check: FileCheck) -> str:
@@ -37,8 +47,19 @@ def _describe_file(check: FileCheck) -> str:
     )
 
 
+def summarize() -> str:
+    """Return the summary of what lies below the working directory.
+
+    Raises:
+        ArtifactError: a file is missing or broken.
+    """
+    figures = read_evaluation_figures()
+    tables = (OBSERVED_RANGES.read(), QUANTIZED_RANGES.read(), SEARCH.read(), SENSITIVITY.read())
+    return format_summary(figures, FILE_CHECKS.read(), find_cause(figures, Quantization(*tables)))
+
+
 if __name__ == "__main__":
     try:
-        print(format_summary(read_evaluation_figures(), FILE_CHECKS.read()))
+        print(summarize())
     except ArtifactError as error:
         sys.exit(str(error))

@@ -47,6 +47,13 @@ def test_the_drop_has_its_interval_and_the_distance_of_the_logits() -> None:
     )
 
 
+def test_what_is_lost_has_its_cause_and_what_is_not_has_none() -> None:
+    write_run(images=200, changed=0.6)
+    cause = networks(read_results())["cause"]
+    assert cause.startswith("Most is lost in conv1, whose output has an SQNR of 21.5 dB")
+    assert "Tried for all tensors: mse, minmax." in cause
+
+
 def test_the_sqnr_is_that_of_the_middle_image_and_of_the_worst_ones() -> None:
     write_run(images=40)
     results = read_results()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.core.figures import FileCheck
+from ptqflow.evaluate.cause import Quantization, find_cause
 from ptqflow.evaluate.confidence import expected_calibration_error, mean_confidence
 from ptqflow.evaluate.verdict import format_p, format_points
 from ptqflow.report.components import Table, decimals, percent, signed
@@ -18,6 +19,7 @@ def networks(results: Results) -> dict[str, Any]:
     """Return the three networks side by side, and INT8 against FP32 image by image."""
     evaluate = results.evaluate
     drop, paired = evaluate.drop, evaluate.paired
+    quantization = Quantization(results.observed, results.quantized, results.tried, results.sensitivity)
     sentence = (
         f"The drop of top-1 is {signed(100 * drop.top1, 2)} points (95 % interval {format_points(drop.low)} to "
         f"{format_points(drop.high)}). INT8 predicts the same class as FP32 for {percent(evaluate.agreement)} % of the "
@@ -32,6 +34,7 @@ def networks(results: Results) -> dict[str, Any]:
     return {
         "networks": Table(["", *_COLUMNS], [_network_row(results, name, title) for name, title in NETWORKS.items()]),
         "drop": f"{sentence}{ratio}.",
+        "cause": find_cause(evaluate, quantization),
         "paired": Table(
             [f"{paired.images:,} test images", "INT8 right", "INT8 wrong"],
             [

@@ -12,6 +12,7 @@ from ptqflow.core.figures import (
     OBSERVED_RANGES,
     QUANTIZED_RANGES,
     RELIABILITY,
+    SEARCH,
     SENSITIVITY,
     TRIALS,
     BenchmarkRow,
@@ -22,6 +23,7 @@ from ptqflow.core.figures import (
     ObservedRange,
     QuantizedRange,
     ReliabilityBin,
+    SearchRow,
     SensitivityRow,
     TrialRow,
     read_evaluation_figures,
@@ -43,6 +45,8 @@ class Results:
     epochs: list[EpochRow]
     observed: list[ObservedRange]
     quantized: list[QuantizedRange]
+    tried: list[SearchRow]
+    """Range methods and other settings that `convert` tried."""
     trials: list[TrialRow]
     """Empty without `convert.max_drop`."""
     evaluate: EvaluationFigures
@@ -75,6 +79,7 @@ def read_results() -> Results:
         epochs=EPOCHS.read(),
         observed=OBSERVED_RANGES.read(),
         quantized=QUANTIZED_RANGES.read(),
+        tried=SEARCH.read(),
         trials=TRIALS.read(),
         evaluate=read_evaluation_figures(),
         classes=CLASSES.read(),
