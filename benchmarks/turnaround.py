@@ -1,7 +1,7 @@
 """Seconds until a "what if" is answered: `dvc exp run` with another setting beside the whole script of a peer.
 
 Experiments are `dvc exp run -S …` in a copy of the repository at FOLDER, whose pipeline has run, with its cache: to the
-verdict (`evaluate`), and to the end. Beside them run the plain scripts for ONNX Runtime's quantizer and, where installed, NNCF.
+verdict (`evaluate`), and to the end. Beside them run the plain scripts for ONNX Runtime's quantizer and for NNCF.
 All take turns; each turn has a setting that never ran before, so that nothing comes from the cache.
 `python benchmarks/turnaround.py [FOLDER] [--rounds 3]`, in an environment with `.[pipeline,peers]`, on a quiet machine.
 """
