@@ -82,9 +82,9 @@ def _allowed(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(_allowed(choice) for choice in schema["anyOf"])
     if "enum" in schema:
-        return ", ".join(f"`{choice}`" for choice in schema["enum"])
+        return ", ".join(map(_default, schema["enum"]))
     if "const" in schema:
-        return f"`{schema['const']}`"
+        return _default(schema["const"])
     match schema["type"]:
         case "boolean":
             return "true, false"

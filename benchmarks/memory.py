@@ -25,7 +25,7 @@ from torch import nn
 from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import ALONE
 from ptqflow.data.dataset import DIGEST_BYTES, Split
-from ptqflow.models.accuracy import compute_logits
+from ptqflow.models.logits import compute_logits
 from ptqflow.train.augmentation import draw_epoch
 from ptqflow.train.batches import Batches
 from ptqflow.train.step import Recipe, Trainer

@@ -31,13 +31,15 @@ from ptqflow.benchmark.timing import Speedup, Timing, speedup, time_in_turns
 from ptqflow.benchmark.worker_process import Cell
 from ptqflow.calib.statistics import load_statistics
 from ptqflow.core.machine import describe_machine
+from ptqflow.data.accuracy import evaluate
 from ptqflow.data.dataset import Split, open_dataset
+from ptqflow.data.fidelity import sqnr_db
 from ptqflow.data.normalization import normalize
 from ptqflow.data.preprocessing import to_input
-from ptqflow.evaluate.metrics import agreement, sqnr_db
+from ptqflow.evaluate.metrics import agreement
 from ptqflow.fx.artifact import STATE, load_int8
-from ptqflow.models.accuracy import compute_logits, evaluate
 from ptqflow.models.fp32 import WEIGHTS, load_fp32
+from ptqflow.models.logits import compute_logits
 from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, Manifest, read_manifest
 from ptqflow.runtime.runtimes import open_file
 

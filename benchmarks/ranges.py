@@ -20,11 +20,13 @@ from ptqflow.convert.quantize import quantize
 from ptqflow.convert.ranges import Method
 from ptqflow.core.engines import available_engines
 from ptqflow.core.params import read_params
+from ptqflow.data.accuracy import predictions
 from ptqflow.data.dataset import open_dataset
-from ptqflow.evaluate.metrics import agreement, sqnr_db
+from ptqflow.data.fidelity import sqnr_db
+from ptqflow.evaluate.metrics import agreement
 from ptqflow.evaluate.significance import count_pairs, mcnemar
-from ptqflow.models.accuracy import compute_logits, predictions
 from ptqflow.models.fp32 import load_fp32
+from ptqflow.models.logits import compute_logits
 
 COLUMNS = ("engine", "method", "top-1 %", "agreement %", "SQNR dB", "only FP32 right", "only INT8 right", "p", "s")
 

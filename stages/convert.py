@@ -1,14 +1,11 @@
-"""Choose ranges from the statistics and convert the FP32 network to INT8, within a budget on val if there is one.
+"""Choose ranges from the statistics and convert the FP32 network to INT8, within a budget on val if there is one."""
 
-As the control, also without any ranges.
-"""
-
-from ptqflow.core.paths import DATASET, FP32, INT8, INT8_UNCALIBRATED, PLOTS, STATISTICS
+from ptqflow.core.paths import DATASET, FP32, INT8, PLOTS, STATISTICS
 from ptqflow.core.stage import run
 
 
 def main() -> None:
-    """Write models/int8, models/int8_uncalibrated, metrics/convert.json and tables in metrics/plots."""
+    """Write models/int8, metrics/convert.json and tables in metrics/plots."""
     from ptqflow.calib.statistics import load_statistics
     from ptqflow.convert.conversion import convert_network
     from ptqflow.convert.params import ConvertParams
@@ -24,13 +21,12 @@ def main() -> None:
     params = read_params("convert", ConvertParams)
     fp32 = load_fp32(FP32)
     found = convert_network(fp32, params, load_statistics(STATISTICS, fp32.card), open_dataset(DATASET), print)
-    statistics = found.search.smoothed.statistics
-    layers = list_layers(fp32.module, found.quantized.converted)
-    for directory, made in ((INT8, found.quantized), (INT8_UNCALIBRATED, found.control)):  # neither was refused
-        save_int8(directory, made.prepared, made.converted, layers, made.card, found.images)
+    statistics, made = found.search.smoothed.statistics, found.quantized
+    layers = list_layers(fp32.module, made.converted)
+    save_int8(INT8, made.prepared, made.converted, layers, made.card, found.images)
     print(describe_layers(layers))
-    write_csv(PLOTS / "activations.csv", histogram_rows(statistics, found.quantized.qparams))
-    QUANTIZED_RANGES.write(range_rows(statistics, found.quantized.qparams))
+    write_csv(PLOTS / "activations.csv", histogram_rows(statistics, made.qparams))
+    QUANTIZED_RANGES.write(range_rows(statistics, made.qparams))
     SEARCH.write(list(found.search.rows))
     TRIALS.write(found.budget.rows())
     write_metrics("convert", ConvertMetrics(fp32_layers=count_layers(layers)["fp32"]))

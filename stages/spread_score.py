@@ -15,9 +15,10 @@ def main() -> None:
     from ptqflow.core.artifacts import write_json
     from ptqflow.core.params import read_params
     from ptqflow.core.run_params import RunParams
+    from ptqflow.data.accuracy import evaluate
     from ptqflow.data.dataset import open_dataset
-    from ptqflow.models.accuracy import compute_logits, evaluate
     from ptqflow.models.fp32 import load_fp32
+    from ptqflow.models.logits import compute_logits
 
     batch_size = read_params("run", RunParams).batch_size
     seed, size = sys.argv[1:]

@@ -7,13 +7,13 @@ from typing import Any
 import miniature
 import numpy as np
 import torch
-from exporting import make_networks
+from exporting import compute_both, make_networks
 from manifests import make_manifest
 
 from ptqflow.core.artifacts import write_bytes
 from ptqflow.core.engines import Engine
 from ptqflow.data.preprocessing import to_input
-from ptqflow.export.export import compute_test_logits, write_files
+from ptqflow.export.export import write_files
 from ptqflow.export.params import ExportParams
 from ptqflow.export.torchscript import to_torchscript
 from ptqflow.fx.prepare import without_torch_warnings
@@ -41,7 +41,7 @@ def write_export(directory: Path) -> Path:
     model = miniature.residual(len(card.classes)).eval()
     inputs = to_input(torch.from_numpy(miniature.images(40)), card.normalization)
     networks = make_networks(model, card, list(inputs.split(8)), engine=ENGINE)
-    logits = compute_test_logits(networks, miniature.split(len(TEST), seed=9), batch_size=len(TEST))
+    logits = compute_both(networks, miniature.split(len(TEST), seed=9), batch_size=len(TEST))
     write_files(directory, networks, logits, ExportParams(onnx=True, openvino=False, margin=0.1))
     write_manifest(directory, manifest(directory, FILES))
     return directory

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ptqflow.convert.quantize import quantize
 from ptqflow.core.figures import FileCheck
-from ptqflow.data.dataset import Dataset
-from ptqflow.export.export import Logits, Networks, check_files, compute_test_logits
+from ptqflow.data.dataset import Dataset, Split
+from ptqflow.export.export import LogitsPair, Networks, check_files
 from ptqflow.export.gate import Gate
 from ptqflow.export.manifest import describe
 from ptqflow.export.params import ExportParams
 from ptqflow.fx.artifact import Int8Model
 from ptqflow.models.fp32 import ModelCard
+from ptqflow.models.logits import compute_logits
 from ptqflow.runtime.manifest import write_manifest
 
 PARAMS = ExportParams(onnx=True, openvino=False, margin=0.005)
@@ -32,6 +33,15 @@ def make_networks(model: torch.nn.Module, card: ModelCard, inputs: list[Tensor],
     return Networks(model, Int8Model(quantized.converted, quantized.card))
 
 
+def compute_both(networks: Networks, test: Split, batch_size: int) -> LogitsPair:
+    """Return what the stage `predict` computes of both networks."""
+    int8, fp32 = (
+        compute_logits(network, test, networks.card.normalization, batch_size, "test").numpy()
+        for network in (networks.int8.module, networks.fp32)
+    )
+    return LogitsPair(int8, fp32)
+
+
 @dataclass(frozen=True)
 class Exported:
     directory: Path
@@ -44,9 +54,9 @@ class Exported:
         return Gate(self.directory, self.dataset_directory, self.dataset.test.labels, 16)
 
     @property
-    def logits(self) -> Logits:
+    def logits(self) -> LogitsPair:
         """Of both networks for the test images."""
-        return compute_test_logits(self.networks, self.dataset.test, 16)
+        return compute_both(self.networks, self.dataset.test, 16)
 
     def check(self, params: ExportParams = PARAMS) -> list[FileCheck]:
         """Compare the files with the networks, as the stage does."""

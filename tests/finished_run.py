@@ -2,15 +2,13 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from manifests import SHA256, make_manifest
+from networks import BYTES, networks_of
 from numpy.typing import NDArray
 from samples import random_pixels
 
@@ -34,10 +32,10 @@ from ptqflow.core.figures import (
     FileCheck,
 )
 from ptqflow.core.paths import DATASET, EXPORT
+from ptqflow.data.accuracy import Evaluation
 from ptqflow.evaluate.writing import write_evaluation
 from ptqflow.fetch.splitting import Pool, Source
 from ptqflow.fetch.writing import save_dataset
-from ptqflow.models.accuracy import Evaluation
 from ptqflow.runtime.manifest import (
     FP32_ONNX,
     INT8_ONNX,
@@ -50,8 +48,6 @@ from ptqflow.runtime.manifest import (
 from ptqflow.train.loop import Epoch
 
 CLASS_NAMES = ("ant", "bee", "cat", "dog")
-BYTES = 1_250_000
-"""Size of each file with weights."""
 CONFIDENCE = 0.7
 CONV = {"conv1": 21.5, "layer1.0.conv2": 33.25, "fc": 48.0}
 
@@ -151,7 +147,7 @@ def _write_dataset(classes: tuple[str, ...], labels: NDArray[np.int64], size: in
     return save_dataset(DATASET, name, source, dict.fromkeys(("train", "val", "test"), pool)).sha256["test"]
 
 
-def _random_logits(labels: NDArray[np.int64], classes: int, changed: float) -> dict[str, torch.Tensor]:
+def _random_logits(labels: NDArray[np.int64], classes: int, changed: float) -> dict[str, NDArray[np.float64]]:
     fp32 = _confuse(labels, classes, 0.2, seed=1)
     predicted = {
         "fp32": fp32,
@@ -161,29 +157,24 @@ def _random_logits(labels: NDArray[np.int64], classes: int, changed: float) -> d
     return {network: _logits_above(values, classes, seed) for seed, (network, values) in enumerate(predicted.items())}
 
 
-def _logits_above(predicted: NDArray[np.int64], classes: int, seed: int) -> torch.Tensor:
+def _logits_above(predicted: NDArray[np.int64], classes: int, seed: int) -> NDArray[np.float64]:
     """Return logits (N, classes) whose largest is that of the predicted class."""
     logits = np.random.default_rng(seed).normal(size=(len(predicted), classes))
     logits[np.arange(len(predicted)), predicted] = logits.max(axis=1) + 1
-    return torch.from_numpy(logits)
+    return logits
 
 
-def _logits_with_confidence(predicted: Sequence[int], classes: int) -> torch.Tensor:
+def _logits_with_confidence(predicted: Sequence[int], classes: int) -> NDArray[np.float64]:
     """Return logits (N, classes), 0 but for the predicted class, whose probability is `CONFIDENCE`."""
     logits = np.zeros((len(predicted), classes))
     logits[np.arange(len(predicted)), predicted] = math.log((classes - 1) * CONFIDENCE / (1 - CONFIDENCE))
-    return torch.from_numpy(logits)
+    return logits
 
 
 def _write_evaluation(
-    classes: tuple[str, ...], labels: NDArray[np.int64], logits: dict[str, torch.Tensor], test_sha256: str
+    classes: tuple[str, ...], labels: NDArray[np.int64], logits: dict[str, NDArray[np.float64]], test_sha256: str
 ) -> EvaluationFigures:
-    with TemporaryDirectory() as folder:
-        files = {network: Path(folder) / network for network in logits}
-        for file in files.values():
-            file.touch()
-            os.truncate(file, BYTES)
-        return write_evaluation(logits, files, labels, classes, test_sha256)
+    return write_evaluation(networks_of(logits, classes=classes, test_sha256=test_sha256), labels)
 
 
 def _write_epochs(count: int) -> None:
@@ -208,7 +199,16 @@ def _write_modules(modules: dict[str, float | None]) -> None:
 
 def file_check(file: str, runtime: str, **changes: Any) -> FileCheck:
     """A file that a runtime runs almost as torch does, with changes."""
-    figures = {"bit_exact": False, "agreement": 0.9975, "fp32_agreement": 0.95, "top1": 0.85, "lost": 2, "gained": 1}
+    figures = {
+        "images": 200,
+        "bit_exact": False,
+        "agreement": 0.9975,
+        "fp32_agreement": 0.95,
+        "median_sqnr_db": 31.5,
+        "top1": 0.85,
+        "lost": 2,
+        "gained": 1,
+    }
     return FileCheck.model_validate({"file": file, "runtime": runtime} | figures | changes)
 
 

@@ -1,5 +1,6 @@
 """A repository with a pipeline small enough to run in seconds."""
 
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,16 @@ PIPELINES = ("dvc.yaml", "pipelines/benchmark/dvc.yaml", "pipelines/spread/pipel
 def stages_of(pipeline: str) -> dict[str, dict[str, Any]]:
     """Return the stages of a pipeline's file."""
     stages: dict[str, dict[str, Any]] = YAML(typ="safe").load(ROOT / pipeline)["stages"]
-    return stages
+    return {name: stage for key, entry in stages.items() for name, stage in _each(key, entry)}
+
+
+def _each(name: str, stage: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a stage, or those that `foreach` makes of it, by the names that DVC calls them."""
+    if "foreach" not in stage:
+        yield name, stage
+    for item in stage.get("foreach", ()):
+        text = json.dumps(stage["do"]).replace("${item}", item)
+        yield f"{name}@{item}", json.loads(text)
 
 
 STAGES = stages_of("dvc.yaml")

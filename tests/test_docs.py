@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import json
 import re
 from collections import defaultdict
 from contextlib import redirect_stdout
@@ -70,7 +71,7 @@ def test_comments_of_params_yaml_list_the_choices_of_the_models() -> None:
             for key, field in properties["properties"].items():
                 for choice in (field, *field.get("anyOf", [])):
                     if "enum" in choice:
-                        names = (re.sub(r"_\d+$", "_N", str(name)) for name in choice["enum"])
+                        names = (re.sub(r"_\d+$", "_N", json.dumps(name).strip('"')) for name in choice["enum"])
                         expected[key].add(tuple(dict.fromkeys(names)))
     text = (ROOT / "params.yaml").read_text()
     commented: dict[str, set[tuple[str, ...]]] = defaultdict(set)

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import subprocess
 import sys
@@ -5,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from evaluation import evaluation_figures
+from finished_run import file_check
 
 import ptqflow
-from ptqflow.core.figures import EvaluationFigures
+from ptqflow.core.figures import FILE_CHECKS, EvaluationFigures
 from ptqflow.core.paths import FIGURES
 from ptqflow.summary import format_summary
 
@@ -44,6 +46,20 @@ def test_the_three_networks_are_shown_side_by_side(figures: EvaluationFigures, t
     assert format_summary(figures) == table
 
 
+def test_each_exported_int8_file_is_compared_with_fp32() -> None:
+    checks = [
+        file_check("int8.torchscript.pt", "torchscript"),
+        file_check("int8.onnx", "onnxruntime"),
+        file_check("fp32.onnx", "onnxruntime"),
+        file_check("int8.onnx", "openvino", median_sqnr_db=None),
+    ]
+    assert format_summary(ALL, checks) == (
+        f"{TABLE}\n"
+        "int8.onnx in onnxruntime: top-1 85.00 %, predicts the same class as FP32 for 95.00 %, SQNR 31.5 dB.\n"
+        "int8.onnx in openvino: top-1 85.00 %, predicts the same class as FP32 for 95.00 %."
+    )
+
+
 def test_equal_predictions_are_reported_once() -> None:
     table = format_summary(evaluation_figures(fp32=0.98, int8=0.98, agreement=1.0))
     assert table.count("the same class") == 1
@@ -55,6 +71,8 @@ def summarize(folder: Path, figures: str) -> "subprocess.CompletedProcess[str]":
     file = folder / FIGURES
     file.parent.mkdir(parents=True)
     file.write_text(figures)
+    with contextlib.chdir(folder):
+        FILE_CHECKS.write([file_check("int8.onnx", "onnxruntime")])
     return subprocess.run(
         [sys.executable, "-m", "ptqflow.summary"],
         cwd=folder,
@@ -66,7 +84,10 @@ def summarize(folder: Path, figures: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_module_prints_the_table_of_the_last_run(tmp_path: Path) -> None:
-    assert summarize(tmp_path, ALL.model_dump_json()).stdout == TABLE + "\n"
+    assert summarize(tmp_path, ALL.model_dump_json()).stdout == (
+        TABLE
+        + "\nint8.onnx in onnxruntime: top-1 85.00 %, predicts the same class as FP32 for 95.00 %, SQNR 31.5 dB.\n"
+    )
 
 
 def test_a_file_that_is_cut_off_is_one_line(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.artifact import load_int8, save_int8
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.prepare import EVERYTHING, prepare
-from ptqflow.models.accuracy import compute_logits
 from ptqflow.models.canonical import canonicalize
+from ptqflow.models.logits import compute_logits
 
 MINMAX = {"method": "minmax"}
 

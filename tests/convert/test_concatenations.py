@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ptqflow.convert.concatenations import unequal_concatenations
 from ptqflow.convert.quantize import quantize
-from ptqflow.evaluate.metrics import sqnr_db
+from ptqflow.data.fidelity import sqnr_db
 from ptqflow.fx.prepare import EVERYTHING, prepare
 from ptqflow.models.canonical import canonicalize
 

@@ -1,4 +1,4 @@
-"""What the stage `convert` makes: INT8, its control, and what was tried."""
+"""What the stage `convert` makes: INT8, and what was tried."""
 
 import miniature
 import numpy as np
@@ -9,9 +9,10 @@ from torch import nn
 
 from ptqflow.calib.collection import collect_statistics, observe
 from ptqflow.calib.sampling import input_batches
+from ptqflow.convert.bias_correction import correction_rows, describe_correction
 from ptqflow.convert.conversion import Conversion, convert_network
 from ptqflow.convert.params import ConvertParams
-from ptqflow.core.errors import ModelError
+from ptqflow.core.errors import ModelError, PtqflowWarning
 from ptqflow.data.dataset import Dataset, open_dataset
 from ptqflow.fetch.splitting import Pool, Source
 from ptqflow.fetch.writing import save_dataset
@@ -46,12 +47,10 @@ def convert(dataset: Dataset, params: ConvertParams, lines: list[str]) -> Conver
     return convert_network(fp32, params, statistics, dataset, lines.append)
 
 
-def test_the_network_has_ranges_and_the_control_none_and_both_the_same_layers(dataset: Dataset) -> None:
+def test_the_network_has_ranges_and_what_was_tried_is_reported(dataset: Dataset) -> None:
     lines: list[str] = []
     found = convert(dataset, convert_params(activation={"method": "auto"}), lines)
     assert found.quantized.qparams
-    assert not found.control.qparams
-    assert found.quantized.scheme == found.control.scheme
     assert len(found.images) == 8
     assert lines
     assert found.search.rows
@@ -63,6 +62,33 @@ def test_a_budget_is_met_with_the_methods_that_were_found(dataset: Dataset) -> N
     found = convert(dataset, convert_params(activation={"method": "auto"}, max_drop=100), lines)
     assert [trial.kept for trial in found.budget.trail] == [()]
     assert any("kept FP32" in line for line in lines)
+
+
+def test_the_correction_of_biases_is_reported_and_its_rows_follow_those_of_the_methods(dataset: Dataset) -> None:
+    lines: list[str] = []
+    found = convert(dataset, convert_params(activation={"method": "auto"}, bias_correction="auto"), lines)
+
+    correction = found.quantized.correction
+    assert correction
+    assert [line for line in lines if line.startswith("bias correction: ")] == [describe_correction(correction)]
+    assert list(found.search.rows[-2:]) == correction_rows(correction)
+
+
+@pytest.mark.parametrize("value", ["auto", True])
+def test_biases_that_are_corrected_are_never_farther_from_fp32(dataset: Dataset, value: object) -> None:
+    plain, corrected = (
+        convert(dataset, convert_params(weight={"per_channel": False}, bias_correction=corrects), []).quantized
+        for corrects in (False, value)
+    )
+    assert plain.correction is None
+    assert corrected.correction
+    assert bool(corrected.correction.layers) <= (corrected.correction.after_db > corrected.correction.before_db)
+
+
+def test_a_method_that_cuts_off_signal_is_reported_where_it_was_asked_for(dataset: Dataset) -> None:
+    clips = {"method": "percentile", "percentile": 90}
+    with pytest.warns(PtqflowWarning, match="^convert.activation.method=percentile cuts off signal: .* with minmax"):
+        convert(dataset, convert_params(activation=clips, min_sqnr_db=None), [])
 
 
 def test_a_network_below_the_floor_is_refused(dataset: Dataset) -> None:

@@ -33,6 +33,23 @@ def test_a_bad_budget_is_one_line(value: object, words: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("value", ["auto", True, False])
+def test_biases_are_corrected_where_it_helps_always_or_never(value: object) -> None:
+    assert convert_params(bias_correction=value).bias_correction == value
+
+
+@pytest.mark.parametrize("value", ["yes", 2, None, []])
+def test_another_value_of_bias_correction_is_one_line(value: object) -> None:
+    section = convert_params().model_dump(mode="json") | {"bias_correction": value}
+    Path("params.yaml").write_text(json.dumps({"convert": section}))
+
+    with pytest.raises(ParamsError) as refusal:
+        read_params("convert", ConvertParams)
+    assert str(refusal.value) == (
+        f"params.yaml: convert.bias_correction is {value!r}: input should be 'auto', True or False"
+    )
+
+
 @pytest.mark.parametrize("images", [0, -1, 1.5, "all"])
 def test_a_bad_number_of_images_is_refused(images: object) -> None:
     Path("params.yaml").write_text(json.dumps({"sensitivity": {"images": images}}))

@@ -90,7 +90,13 @@ def test_an_override_of_what_gets_no_range_is_refused(choose: Choose, pattern: s
 
 
 @pytest.mark.parametrize(
-    ("keep_fp32", "pattern"), [(["conv2"], "conv2"), (["conv*"], "conv*"), (["conv1", "bn1", "conv2"], "conv?")]
+    ("keep_fp32", "pattern"),
+    [
+        (["conv2"], "conv2"),
+        (["conv*"], "conv*"),
+        (["conv1", "bn1", "conv2"], "conv?"),
+        (["Conv2d"], "conv2"),
+    ],
 )
 def test_an_override_of_nothing_but_what_is_kept_fp32_is_refused(
     choose: Choose, keep_fp32: list[str], pattern: str

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ptqflow.calib.sampling import hash_rows
 from ptqflow.convert.quantize import quantize
 from ptqflow.core.engines import Engine
-from ptqflow.evaluate.metrics import sqnr_db
+from ptqflow.data.fidelity import sqnr_db
 from ptqflow.fx.graph import observer_nodes
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.observer import RangeObserver

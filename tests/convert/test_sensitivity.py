@@ -128,12 +128,39 @@ def test_a_partial_pass_returns_what_the_whole_network_returns_with_one_module_r
     with torch.inference_mode():
         torch.testing.assert_close(passes.run_fp32(images), model(images))
         for module in passes.calls.keys() & dict(quantized.prepared.named_modules()).keys():
-            outputs, logits = passes.run_quantizing(module)
+            outputs, logits = passes.quantized_outputs(module), passes.run_quantizing(module)
             expected_outputs, expected = brute_force(quantized.prepared, module, images)
             for output, expected_output in zip(outputs, expected_outputs, strict=True):
                 assert (output - expected_output).abs().gt(1e-4).float().mean() < 0.01, module  # a tie that fell
             torch.testing.assert_close(logits, expected, rtol=0, atol=0.01)
             assert module not in weighted_modules(quantized.prepared) or not torch.equal(logits, model(images)), module
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_images_that_fp32_is_sure_of_are_left_out_and_the_drop_is_that_of_all(
+    name: str, inputs: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, val = make(name), miniature.split(400, seed=1)
+    statistics = collect(model, inputs)
+    monkeypatch.setattr(sensitivity, "_PIXELS", 20 * miniature.SIZE**2)
+    monkeypatch.setattr(sensitivity, "_FEWEST", 20)
+    runs = 0
+    run_quantizing = PartialPasses.run_quantizing
+
+    def counted(self: PartialPasses, module: str) -> Tensor:
+        nonlocal runs
+        runs += 1
+        return run_quantizing(self, module)
+
+    monkeypatch.setattr(PartialPasses, "run_quantizing", counted)
+    found = measure(model, statistics, val, head="int8")
+    assert len(found) <= runs < 0.8 * len(found) * 400 / 20
+
+    monkeypatch.setattr(sensitivity, "_SAFETY", np.inf)
+    everywhere = measure(model, statistics, val, head="int8")
+    assert {module: figures.drop for module, figures in found.items()} == {
+        module: figures.drop for module, figures in everywhere.items()
+    }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -153,7 +180,7 @@ def test_figures_are_those_of_numpy_over_all_chunks(
         fp32 = passes.run_fp32(images)
         assert list(found)
         for module, figures in found.items():
-            outputs, logits = passes.run_quantizing(module)
+            outputs, logits = passes.quantized_outputs(module), passes.run_quantizing(module)
             exact, rounded = (
                 np.concatenate([values.double().numpy().ravel() for values in several])
                 for several in (passes.outputs(module), outputs)

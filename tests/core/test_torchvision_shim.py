@@ -32,3 +32,24 @@ def test_operators_are_declared_exactly_where_torchvision_cannot_be_imported_wit
 def test_a_second_call_does_no_harm() -> None:
     result = run(DECLARE + "assert e() is e()\nimport torchvision\ne()")
     assert result.returncode == 0, result.stderr
+
+
+def test_torchs_compiler_is_imported_when_it_is_asked_and_not_before() -> None:
+    result = run(
+        DECLARE + "e()\nimport sys, torch, torchvision\n"
+        "assert not {'torch._dynamo', 'torch._dynamo.utils'} & set(sys.modules)\n"
+        "supported = torchvision.ops.roi_align.__globals__['is_compile_supported']\n"
+        "assert supported('cpu') == torch._dynamo.utils.is_compile_supported('cpu')\n"
+        "assert sys.modules['torch._dynamo.utils'].__file__\n"
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_another_name_of_the_compiler_is_its_own() -> None:
+    result = run(
+        "import sys\nfrom ptqflow.core import torchvision_shim as shim\n"
+        "with shim._compiler_imported_on_demand():\n"
+        "    from torch._dynamo.utils import istype\n"
+        "assert istype(1, int) and sys.modules['torch._dynamo.utils'].istype is istype\n"
+    )
+    assert result.returncode == 0, result.stderr

@@ -1,8 +1,9 @@
 """How many images are processed together."""
 
+import numpy as np
 import pytest
 
-from ptqflow.data.batching import images_per_pass, images_together
+from ptqflow.data.batching import images_per_pass, images_together, in_blocks
 
 
 @pytest.mark.parametrize("size", [8, 31, 32, 224, 512, 1024, 2048, 4096])
@@ -23,3 +24,17 @@ def test_the_budgets_in_use_hold_the_usual_numbers_at_32_pixels() -> None:
 )
 def test_a_pass_has_the_number_asked_for_until_the_images_are_large(size: int, most: int, count: int) -> None:
     assert images_per_pass(size, most) == count
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 4, 5, 1000])
+def test_blocks_of_rows_return_what_all_rows_do(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptqflow.data.batching._NUMBERS_PER_BLOCK", 8)
+    sizes = []
+    values, labels = np.arange(2.0 * rows).reshape(rows, 2), np.arange(rows)
+
+    def add(block: np.ndarray, of_labels: np.ndarray) -> np.ndarray:
+        sizes.append(len(block))
+        return block.sum(axis=1) + of_labels
+
+    assert np.array_equal(in_blocks(add, values, labels), values.sum(axis=1) + labels)
+    assert max(sizes) <= 4

@@ -2,16 +2,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix
-from torch import Tensor
 
 from ptqflow.core.errors import ParamsError
 from ptqflow.core.params import read_params
 from ptqflow.core.run_params import RunParams
+from ptqflow.data.accuracy import evaluate
 from ptqflow.evaluate.confidence import bin_by_confidence
 from ptqflow.evaluate.metrics import (
     agreement,
@@ -20,12 +19,12 @@ from ptqflow.evaluate.metrics import (
     confusion_rows,
     per_class_rows,
     reliability_rows,
-    sqnr_db,
 )
-from ptqflow.models.accuracy import evaluate
+from ptqflow.evaluate.predictions import predict
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fly")
 COUNT = 300
+Array = NDArray[np.float64]
 
 
 @pytest.fixture
@@ -34,8 +33,8 @@ def labels() -> NDArray[np.int64]:
     return np.random.default_rng(0).choice([0, 1, 2, 3, 5], COUNT)
 
 
-def guess(labels: NDArray[np.int64], seed: int) -> Tensor:
-    logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(COUNT, len(CLASSES))))
+def guess(labels: NDArray[np.int64], seed: int) -> Array:
+    logits = np.random.default_rng(seed).normal(size=(COUNT, len(CLASSES)))
     logits[np.arange(COUNT), labels] += 1.5
     logits[labels == 5, 0] += 100
     logits[:, 5] -= 1000
@@ -43,11 +42,11 @@ def guess(labels: NDArray[np.int64], seed: int) -> Tensor:
 
 
 @pytest.fixture
-def logits(labels: NDArray[np.int64]) -> dict[str, Tensor]:
+def logits(labels: NDArray[np.int64]) -> dict[str, Array]:
     return {name: guess(labels, seed) for seed, name in enumerate(("fp32", "int8_uncalibrated", "int8"))}
 
 
-def test_every_network_gets_its_figures_and_its_size(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
+def test_every_network_gets_its_figures_and_its_size(logits: dict[str, Array], labels: NDArray[np.int64]) -> None:
     sizes = {"fp32": 44_776_123, "int8_uncalibrated": 11_312_499, "int8": 11_312_500}
 
     figures = compare(logits, sizes, labels)
@@ -56,10 +55,10 @@ def test_every_network_gets_its_figures_and_its_size(logits: dict[str, Tensor], 
         assert getattr(figures, name).model_dump() == evaluate(logits[name], labels).as_metrics() | {"size_mb": size}
 
 
-def test_drop_and_agreement_compare_int8_with_fp32(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
+def test_drop_and_agreement_compare_int8_with_fp32(logits: dict[str, Array], labels: NDArray[np.int64]) -> None:
     figures = compare(logits, dict.fromkeys(logits, 0), labels)
 
-    fp32, int8 = (logits[name].argmax(dim=1).numpy() for name in ("fp32", "int8"))
+    fp32, int8 = (logits[name].argmax(axis=1) for name in ("fp32", "int8"))
     drop = accuracy_score(labels, fp32) - accuracy_score(labels, int8)
     assert figures.drop.top1 == round(drop, 6)
     assert figures.drop.low < drop < figures.drop.high
@@ -68,20 +67,20 @@ def test_drop_and_agreement_compare_int8_with_fp32(logits: dict[str, Tensor], la
     assert agreement(logits["fp32"], logits["fp32"]) == 1
 
 
-def test_int8_and_fp32_are_paired_image_by_image(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
+def test_int8_and_fp32_are_paired_image_by_image(logits: dict[str, Array], labels: NDArray[np.int64]) -> None:
     paired = compare(logits, dict.fromkeys(logits, 0), labels).paired
 
-    fp32, int8 = (logits[name].argmax(dim=1).numpy() == labels for name in ("fp32", "int8"))
+    fp32, int8 = (logits[name].argmax(axis=1) == labels for name in ("fp32", "int8"))
     assert paired.only_fp32_right == (fp32 & ~int8).sum()
     assert paired.only_int8_right == (int8 & ~fp32).sum()
     assert paired.both_right + paired.both_wrong == (fp32 == int8).sum()
     assert paired.p == pytest.approx(binomtest((fp32 & ~int8).sum(), (fp32 != int8).sum()).pvalue, rel=1e-5)
 
 
-def test_every_class_with_images_has_a_row_of_its_pairs(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
+def test_every_class_with_images_has_a_row_of_its_pairs(logits: dict[str, Array], labels: NDArray[np.int64]) -> None:
     rows = class_rows(logits, labels, CLASSES)
 
-    fp32, int8 = (logits[name].argmax(dim=1).numpy() == labels for name in ("fp32", "int8"))
+    fp32, int8 = (logits[name].argmax(axis=1) == labels for name in ("fp32", "int8"))
     assert [row.name for row in rows] == [name for name in CLASSES if name != "eel"]
     assert sum(row.images for row in rows) == COUNT
     cat = rows[2]
@@ -95,19 +94,19 @@ def test_every_class_with_images_has_a_row_of_its_pairs(logits: dict[str, Tensor
 
 
 def test_calibration_error_and_confidence_come_from_the_reliability_rows(
-    logits: dict[str, Tensor], labels: NDArray[np.int64]
+    logits: dict[str, Array], labels: NDArray[np.int64]
 ) -> None:
-    rows = reliability_rows(logits, labels)
+    rows = reliability_rows({name: predict(values) for name, values in logits.items()}, labels)
 
     assert list(dict.fromkeys(row.network for row in rows)) == list(logits)
     for name, values in logits.items():
         of_network = [row for row in rows if row.network == name]
-        confidence = softmax(values.numpy(), axis=1).max(axis=1)
-        assert of_network == bin_by_confidence(name, confidence, values.argmax(dim=1).numpy() == labels)
+        confidence = softmax(values, axis=1).max(axis=1).astype(np.float32)
+        assert of_network == bin_by_confidence(name, confidence, values.argmax(axis=1) == labels)
 
 
 def test_networks_that_predict_the_same_have_p_1_and_no_drop(
-    logits: dict[str, Tensor], labels: NDArray[np.int64]
+    logits: dict[str, Array], labels: NDArray[np.int64]
 ) -> None:
     figures = compare(logits | {"int8": logits["fp32"]}, dict.fromkeys(logits, 0), labels)
 
@@ -117,7 +116,7 @@ def test_networks_that_predict_the_same_have_p_1_and_no_drop(
 
 
 def test_all_wrong_is_a_result_too(labels: NDArray[np.int64]) -> None:
-    wrong = torch.from_numpy(np.eye(len(CLASSES))[(labels + 1) % len(CLASSES)])
+    wrong = np.eye(len(CLASSES))[(labels + 1) % len(CLASSES)]
     names = ("fp32", "int8_uncalibrated", "int8")
     figures = compare(dict.fromkeys(names, wrong), dict.fromkeys(names, 0), labels)
 
@@ -125,24 +124,29 @@ def test_all_wrong_is_a_result_too(labels: NDArray[np.int64]) -> None:
     assert figures.paired.both_wrong == COUNT
 
 
-def test_sqnr_is_ten_times_the_logarithm_of_signal_over_noise_power() -> None:
-    reference = torch.tensor([[3.0, 4.0], [0.0, 5.0]], dtype=torch.float64)
-
-    assert sqnr_db(reference + torch.tensor([[0.0, 0.5], [0.5, 0.0]]), reference) == 20
-    assert sqnr_db(2 * reference, reference) == 0
-
-
-def test_equal_logits_have_no_ratio_to_report(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
+def test_equal_logits_have_no_ratio_to_report(logits: dict[str, Array], labels: NDArray[np.int64]) -> None:
     same = logits | {"int8": logits["fp32"]}
 
-    assert sqnr_db(logits["fp32"], logits["fp32"]) is None
-    assert compare(same, dict.fromkeys(logits, 0), labels).sqnr_db is None
+    figures = compare(same, dict.fromkeys(logits, 0), labels)
+    assert (figures.sqnr_db, figures.median_sqnr_db, figures.p5_sqnr_db) == (None, None, None)
 
 
-def test_confusion_rows_equal_scikit_learns_matrix(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
-    rows = confusion_rows(logits["int8"], labels, CLASSES)
+def test_ratios_are_those_of_all_images_of_the_middle_one_and_of_the_fifth_in_a_hundred(
+    logits: dict[str, Array], labels: NDArray[np.int64]
+) -> None:
+    figures = compare(logits, dict.fromkeys(logits, 0), labels)
 
-    expected = confusion_matrix(labels, logits["int8"].argmax(dim=1), labels=range(len(CLASSES)))
+    fp32, noise = logits["fp32"], logits["int8"] - logits["fp32"]
+    ratios = 10 * np.log10((fp32**2).sum(axis=1) / (noise**2).sum(axis=1))
+    assert figures.sqnr_db == pytest.approx(10 * np.log10((fp32**2).sum() / (noise**2).sum()), abs=1e-4)
+    assert figures.median_sqnr_db == pytest.approx(np.sort(ratios)[(COUNT - 1) // 2], abs=1e-4)
+    assert figures.p5_sqnr_db == pytest.approx(np.sort(ratios)[int(0.05 * (COUNT - 1))], abs=1e-4)
+
+
+def test_confusion_rows_equal_scikit_learns_matrix(logits: dict[str, Array], labels: NDArray[np.int64]) -> None:
+    rows = confusion_rows(predict(logits["int8"]).predicted, labels, CLASSES)
+
+    expected = confusion_matrix(labels, logits["int8"].argmax(axis=1), labels=range(len(CLASSES)))
     matrix = np.zeros_like(expected)
     for row in rows:
         matrix[CLASSES.index(row["actual"]), CLASSES.index(row["predicted"])] = row["images"]
@@ -151,9 +155,9 @@ def test_confusion_rows_equal_scikit_learns_matrix(logits: dict[str, Tensor], la
 
 
 def test_confusion_rows_leave_out_empty_cells_off_the_diagonal(
-    logits: dict[str, Tensor], labels: NDArray[np.int64]
+    logits: dict[str, Array], labels: NDArray[np.int64]
 ) -> None:
-    rows = confusion_rows(logits["int8"], labels, CLASSES)
+    rows = confusion_rows(predict(logits["int8"]).predicted, labels, CLASSES)
 
     assert {row["actual"] for row in rows if row["actual"] == row["predicted"]} == set(CLASSES)
     assert all(row["images"] > 0 for row in rows if row["actual"] != row["predicted"])
@@ -161,12 +165,12 @@ def test_confusion_rows_leave_out_empty_cells_off_the_diagonal(
     assert {"actual": "fly", "predicted": "fly", "images": 0} in rows
 
 
-def test_per_class_rows_equal_scikit_learns_report(logits: dict[str, Tensor], labels: NDArray[np.int64]) -> None:
-    rows = per_class_rows(logits["int8"], labels, CLASSES)
+def test_per_class_rows_equal_scikit_learns_report(logits: dict[str, Array], labels: NDArray[np.int64]) -> None:
+    rows = per_class_rows(predict(logits["int8"]).predicted, labels, CLASSES)
 
     report = classification_report(
         labels,
-        logits["int8"].argmax(dim=1),
+        logits["int8"].argmax(axis=1),
         labels=range(len(CLASSES)),
         target_names=CLASSES,
         output_dict=True,
@@ -182,9 +186,9 @@ def test_per_class_rows_equal_scikit_learns_report(logits: dict[str, Tensor], la
 
 
 def test_a_class_that_is_never_predicted_counts_as_zero_and_one_without_images_has_no_figures(
-    logits: dict[str, Tensor], labels: NDArray[np.int64]
+    logits: dict[str, Array], labels: NDArray[np.int64]
 ) -> None:
-    *_, dog, fly = per_class_rows(logits["int8"], labels, CLASSES)
+    *_, dog, fly = per_class_rows(predict(logits["int8"]).predicted, labels, CLASSES)
 
     assert dog["class"] == "dog"
     assert (fly["precision"], fly["recall"], fly["f1"], fly["images"]) == (0, 0, 0, int((labels == 5).sum()))

@@ -5,7 +5,8 @@ import pytest
 from evaluation import evaluation_figures
 
 from ptqflow.core.errors import ArtifactError
-from ptqflow.evaluate.predictions import NETWORKS, PredictionsCard, load_predictions, predict, save_predictions
+from ptqflow.data.logits import NETWORKS
+from ptqflow.evaluate.predictions import PredictionsCard, load_predictions, predict, save_predictions
 
 CARD = PredictionsCard(classes=("cat", "dog", "eel"), test_sha256="0" * 64)
 LABELS = np.array([0, 1, 2, 0])

@@ -3,51 +3,47 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from networks import BYTES, networks_of
+from numpy.typing import NDArray
 
+from ptqflow.core.errors import ModelError
 from ptqflow.core.figures import CLASSES, RELIABILITY, read_evaluation_figures
 from ptqflow.core.paths import PREDICTIONS
+from ptqflow.data.fidelity import median_sqnr_db
+from ptqflow.data.logits import NETWORKS, Logits, NetworkName
 from ptqflow.evaluate.metrics import compare
-from ptqflow.evaluate.predictions import NETWORKS, load_predictions
-from ptqflow.evaluate.writing import write_evaluation
-from ptqflow.models.fidelity import median_sqnr_db
+from ptqflow.evaluate.predictions import load_predictions
+from ptqflow.evaluate.writing import require_fidelity, write_evaluation
 
 NAMES = ("ant", "bee", "cat")
 LABELS = np.arange(30) % 3
+Networks = dict[NetworkName, Logits]
+
+
+def values(seed: int) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).normal(size=(30, 3))
 
 
 @pytest.fixture
-def logits() -> dict[str, torch.Tensor]:
-    return {
-        name: torch.from_numpy(np.random.default_rng(seed).normal(size=(30, 3))) for seed, name in enumerate(NETWORKS)
-    }
+def networks() -> Networks:
+    return networks_of({name: values(seed) for seed, name in enumerate(NETWORKS)})
 
 
-@pytest.fixture
-def files() -> dict[str, Path]:
-    made = {name: Path(name) for name in NETWORKS}
-    for size, file in enumerate(made.values(), 1):
-        file.write_bytes(bytes(size * 1000))
-    return made
+def test_all_figures_lie_beside_the_predictions_and_the_headline_in_metrics(networks: Networks) -> None:
+    figures = write_evaluation(networks, LABELS)
 
-
-def test_all_figures_lie_beside_the_predictions_and_the_headline_in_metrics(
-    logits: dict[str, torch.Tensor], files: dict[str, Path]
-) -> None:
-    figures = write_evaluation(logits, files, LABELS, NAMES, "0" * 64)
-
-    sizes = {"fp32": 1000, "int8_uncalibrated": 2000, "int8": 3000}
-    assert figures == read_evaluation_figures() == compare(logits, sizes, LABELS)
+    logits = {str(name): network.values for name, network in networks.items()}
+    assert figures == read_evaluation_figures() == compare(logits, dict.fromkeys(NETWORKS, BYTES), LABELS)
     assert figures.median_sqnr_db == pytest.approx(median_sqnr_db(logits["int8"], logits["fp32"]), abs=1e-4)
     metrics = json.loads(Path("metrics/evaluate.json").read_text())
     assert metrics == figures.headline().model_dump()
     predictions = load_predictions(PREDICTIONS)
     assert (predictions.card.classes, predictions.card.test_sha256) == (NAMES, "0" * 64)
-    assert np.array_equal(predictions.networks["int8"].predicted, logits["int8"].argmax(dim=1).numpy())
+    assert np.array_equal(predictions.networks["int8"].predicted, logits["int8"].argmax(axis=1))
 
 
-def test_every_network_has_its_tables(logits: dict[str, torch.Tensor], files: dict[str, Path]) -> None:
-    write_evaluation(logits, files, LABELS, NAMES, "0" * 64)
+def test_every_network_has_its_tables(networks: Networks) -> None:
+    write_evaluation(networks, LABELS)
     tables = {file.name for file in Path("metrics/plots").iterdir()}
     assert tables == {
         "classes.csv",
@@ -58,7 +54,20 @@ def test_every_network_has_its_tables(logits: dict[str, torch.Tensor], files: di
     assert {row.network for row in RELIABILITY.read()} == set(NETWORKS)
 
 
-def test_equal_logits_have_no_sqnr(logits: dict[str, torch.Tensor], files: dict[str, Path]) -> None:
-    figures = write_evaluation(logits | {"int8": logits["fp32"]}, files, LABELS, NAMES, "0" * 64)
-    assert (figures.sqnr_db, figures.median_sqnr_db) == (None, None)
+def test_equal_logits_have_no_sqnr(networks: Networks) -> None:
+    figures = write_evaluation(networks | {"int8": networks["fp32"]}, LABELS)
+    assert (figures.sqnr_db, figures.median_sqnr_db, figures.p5_sqnr_db) == (None, None, None)
     assert "median_sqnr_db" not in json.loads(Path("metrics/evaluate.json").read_text())
+
+
+def test_int8_that_is_too_far_from_fp32_is_refused_with_what_to_do() -> None:
+    exact = values(0)
+    logits = {"fp32": exact, "int8_uncalibrated": values(1), "int8": exact * 1.1}  # 20 dB
+
+    near = networks_of(logits, min_sqnr_db=19.9)
+    require_fidelity(near["int8"], near["fp32"])
+    unlimited = networks_of({**logits, "int8": values(1)}, min_sqnr_db=None)
+    require_fidelity(unlimited["int8"], unlimited["fp32"])
+    far = networks_of(logits, min_sqnr_db=20.1)
+    with pytest.raises(ModelError, match=r"20\.0 dB .* 30 test images, and convert\.min_sqnr_db is 20\.1; `dvc"):
+        require_fidelity(far["int8"], far["fp32"])

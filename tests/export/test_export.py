@@ -13,11 +13,11 @@ from torch import Tensor
 import ptqflow
 from ptqflow.core.errors import ModelError
 from ptqflow.core.figures import ExportMetrics, FileCheck
+from ptqflow.data.fidelity import median_sqnr_db
 from ptqflow.data.preprocessing import to_input
 from ptqflow.export.export import headline, require_runtimes, write_files
 from ptqflow.fx.prepare import without_torch_warnings
 from ptqflow.inference.classifier import softmax
-from ptqflow.models.fidelity import median_sqnr_db
 from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, REFERENCE, read_manifest
 from ptqflow.runtime.reference import IMAGES, generate_images, read_reference
 from ptqflow.runtime.runtimes import onnxruntime_session
@@ -31,11 +31,12 @@ def run_onnx(model: Path | bytes, images: Tensor) -> Tensor:
 def test_every_file_passes_the_gate(exported: Exported) -> None:
     checks = exported.check()
     script, int8, fp32 = checks
-    top1 = float((exported.logits.int8.argmax(dim=1).numpy() == exported.dataset.test.labels).mean())
-    agrees = float((exported.logits.int8.argmax(dim=1) == exported.logits.fp32.argmax(dim=1)).double().mean())
+    top1 = float((exported.logits.int8.argmax(axis=1) == exported.dataset.test.labels).mean())
+    agrees = float((exported.logits.int8.argmax(axis=1) == exported.logits.fp32.argmax(axis=1)).mean())
     assert script == FileCheck(
         file=INT8_TORCHSCRIPT,
         runtime="torchscript",
+        images=50,
         bit_exact=True,
         agreement=1.0,
         fp32_agreement=agrees,
@@ -49,7 +50,9 @@ def test_every_file_passes_the_gate(exported: Exported) -> None:
     assert int8.lost + int8.gained <= 1
     assert int8.top1 == pytest.approx(top1 + (int8.gained - int8.lost) / 50)
     assert (fp32.file, fp32.runtime, fp32.agreement) == (FP32_ONNX, "onnxruntime", 1)
-    assert headline(checks) == ExportMetrics(onnx_top1=int8.top1)
+    assert headline(checks) == ExportMetrics(
+        onnx_top1=int8.top1, onnx_agreement=int8.fp32_agreement, onnx_sqnr_db=int8.median_sqnr_db
+    )
 
 
 def test_every_file_takes_any_number_of_images(exported: Exported, inputs: list[Tensor]) -> None:
@@ -82,7 +85,7 @@ def test_the_reference_holds_the_outputs_of_torch(exported: Exported) -> None:
     with torch.inference_mode():
         assert np.array_equal(reference.int8, exported.networks.int8.module(images).numpy())
         np.testing.assert_allclose(reference.fp32, exported.networks.fp32(images).numpy(), rtol=1e-5, atol=1e-5)
-    assert np.array_equal(reference.predicted, exported.logits.int8.argmax(dim=1).numpy())
+    assert np.array_equal(reference.predicted, exported.logits.int8.argmax(axis=1))
 
 
 def test_openvino_is_checked_on_request_and_predict_runs_what_the_gate_ran(exported: Exported) -> None:
@@ -105,12 +108,12 @@ def test_openvino_on_request_must_be_installed(monkeypatch: pytest.MonkeyPatch) 
 def test_two_processes_write_equal_bytes(tmp_path: Path) -> None:
     program = f"""
 import sys; sys.path[:0] = [{str(ROOT / "src")!r}, {str(ROOT / "tests")!r}]
-import hashlib, miniature, torch, pathlib
+import hashlib, miniature, numpy as np, torch, pathlib
 from exporting import PARAMS, make_networks
-from ptqflow.export.export import Logits, write_files
+from ptqflow.export.export import LogitsPair, write_files
 torch.manual_seed(0)
 networks = make_networks(miniature.residual(6).eval(), miniature.card(), [torch.rand(8, 3, 8, 8)])
-write_files(pathlib.Path(sys.argv[1]), networks, Logits(torch.zeros(1, 6), torch.zeros(1, 6)), PARAMS)
+write_files(pathlib.Path(sys.argv[1]), networks, LogitsPair(np.zeros((1, 6)), np.zeros((1, 6))), PARAMS)
 """
     contents = []
     for folder in ("one", "two"):

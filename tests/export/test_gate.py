@@ -8,7 +8,7 @@ from exporting import ROOT, Exported
 from ptqflow.core.errors import ModelError
 from ptqflow.export.gate import first_divergence
 from ptqflow.export.qdq import Rounding, StepOutput
-from ptqflow.runtime.manifest import INT8_ONNX, INT8_TORCHSCRIPT
+from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT
 
 
 def tamper(file: Path, initializer: str, factor: float) -> None:
@@ -26,6 +26,17 @@ def test_a_graph_with_a_wrong_layer_fails_and_the_layer_is_named(exported: Expor
     exported.describe()
     with pytest.raises(ModelError, match=f"^int8.onnx in onnxruntime .* the first layer that differs is {layer}$"):
         exported.check()
+
+
+def test_files_that_must_be_equal_run_on_the_first_images_and_int8_onnx_on_all(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptqflow.export.gate._EQUAL_IMAGES", 20)
+    assert [(check.file, check.images) for check in exported.check()] == [
+        (INT8_TORCHSCRIPT, 20),
+        (INT8_ONNX, 50),
+        (FP32_ONNX, 20),
+    ]
 
 
 def test_changed_bytes_are_not_run(exported: Exported) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptqflow.core.errors import ModelError
-from ptqflow.evaluate.metrics import sqnr_db
+from ptqflow.data.fidelity import sqnr_db
 from ptqflow.export.onnx import to_onnx
 from ptqflow.export.qdq import build_qdq
 from ptqflow.models.canonical import canonicalize

@@ -9,10 +9,13 @@ from fresh_process import ENGINES, FUSING, SCHEMES
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ptqflow.convert.sensitivity import measure_sensitivity
 from ptqflow.core.errors import ModelError
 from ptqflow.data.preprocessing import to_input
 from ptqflow.export.onnx import to_onnx
 from ptqflow.export.qdq import _FUNCTIONS, build_qdq, step_outputs, step_roundings
+from ptqflow.fx.layers import list_layers
+from ptqflow.models.canonical import canonicalize
 from ptqflow.runtime.runtimes import onnxruntime_session
 
 
@@ -89,6 +92,53 @@ class Twice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(F.hardswish(self.conv(self.conv(x))).mean((2, 3)))
+
+
+class Mixed(nn.Module):
+    """Additions, a concatenation, a pooling and a mean between INT8 layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(channels, 8, 3, padding=1) for channels in (3, 8, 8))
+        self.pool, self.last, self.fc = nn.AvgPool2d(2), nn.Conv2d(16, 8, 1), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = self.second(x) + x
+        x = self.pool(torch.add(self.third(x), x))
+        x = self.last(torch.cat([x, x.relu()], 1))
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("kept", "steps"),
+    [
+        ([], set[str]()),
+        (["add"], {"add", "add_1"}),
+        (["cat", "AvgPool2d"], {"cat", "pool"}),
+        (["mean"], {"mean"}),
+        (["conv2d"], {"first", "second", "third", "last"}),
+        (["add_1", "Linear"], {"add_1", "fc"}),
+    ],
+)
+def test_a_type_that_is_kept_is_fp32_in_torch_in_the_file_and_for_the_sensitivity(
+    kept: list[str], steps: set[str], inputs: list[Tensor]
+) -> None:
+    torch.manual_seed(0)
+    model, card = canonicalize(Mixed().eval(), miniature.INPUT_SHAPE), miniature.card()
+    networks = make_networks(model, card, inputs, head="int8", fuse_additions=False, keep_fp32=kept)
+
+    int8 = networks.int8
+    layers = list_layers(model, int8.module)
+    assert {layer.name for layer in layers if layer.note == "kept FP32"} == steps
+    assert all(layer.precision == "fp32" for layer in layers if layer.name in steps)
+    measured = measure_sensitivity(model, card, int8.card, int8.module, miniature.split(9), 9)
+    assert measured.keys() == {layer.name for layer in layers if layer.precision == "int8"}
+    assert not measured.keys() & steps
+    file = to_onnx(build_qdq(int8.module, miniature.INPUT_SHAPE), miniature.INPUT_SHAPE, {})
+    with torch.inference_mode():
+        expected = int8.module(inputs[0])
+    torch.testing.assert_close(run_onnx(file, inputs[0]), expected, atol=0.02, rtol=0)
 
 
 def test_a_layer_that_runs_twice_is_exported_twice(inputs: list[Tensor]) -> None:

@@ -32,7 +32,7 @@ from ptqflow.convert.quantize import Quantized, quantize
 from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.engines import Engine
 from ptqflow.core.errors import EngineError, ModelError
-from ptqflow.evaluate.metrics import sqnr_db
+from ptqflow.data.fidelity import sqnr_db
 from ptqflow.fx.convert import MissingKernelError, convert
 from ptqflow.fx.fused_adds import fused_additions
 from ptqflow.fx.graph import observer_nodes

@@ -7,7 +7,7 @@ from fresh_process import FULL_RANGE, Branched, collect, convert_params
 from torch import Tensor, nn
 
 from ptqflow.convert.quantize import quantize
-from ptqflow.evaluate.metrics import sqnr_db
+from ptqflow.data.fidelity import sqnr_db
 from ptqflow.fx.fake_quant import Simulation, copy_to_simulate, round_weight
 from ptqflow.fx.graph import weighted_modules
 

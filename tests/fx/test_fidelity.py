@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from ptqflow.convert.quantize import quantize
 from ptqflow.core.errors import ModelError
+from ptqflow.data.fidelity import median_sqnr_db
 from ptqflow.fx.fidelity import Fidelity, measure_fidelity, require_fidelity
 from ptqflow.models.canonical import canonicalize
-from ptqflow.models.fidelity import median_sqnr_db
 
 
 class Wide(nn.Module):

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ptqflow.convert.quantize import Quantized, quantize
 from ptqflow.core.engines import Engine
-from ptqflow.evaluate.metrics import sqnr_db
+from ptqflow.data.fidelity import sqnr_db
 from ptqflow.export.onnx import to_onnx
 from ptqflow.export.qdq import build_qdq
 from ptqflow.export.torchscript import to_torchscript

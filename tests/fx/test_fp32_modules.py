@@ -12,7 +12,7 @@ from ptqflow.calib.statistics import Statistics
 from ptqflow.convert.quantize import Quantized, quantize
 from ptqflow.core.engines import Engine
 from ptqflow.core.errors import ParamsError
-from ptqflow.evaluate.metrics import sqnr_db
+from ptqflow.data.fidelity import sqnr_db
 from ptqflow.fx.float_output import FloatOutput
 from ptqflow.fx.fp32_modules import (
     find_heads,
@@ -25,6 +25,7 @@ from ptqflow.fx.fp32_modules import (
 from ptqflow.fx.graph import trace
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.prepare import EVERYTHING, prepare
+from ptqflow.models.canonical import canonicalize
 
 NAMES = ["conv1", "bn1", "layer1", "layer1.0", "layer1.0.conv1", "layer1.0.conv2", "layer10.0.conv1", "fc"]
 
@@ -316,3 +317,85 @@ def test_any_module_can_be_kept_on_any_engine_with_the_same_statistics(
         ratio = sqnr_db(quantized.converted(images), model(images))
     assert ratio
     assert ratio > 30
+
+
+class Typed(nn.Module):
+    """Additions, concatenations and activations, as modules and as functions; a module has the name of a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(channels, 8, 3, padding=1) for channels in (3, 8, 8))
+        self.act, self.relu, self.block = nn.GELU(), nn.ReLU(), nn.Sequential(Wrapped(), nn.ReLU())
+        self.fourth, self.fc = nn.Conv2d(16, 8, 1), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = self.second(x) + self.act(x)
+        x = self.relu(torch.add(self.third(x), x))
+        x = self.block(self.fourth(torch.cat([x, F.gelu(x)], 1)))
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("add", ("add", "add_1")),
+        ("add_1", ("add_1",)),
+        ("add*", ("add", "add_1")),
+        ("cat", ("cat",)),
+        ("mean", ("mean",)),
+        ("Conv2d", ("first", "fourth", "second", "third")),
+        ("conv2d", ("first", "fourth", "second", "third")),
+        ("linear", ("fc",)),
+        ("GELU", ("act", "gelu")),
+        ("gelu", ("act", "gelu")),
+        ("Wrapped", ("block.0",)),
+        ("relu", ("relu",)),  # the module alone
+        ("ReLU", ("block.1", "relu")),
+    ],
+)
+def test_a_type_stands_for_all_steps_of_it_and_the_path_of_a_module_for_that_alone(
+    pattern: str, expected: tuple[str, ...]
+) -> None:
+    model = canonicalize(Typed(), miniature.INPUT_SHAPE)
+    assert kept_modules(model, [pattern], keeps_head=False) == expected
+
+
+def test_names_that_are_given_besides_patterns_are_no_types() -> None:
+    """The accuracy budget keeps a single addition."""
+    model = canonicalize(Typed(), miniature.INPUT_SHAPE)
+    assert kept_modules(model, [], keeps_head=False, also=["add"]) == ("add",)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "near"), [("gelu6", "gelu"), ("ad", "add, add_1"), ("Conv3d", "Conv2d"), ("LayerNorm", "")]
+)
+def test_a_type_that_the_network_lacks_is_answered_with_near_names_and_types(pattern: str, near: str) -> None:
+    model = canonicalize(Typed(), miniature.INPUT_SHAPE)
+    with pytest.raises(ParamsError) as error:
+        kept_modules(model, [pattern], keeps_head=False)
+    assert str(error.value).startswith(f"convert.keep_fp32: '{pattern}' matches nothing; near names: {near}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif("onednn" not in ENGINES, reason="onednn is not available")
+def test_additions_that_onednn_fuses_cannot_be_kept_alone(inputs: list[Tensor]) -> None:
+    model = Branched(6).eval()
+    params = convert_params(engine="onednn", fuse_additions=True, keep_fp32=["add"])
+
+    with pytest.raises(ParamsError) as error:
+        quantize(model, miniature.card(), params, collect(model, inputs), miniature.split(40))
+    assert str(error.value) == (
+        "convert.keep_fp32: add is fused into left; name that layer too, or set convert.fuse_additions=false"
+    )
+
+
+def test_every_type_of_a_network_with_blocks_can_be_kept(inputs: list[Tensor]) -> None:
+    """Also where steps are fused into kept layers, whose paths have several parts."""
+    model = canonicalize(models.resnet18(num_classes=6).eval(), miniature.INPUT_SHAPE)
+    prepared = prepare(model, miniature.INPUT_SHAPE, EVERYTHING)
+
+    for kind in ("Conv2d", "BasicBlock", "add", "MaxPool2d", "Linear"):
+        refuse_fused_steps(model, prepared, kept_modules(model, [kind], keeps_head=False))
+    with pytest.raises(ParamsError, match=r"^convert\.keep_fp32: bn1 is fused into conv1; name that layer too$"):
+        refuse_fused_steps(model, prepared, kept_modules(model, ["BatchNorm2d"], keeps_head=False))

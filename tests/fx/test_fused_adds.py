@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 import ptqflow
 from ptqflow.convert.quantize import Quantized, quantize
+from ptqflow.data.fidelity import sqnr_db
 from ptqflow.data.preprocessing import to_input
-from ptqflow.evaluate.metrics import sqnr_db
 from ptqflow.fx import prepare as prepare_module
 from ptqflow.fx.fused_adds import additions_are_safe, fused_additions
 from ptqflow.fx.prepare import EVERYTHING, prepare, without_torch_warnings

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ptqflow.convert.quantize import quantize
 from ptqflow.core.engines import Engine
 from ptqflow.core.errors import ModelError
-from ptqflow.evaluate.metrics import sqnr_db
+from ptqflow.data.fidelity import sqnr_db
 from ptqflow.fx.graph import name_observed, observer_nodes
 from ptqflow.fx.observer import RangeObserver, WeightObserver, unit_scales
 from ptqflow.fx.prepare import EVERYTHING, Scheme, backend_config, prepare, without_torch_warnings

@@ -13,9 +13,10 @@ from PIL import Image
 from repository import Repository
 from samples import image_files, png, write_folder
 
-FROM_CONVERT = {"convert", "evaluate", "sensitivity", "export", "report"}
+FROM_CONVERT = {"convert", "predict@int8", "evaluate", "sensitivity", "export", "report"}
 FROM_CALIB = {"calib", *FROM_CONVERT}
-FROM_TRAIN = {"train", *FROM_CALIB}
+OF_THE_CONTROL = {"control", "predict@int8_uncalibrated"}
+FROM_TRAIN = {"train", "predict@fp32", *OF_THE_CONTROL, *FROM_CALIB}
 ALL = {"inputs", "fetch", *FROM_TRAIN}
 
 
@@ -31,14 +32,21 @@ def test_calibration_params_rerun_calib_and_what_follows(repository: Repository)
 
 
 @pytest.mark.slow
-def test_engine_reruns_convert_and_what_follows_alone(repository: Repository) -> None:
-    assert set(repository.run("dvc", "exp", "run", "-S", "convert.engine=qnnpack").ran) == FROM_CONVERT
+def test_a_range_method_predicts_with_the_int8_network_alone(repository: Repository) -> None:
+    result = repository.run("dvc", "exp", "run", "-S", "convert.activation.method=minmax")
+    assert set(result.ran) == FROM_CONVERT
+
+
+@pytest.mark.slow
+def test_engine_reruns_the_conversions_and_what_follows_alone(repository: Repository) -> None:
+    result = repository.run("dvc", "exp", "run", "-S", "convert.engine=qnnpack")
+    assert set(result.ran) == FROM_CONVERT | OF_THE_CONTROL
 
 
 @pytest.mark.slow
 def test_a_budget_that_is_met_at_once_leads_to_the_same_network_and_leaves_its_trail(repository: Repository) -> None:
     result = repository.run("dvc", "exp", "run", "-S", "convert.max_drop=100")
-    assert set(result.ran) == FROM_CONVERT - {"evaluate", "sensitivity"}
+    assert set(result.ran) == {"convert", "export", "report"}
     header, trial = repository.read("metrics/plots/budget.csv").splitlines()
     assert header == "modules,drop,chosen,kept"
     assert re.fullmatch(r"0,-?\d\.\d+,True,", trial)

@@ -63,7 +63,7 @@ def test_torch_ao_is_imported_by_the_package_fx_alone() -> None:
 @pytest.mark.parametrize(("file", "stage"), STAGE_FILES, ids=[stage for _, stage in STAGE_FILES])
 def test_deps_are_the_script_and_the_packages_that_it_imports(file: str, stage: str) -> None:
     listed = [dep for dep in stages_of(file)[stage]["deps"] if dep.startswith(("stages/", "src/"))]
-    script = f"stages/{stage}.py"
+    script = f"stages/{stage.partition('@')[0]}.py"
     packages = closure(imported_packages(ROOT / script))
     if stage == "benchmark":  # the models' files stand for the code that made them
         packages = {"benchmark", "runtime"}
@@ -123,8 +123,10 @@ def test_every_stage_but_inputs_can_be_restored_from_the_run_cache() -> None:
     [
         ("fetch", {"inputs", "fetch"}),
         ("train", {"train"}),
-        ("calib", {"calib", "convert", "sensitivity"}),
-        ("convert", {"convert", "sensitivity"}),
+        ("calib", {"calib", "control", "convert", "sensitivity"}),
+        ("convert", {"control", "convert", "sensitivity"}),
+        ("predict", {"predict@fp32", "predict@int8", "predict@int8_uncalibrated"}),
+        ("evaluate", {"evaluate", "report"}),
         ("report", {"report"}),
         ("benchmark", set()),
         ("spread", set()),
@@ -154,12 +156,17 @@ def _set_every_input(repository: Repository) -> None:
     repository.run("env", "PYTHONPATH=src", "python", "stages/inputs.py")
 
 
+def _script(stage: str) -> list[str]:
+    name, _, item = stage.partition("@")
+    return [f"stages/{name}.py", *filter(None, [item])]
+
+
 def _files_opened_by(repository: Repository, stage: str) -> set[str]:
     """Run a stage without dvc; return the files below the repository that it opens, as Python's audit events report."""
     hook = repository.path.parent / "hook"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(RECORD_OPENED_FILES)
     log = repository.path.parent / "opened"
-    repository.run("env", f"PYTHONPATH={hook}:src", f"OPENED={log}", "python", f"stages/{stage}.py")
+    repository.run("env", f"PYTHONPATH={hook}:src", f"OPENED={log}", "python", *_script(stage))
     opened = [Path(name) for name in log.read_text().split("\0") if name]
     return {str(file.relative_to(repository.path)) for file in opened if file.is_relative_to(repository.path)}

@@ -141,7 +141,10 @@ def test_the_trials_of_a_budget_are_shown_where_there_is_one(budget: Budget | No
 def test_a_network_without_modules_and_onnx_files_has_a_page() -> None:
     reader, page = read(modules={}, onnx=False)
     assert "Sensitivity" not in {label.split(":")[0] for label in reader.charts()}
-    assert '<th scope="row">int8.torchscript.pt</th><td>1.25</td><td>torchscript: equal logits</td>' in page
+    assert (
+        '<th scope="row">int8.torchscript.pt</th><td>1.25</td><td>torchscript: equal logits for 200 test images</td>'
+        in page
+    )
 
 
 def test_a_thousand_classes_and_two_hundred_modules_stay_small_and_the_page_says_what_is_cut() -> None:

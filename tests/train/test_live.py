@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ptqflow.core.ranks import ALONE, Ranks
-from ptqflow.models.accuracy import Evaluation
+from ptqflow.data.accuracy import Evaluation
 from ptqflow.train.live import live_log
 from ptqflow.train.loop import Epoch
 

@@ -18,10 +18,11 @@ from torchvision.transforms import functional
 
 import train as stage
 from ptqflow.core.errors import DataError, ModelError, PtqflowWarning
+from ptqflow.data.accuracy import evaluate
 from ptqflow.data.dataset import Split
 from ptqflow.fetch.splitting import Pool, Source
 from ptqflow.fetch.writing import save_dataset
-from ptqflow.models.accuracy import compute_logits, evaluate
+from ptqflow.models.logits import compute_logits
 from ptqflow.train.augmentation import draw_epoch
 from ptqflow.train.checkpoints import Checkpoints
 from ptqflow.train.loop import Epoch, fit, selected

@@ -27,8 +27,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ptqflow.core.ranks import Ranks
+from ptqflow.data.accuracy import evaluate
 from ptqflow.data.preprocessing import to_input
-from ptqflow.models.accuracy import compute_logits, evaluate
+from ptqflow.models.logits import compute_logits
 from ptqflow.train.augmentation import crop_and_flip, draw_epoch
 from ptqflow.train.batches import Batches
 

@@ -8,7 +8,7 @@ from recipes import params
 from ptqflow.core.errors import PtqflowWarning
 from ptqflow.core.figures import EPOCHS
 from ptqflow.core.ranks import ALONE, Ranks
-from ptqflow.models.accuracy import Evaluation
+from ptqflow.data.accuracy import Evaluation
 from ptqflow.train.loop import Epoch
 from ptqflow.train.record import record
 

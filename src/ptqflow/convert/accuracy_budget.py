@@ -14,11 +14,12 @@ from ptqflow.convert.quantize import Quantized, quantize
 from ptqflow.convert.sensitivity import measure_sensitivity, order_by_harm
 from ptqflow.core.errors import ParamsError
 from ptqflow.core.figures import DIGITS, TrialRow
+from ptqflow.data.accuracy import predictions
 from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.fx.fp32_modules import is_kept, refuse_fused_steps
-from ptqflow.models.accuracy import compute_logits, predictions
 from ptqflow.models.fp32 import ModelCard
+from ptqflow.models.logits import compute_logits
 
 _PIXELS = 1 << 18  # of images of val at a time
 _IMAGES = 2000  # of val at most, that the order of the modules is measured on; every trial counts all of val

@@ -1,4 +1,4 @@
-"""The INT8 network within its budget, its control, and what they are compared with: what the stage writes."""
+"""The INT8 network within its budget: what the stage writes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,6 +8,8 @@ from torch import Tensor
 from ptqflow.calib.sampling import input_batches
 from ptqflow.calib.statistics import Statistics
 from ptqflow.convert.accuracy_budget import Budget, describe_trial, meet_budget
+from ptqflow.convert.bias_correction import correction_rows, describe_correction
+from ptqflow.convert.clipping import warn_of_clipping
 from ptqflow.convert.method_search import Search, search_methods
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import Quantized, quantize
@@ -19,11 +21,9 @@ from ptqflow.models.fp32 import Fp32Model
 
 @dataclass(frozen=True)
 class Conversion:
-    """An INT8 network, its control, and how they came about."""
+    """An INT8 network, and how it came about."""
 
     quantized: Quantized
-    control: Quantized
-    """Without ranges."""
     search: Search
     budget: Budget
     images: Tensor
@@ -42,6 +42,9 @@ def convert_network(
         dataset: that it was collected on.
         report: called with one line for each trial.
 
+    Warns:
+        PtqflowWarning: the method of the params cuts off signal.
+
     Raises:
         ParamsError: as `quantize` and `meet_budget`.
         ModelError: as `quantize`, or INT8 is too far from FP32 for `convert.min_sqnr_db`.
@@ -59,14 +62,17 @@ def convert_network(
             dataset.val,
             lambda trial: report(describe_trial(trial)),
         )
-    quantized, control = (
-        quantize(network, fp32.card, search.params, seen, dataset.train, budget.kept)
-        for network, seen in ((smoothed.fp32.module, smoothed.statistics), (fp32.module, None))
+    quantized = quantize(
+        smoothed.fp32.module, fp32.card, search.params, smoothed.statistics, dataset.train, budget.kept
     )
     card = quantized.card.model_copy(update={"smooth_quant": search.params.smooth_quant, "scales": smoothed.scales})
     quantized = replace(quantized, card=card)
+    warn_of_clipping(smoothed.fp32, quantized.prepared, quantized.scheme, params, smoothed.statistics, dataset.train)
+    if quantized.correction:
+        report(describe_correction(quantized.correction))
+        search = replace(search, rows=(*search.rows, *correction_rows(quantized.correction)))
     images = next(input_batches(dataset.train, statistics.rows[:1], fp32.card.normalization))
     require_equal(fp32, smoothed, images)
     fidelity = measure_fidelity(fp32.module, quantized.converted, images)
     require_fidelity(fidelity, params.min_sqnr_db, smoothed.fp32.module, quantized.converted, images)
-    return Conversion(quantized, control, search, budget, images)
+    return Conversion(quantized, search, budget, images)

@@ -27,12 +27,12 @@ from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.figures import SearchRow
 from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
+from ptqflow.data.fidelity import image_sqnr_db
 from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.fake_quant import Simulation, copy_to_simulate, round_weight
 from ptqflow.fx.graph import name_observed, observer_nodes, weighted_modules
 from ptqflow.fx.observer import RangeObserver
 from ptqflow.fx.prepare import prepare
-from ptqflow.models import fidelity
 from ptqflow.models.fp32 import Fp32Model
 from ptqflow.models.memory_format import lay_out
 
@@ -267,7 +267,7 @@ class _Trials:
 
 
 def _sqnr_db(logits: Tensor, exact: Tensor) -> Tensor:
-    return fidelity.image_sqnr_db(logits, exact).clamp(max=_EXACT_DB)
+    return torch.from_numpy(image_sqnr_db(logits, exact)).clamp(max=_EXACT_DB)
 
 
 def _is_better(found: Tensor, current: Tensor) -> bool:

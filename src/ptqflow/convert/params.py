@@ -48,7 +48,8 @@ class ConvertParams(Params):
     head: Literal["fp32", "int8"]
     """Precision of the last layer, whose output is the logits."""
     keep_fp32: Annotated[tuple[str, ...], Strict(False)]
-    """Names or patterns of modules that stay FP32, such as `layer4.*`."""
+    """Names or patterns of modules or functions that stay FP32, such as `layer4.*` or `add_3`, or types of them, such
+    as `add`, `softmax`, `Linear` or `MLPBlock`."""
     overrides: dict[str, Method]
     """Method by pattern of tensor names, such as `{layer4.*: entropy}`; the first pattern that matches one of the
     tensors that share a range counts."""
@@ -62,8 +63,9 @@ class ConvertParams(Params):
     )
     """SmoothQuant's alpha: how much of the differences between the channels of a normalization its readers' weights
     take over; 0: off, auto: as is best for the logits."""
-    bias_correction: bool
-    """Whether the mean error of each layer is subtracted from its bias."""
+    bias_correction: Literal["auto", True, False]
+    """Whether the shift that rounded weights cause in each layer is taken out of its bias, where that makes the logits
+    of calibration images nearer to FP32; auto: only if it does so for images that it was not chosen on, too."""
     min_sqnr_db: Annotated[float, Field(ge=0, le=100)] | None = 10.0
     """The least SQNR to FP32 in decibels, as the median over images, with which INT8 is accepted; null: no limit."""
     max_drop: Annotated[float, Field(ge=0, le=100)] | None

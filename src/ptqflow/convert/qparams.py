@@ -1,7 +1,6 @@
 """What `convert` chooses: what is quantized, and the range of each tensor."""
 
 from collections.abc import Collection, Sequence
-from glob import escape
 
 from torch import nn
 from torch.fx import GraphModule
@@ -31,8 +30,7 @@ def resolve_scheme(model: nn.Module, params: ConvertParams, also_fp32: Sequence[
         ParamsError: a pattern of `keep_fp32` matches nothing, or 8-bit activations were asked for where a kernel of the
             engine can overflow with them.
     """
-    patterns = (*params.keep_fp32, *map(escape, also_fp32))
-    fp32 = kept_modules(model, patterns, params.head == "fp32")
+    fp32 = kept_modules(model, params.keep_fp32, params.head == "fp32", also_fp32)
     reduce_range = params.activation.reduce_range
     layer = next((name for name in overflowing_layers(model, params.engine) if not is_kept(name, fp32)), None)
     if layer and reduce_range is False:

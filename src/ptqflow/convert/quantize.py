@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from torch import nn
 from torch.fx import GraphModule
 
-from ptqflow.calib.sampling import hash_rows, input_batches
+from ptqflow.calib.sampling import hash_rows
 from ptqflow.calib.statistics import Statistics
-from ptqflow.convert.bias_correction import correct_biases
+from ptqflow.convert.bias_correction import Correction, correct_biases
 from ptqflow.convert.concatenations import unequal_concatenations
+from ptqflow.convert.criterion import draw_images
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.qparams import resolve_scheme, set_ranges
 from ptqflow.convert.ranges import QParams
@@ -22,6 +23,9 @@ from ptqflow.fx.prepare import Scheme, prepare
 from ptqflow.fx.qparams import TensorQParams
 from ptqflow.models.fp32 import ModelCard
 
+_LEAST_DB = 0.1
+"""That bias correction must gain to be kept by `auto`."""
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -33,6 +37,8 @@ class Quantized:
     prepared: GraphModule
     """With observers, before `convert_fx`."""
     converted: GraphModule
+    correction: Correction | None
+    """Of the biases; None where none was tried."""
 
     @property
     def scheme(self) -> Scheme:
@@ -91,9 +97,11 @@ def _quantize(
     qparams = {}
     if statistics:
         qparams = set_ranges(model, prepared, scheme, statistics, params, idle_overrides=idle_overrides)
+    correction = None
     if statistics and params.bias_correction:
-        batches = input_batches(train, statistics.rows, card.normalization)
-        correct_biases(prepared, statistics.means, batches)
+        images, held_out = draw_images(model, card.normalization, train, statistics.rows)
+        checks = (held_out, _LEAST_DB) if params.bias_correction == "auto" else ()
+        correction = correct_biases(prepared, images, *checks)
     converted = convert(prepared, scheme, card.input_shape)
     fit_biases(converted, card.input_shape, rounded=params.round_biases)
     int8_card = Int8Card(
@@ -106,4 +114,4 @@ def _quantize(
             name: TensorQParams(scale=chosen.scale, zero_point=chosen.zero_point) for name, chosen in qparams.items()
         },
     )
-    return Quantized(int8_card, qparams, prepared, converted)
+    return Quantized(int8_card, qparams, prepared, converted, correction)

@@ -3,8 +3,8 @@
 import copy
 import math
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,21 +17,26 @@ from tqdm import tqdm
 from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.errors import DataError
 from ptqflow.core.figures import DIGITS, SensitivityRow
+from ptqflow.data.accuracy import predictions
 from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.artifact import Int8Card
 from ptqflow.fx.fake_quant import copy_to_simulate, round_values, round_weight
-from ptqflow.fx.graph import clamps, step_name, weighted_modules
+from ptqflow.fx.graph import clamps, observer_nodes, step_name, weighted_modules
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.observer import RangeObserver
 from ptqflow.fx.prepare import prepare, without_torch_warnings
 from ptqflow.fx.qparams import restore_ranges
-from ptqflow.models.accuracy import predictions
 from ptqflow.models.fp32 import ModelCard
 from ptqflow.models.memory_format import lay_out
 
 _PIXELS = 1 << 17  # of images at a time: all values of the FP32 network for them are in memory together
+_COMPARED = 256  # images, at most, on which outputs are compared
+_FEWEST, _SAFETY = (
+    64,
+    2.0,
+)  # images of the smallest margins that each module runs on, and what its largest change counts
 
 
 @dataclass(frozen=True)
@@ -78,16 +83,6 @@ class _Sums:
         return Fidelity(ratio, round(self.product / length, DIGITS) if length else None)
 
 
-@dataclass
-class _Tally:
-    """Of one module."""
-
-    alone: _Sums = field(default_factory=_Sums)
-    network: _Sums = field(default_factory=_Sums)
-    right: int = 0
-    """Images that the network with this module alone quantized predicts rightly."""
-
-
 def draw_rows(count: int, images: int) -> NDArray[np.int64]:
     """Return which of `count` images are measured on, ascending: all, or `images` of them drawn with seed 0."""
     return np.sort(np.random.default_rng(0).permutation(count)[:images]).astype(np.int64)
@@ -109,6 +104,9 @@ def measure_sensitivity(
     they cut off is no error. The values of the FP32 network are kept for some images at a time, and only what depends
     on the module runs again. In the network, its output is that of the real kernels: that is what is deployed.
 
+    Outputs are compared on 256 images. For the drop, images are taken in the order of FP32's margin, the smallest
+    first, and a module is done once the next margin is more than twice what it has changed a margin by so far.
+
     Args:
         model: FP32, in evaluation mode, in its canonical form.
         card: of the model.
@@ -122,36 +120,90 @@ def measure_sensitivity(
     """
     prepared = prepare(model, card.input_shape, int8.scheme, mse_scales)
     restore_ranges(model, prepared, int8.qparams)
-    partial_passes = PartialPasses(prepared)
+    passes = PartialPasses(prepared)
     layers = list_layers(model, converted)
-    tallies = {
-        layer.name: _Tally() for layer in layers if layer.precision == "int8" and layer.name in partial_passes.calls
-    }
-    rows = draw_rows(len(val), images)
-    right = 0
-    size = images_together(card.image_size, _PIXELS)
-    steps = -(-len(rows) // size) * (1 + len(tallies))
-    with tqdm(total=steps, desc="sensitivity", unit="pass", leave=False, disable=None) as bar, torch.inference_mode():
-        for start in range(0, len(rows), size):
-            chunk = rows[start : start + size]
-            batch = to_input(torch.from_numpy(val.images[chunk]), card.normalization)
-            right += _count_right(_finite(partial_passes.run_fp32(batch), chunk), val.labels[chunk])
-            references = {name: partial_passes.outputs(name) for name in tallies}
-            with without_torch_warnings():
-                _Int8Pass(converted, partial_passes.ends, references, tallies).run(batch)
-            bar.update()
-            for name, tally in tallies.items():
-                outputs, logits = partial_passes.run_quantizing(name)
-                for reference, output in zip(references[name], outputs, strict=True):
-                    tally.alone.add(reference, output)
-                tally.right += _count_right(logits, val.labels[chunk])
-                bar.update()
+    names = [layer.name for layer in layers if layer.precision == "int8" and layer.name in passes.calls]
+    images_of = _Images(val, card, draw_rows(len(val), images))
+    with torch.inference_mode():
+        alone, network = _compare_outputs(passes, converted, names, images_of)
+        lost = _count_lost(passes, names, images_of)
     return {
         name: Sensitivity(
-            tally.alone.fidelity(), round((right - tally.right) / len(rows), DIGITS), tally.network.fidelity()
+            alone[name].fidelity(), round(lost[name] / len(images_of.rows), DIGITS), network[name].fidelity()
         )
-        for name, tally in tallies.items()
+        for name in names
     }
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images that are measured on."""
+
+    val: Split
+    card: ModelCard
+    rows: NDArray[np.int64]
+
+    def chunks(self, rows: NDArray[np.int64], label: str) -> Iterator[NDArray[np.int64]]:
+        """Yield rows, as many at a time as fit into memory with all values of the network for them."""
+        size = images_together(self.card.image_size, _PIXELS)
+        starts = range(0, len(rows), size)
+        yield from (rows[start : start + size] for start in tqdm(starts, desc=label, leave=False, disable=None))
+
+    def load(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return images as float32 (N, C, H, W), normalized."""
+        return to_input(torch.from_numpy(self.val.images[rows]), self.card.normalization)
+
+
+def _compare_outputs(
+    passes: "PartialPasses", converted: GraphModule, names: Sequence[str], images: _Images
+) -> tuple[dict[str, _Sums], dict[str, _Sums]]:
+    """Return the errors of each module's output, with it alone quantized and in the INT8 network."""
+    alone, network = ({name: _Sums() for name in names} for _ in range(2))
+    for chunk in images.chunks(images.rows[:_COMPARED], "outputs"):
+        batch = images.load(chunk)
+        _finite(passes.run_fp32(batch), chunk)
+        references = {name: passes.outputs(name) for name in names}
+        with without_torch_warnings():
+            _Int8Pass(converted, passes.ends, references, network).run(batch)
+        for name in names:
+            for reference, output in zip(references[name], passes.quantized_outputs(name), strict=True):
+                alone[name].add(reference, output)
+    return alone, network
+
+
+def _count_lost(passes: "PartialPasses", names: Sequence[str], images: _Images) -> dict[str, int]:
+    """Return how many images fewer are predicted rightly with each module alone quantized; negative is a gain."""
+    every = [_finite(passes.run_fp32(images.load(chunk)), chunk) for chunk in images.chunks(images.rows, "fp32")]
+    margins = _margins(torch.cat(every)).numpy()
+    order = np.argsort(margins, kind="stable")
+    rows, margins = images.rows[order], margins[order]
+    lost, largest = dict.fromkeys(names, 0), dict.fromkeys(names, 0.0)
+    done = 0
+    for chunk in images.chunks(rows, "drop"):
+        active = [name for name in names if done < _FEWEST or margins[done] <= _SAFETY * largest[name]]
+        if not active:
+            break
+        labels, exact = images.val.labels[chunk], passes.run_fp32(images.load(chunk))
+        for name in active:
+            logits = passes.run_quantizing(name)
+            largest[name] = max(largest[name], _largest_change(logits, exact))
+            lost[name] += _count_right(exact, labels) - _count_right(logits, labels)
+        done += len(chunk)
+    return lost
+
+
+def _margins(logits: Tensor) -> Tensor:
+    """Return by how much the largest logit of each image exceeds the second, (N,); infinity for a single class."""
+    if logits.shape[1] == 1:
+        return torch.full((len(logits),), torch.inf)
+    largest = logits.topk(2, dim=1).values
+    return largest[:, 0] - largest[:, 1]
+
+
+def _largest_change(logits: Tensor, exact: Tensor) -> float:
+    """Return by how much, at most, another class has come nearer to the one that `exact` (N, classes) predicts."""
+    change = logits - exact
+    return float((change - change.gather(1, exact.argmax(1, keepdim=True))).max())
 
 
 def order_by_harm(sensitivities: Mapping[str, Sensitivity]) -> list[str]:
@@ -192,12 +244,15 @@ class PartialPasses(fx.Interpreter):
         lay_out(simulated, torch.channels_last)
         super().__init__(simulated, garbage_collect_values=False)
         self._network = simulated
+        self._observers: dict[Node, Any] = {
+            node: simulated.get_submodule(str(node.target)) for node in observer_nodes(simulated)
+        }
         self.calls: dict[str, list[Node]] = {}
         """Of each module, the nodes that call it; of each function, its node."""
         for node in simulated.graph.nodes:
             if node.op in ("call_function", "call_method"):
                 self.calls[node.name] = [node]
-            elif node.op == "call_module" and self._observer(node) is None:
+            elif node.op == "call_module" and node not in self._observers:
                 self.calls.setdefault(str(node.target), []).append(node)
         self.ends = {node.name: self._end(node).name for nodes in self.calls.values() for node in nodes}
         """Of each such node, the one whose output is compared: the last of the clamps that alone read its output."""
@@ -214,23 +269,35 @@ class PartialPasses(fx.Interpreter):
         """Return the output of each call of a module in FP32."""
         return [self._fp32[self._end(node)] for node in self.calls[name]]
 
-    def run_quantizing(self, name: str) -> tuple[list[Tensor], Tensor]:
-        """Return the output of each call of a module, and the logits, with that module alone quantized."""
-        calls = self.calls[name]
+    def quantized_outputs(self, name: str) -> list[Tensor]:
+        """Return the output of each call of a module with that module alone quantized."""
+        ends = [self._rounded_end(node) for node in self.calls[name]]
+        values = self._run_changed(name, ends)
+        return [values[end] for end in ends]
+
+    def run_quantizing(self, name: str) -> Tensor:
+        """Return the logits with one module alone quantized."""
+        output = next(node for node in self.graph.nodes if node.op == "output")
+        logits: Tensor = self._run_changed(name, [output])[output]
+        return logits
+
+    def _run_changed(self, name: str, until: Sequence[Node]) -> Mapping[Node, Any]:
+        """Run what depends on a module, with that quantized, as far as to some nodes; return all values."""
+        calls, left = self.calls[name], set(until)
         changed: dict[Node, Any] = {}
         self.env = ChainMap(changed, self._fp32)  # type: ignore[assignment]  # it is only read
-        logits: Any = None
         for node in self.graph.nodes:
-            source = node.all_input_nodes[0] if self._observer(node) is not None else None
+            source = node.all_input_nodes[0] if node in self._observers else None
             if node in calls:
                 changed[node] = self._call_rounded(node)
             elif source in calls:
-                changed[node] = round_values(self._observer(node), changed[source])
+                changed[node] = round_values(self._observers[node], changed[source])
             elif any(argument in changed for argument in node.all_input_nodes):
                 changed[node] = self.run_node(node)
-            if node.op == "output":
-                logits = self.env[node]
-        return [self._rounded_output(node, changed) for node in calls], logits
+            left.discard(node)
+            if not left:
+                break
+        return self.env
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module; an observer does nothing."""
@@ -240,7 +307,7 @@ class PartialPasses(fx.Interpreter):
 
     def _call_rounded(self, node: Node) -> Any:
         def read(argument: Node) -> Any:
-            observer, value = self._observer(argument), self.env[argument]
+            observer, value = self._observers.get(argument), self.env[argument]
             return value if observer is None else round_values(observer, value)
 
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), read)
@@ -248,26 +315,21 @@ class PartialPasses(fx.Interpreter):
             return getattr(self, node.op)(node.target, args, kwargs)
         return self._rounded.get(str(node.target), self.fetch_attr(str(node.target)))(*args, **kwargs)
 
-    def _rounded_output(self, node: Node, changed: Mapping[Node, Any]) -> Tensor:
+    def _rounded_end(self, node: Node) -> Node:
+        """Return the node whose value is the output of a call, rounded where it is."""
         end = self._end(node)
-        observers = [user for user in end.users if self._observer(user) is not None]
-        value: Tensor = changed[observers[0] if observers else end]
-        return value
+        return next((user for user in end.users if user in self._observers), end)
 
     def _end(self, node: Node) -> Node:
         """Return the last of the clamps that alone read the output of a node, or the node."""
         while len(node.users) == 1:
             reader = next(iter(node.users))
-            if self._observer(reader) is not None and len(reader.users) == 1:
+            if reader in self._observers and len(reader.users) == 1:
                 reader = next(iter(reader.users))
             if not clamps(reader, self._network):
                 break
             node = reader
         return node
-
-    def _observer(self, node: Node) -> Any:
-        module = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        return module if isinstance(module, RangeObserver) else None
 
 
 def _rounded_modules(simulated: GraphModule) -> dict[str, nn.Module]:
@@ -289,11 +351,11 @@ class _Int8Pass(fx.Interpreter):
         converted: GraphModule,
         ends: Mapping[str, str],
         references: Mapping[str, Sequence[Tensor]],
-        tallies: Mapping[str, _Tally],
+        sums: Mapping[str, _Sums],
     ) -> None:
         super().__init__(converted)
         self._left = {name: iter(values) for name, values in references.items()}
-        self._tallies = tallies
+        self._sums = sums
         nodes = {node.name for node in converted.graph.nodes}
         self._measured: dict[str, str] = {}
         """Of the nodes whose output is compared, the module or function that it is the output of."""
@@ -305,7 +367,7 @@ class _Int8Pass(fx.Interpreter):
     def run_node(self, n: Node) -> Any:
         output = super().run_node(n)
         if name := self._measured.get(n.name):
-            self._tallies[name].network.add(next(self._left[name]), output.dequantize())
+            self._sums[name].add(next(self._left[name]), output.dequantize())
         return output
 
 

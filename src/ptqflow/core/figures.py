@@ -77,7 +77,7 @@ class SensitivityRow(Card):
 
 
 class SearchRow(Card):
-    """What was tried for `convert.activation.method=auto` or `convert.smooth_quant=auto`."""
+    """What was tried for `convert.activation.method=auto` or `convert.smooth_quant=auto`, or correction of biases."""
 
     tensor: str
     """Empty for all tensors."""
@@ -178,8 +178,8 @@ class EvaluateMetrics(Card):
     drop: FiniteFloat
     p: Share
     agreement: Share
-    sqnr_db: FiniteFloat | None = None
     median_sqnr_db: FiniteFloat | None = None
+    p5_sqnr_db: FiniteFloat | None = None
     fp32_mb: NonNegativeFloat
     int8_mb: NonNegativeFloat
 
@@ -191,9 +191,11 @@ class EvaluationFigures(PairedFigures):
     int8_uncalibrated: NetworkFigures
     int8: NetworkFigures
     sqnr_db: FiniteFloat | None = None
-    """Signal to quantization noise ratio of INT8's logits; None where they equal FP32's."""
+    """Signal to quantization noise ratio of INT8's logits over all images together; None where they equal FP32's."""
     median_sqnr_db: FiniteFloat | None = None
-    """The median over the images of their SQNR; None where at least half of them have equal logits."""
+    """The median over the images of their own SQNR; None where at least half of them have equal logits."""
+    p5_sqnr_db: FiniteFloat | None = None
+    """The SQNR that 5 % of the images do not exceed; None where fewer have other logits."""
     kl: NonNegativeFloat
     """Mean Kullback-Leibler divergence of INT8's probabilities from FP32's, in nats."""
 
@@ -206,8 +208,8 @@ class EvaluationFigures(PairedFigures):
             drop=self.drop.top1,
             p=self.paired.p,
             agreement=self.agreement,
-            sqnr_db=self.sqnr_db,
             median_sqnr_db=self.median_sqnr_db,
+            p5_sqnr_db=self.p5_sqnr_db,
             fp32_mb=self.fp32.size_mb,
             int8_mb=self.int8.size_mb,
         )
@@ -247,6 +249,8 @@ class FileCheck(Card):
 
     file: str
     runtime: str
+    images: PositiveInt
+    """Number of test images: all, or the first ones where the file must return what its network does."""
     bit_exact: bool
     """Whether the logits are equal bit by bit."""
     agreement: Share
@@ -263,10 +267,13 @@ class FileCheck(Card):
 
 
 class ExportMetrics(Card):
-    """metrics/export.json."""
+    """metrics/export.json: int8.onnx in ONNX Runtime, the file that is shipped; empty with `export.onnx=false`."""
 
     onnx_top1: Share | None = None
-    """Of int8.onnx in ONNX Runtime; None with `export.onnx=false`."""
+    onnx_agreement: Share | None = None
+    """Share of the images for which it predicts what FP32 predicts."""
+    onnx_sqnr_db: FiniteFloat | None = None
+    """Of its logits to FP32's, the median over the images."""
 
 
 class BenchmarkMetrics(Card):

@@ -10,6 +10,8 @@ FP32 = Path("models/fp32")
 STATISTICS = Path("models/statistics")
 INT8 = Path("models/int8")
 INT8_UNCALIBRATED = Path("models/int8_uncalibrated")
+LOGITS = Path("data/logits")
+"""With a directory for each network."""
 PREDICTIONS = Path("data/predictions")
 FIGURES = PREDICTIONS / "figures.json"
 EXPORT = Path("models/export")

@@ -9,10 +9,10 @@ class RunParams(Params):
     """Processes, threads, batch sizes and checkpoints; a change of these keys reruns nothing."""
 
     processes: PositiveInt
-    """Processes that share the images of `calib` and `evaluate`."""
+    """Processes that share the images of `calib` and `predict`."""
     threads: PositiveInt | None
     """CPU threads on each host, shared by all processes of a stage; null: one per core."""
     batch_size: PositiveInt
-    """Images per forward pass in `evaluate`, `export` and `make spread`, at most as many as have 4 million pixels."""
+    """Images per forward pass in `predict`, `export` and `make spread`, at most as many as have 4 million pixels."""
     checkpoint_every: NonNegativeInt
     """Epochs between checkpoints, from which a killed training resumes; 0: no checkpoints."""

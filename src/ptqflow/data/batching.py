@@ -1,5 +1,12 @@
 """How many images are processed together."""
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_NUMBERS_PER_BLOCK = 1 << 21
 _PIXELS_PER_PASS = 1 << 22  # 48 MiB of float32 input in RGB, and a multiple of that of activations
 
 
@@ -23,3 +30,16 @@ def images_per_pass(image_size: int, most: int) -> int:
         most: the number where memory allows it.
     """
     return min(most, images_together(image_size, _PIXELS_PER_PASS))
+
+
+def in_blocks(function: Callable[..., NDArray[Any]], *arrays: NDArray[Any]) -> NDArray[Any]:
+    """Apply a function to blocks of rows and concatenate what it returns, so that its memory is bounded.
+
+    Args:
+        function: of blocks of all arrays, that returns a row for each of theirs.
+        arrays: (N, …) each; the first decides how many rows make a block.
+    """
+    rows = len(arrays[0])
+    step = max(1, _NUMBERS_PER_BLOCK // max(1, arrays[0][:1].size))
+    blocks = (slice(start, start + step) for start in range(0, max(rows, 1), step))
+    return np.concatenate([function(*(array[block] for array in arrays)) for block in blocks])

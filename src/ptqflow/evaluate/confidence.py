@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from ptqflow.core.figures import DIGITS, ReliabilityBin
+from ptqflow.data.batching import in_blocks
 
 _BINS = 15  # of equal width, as in the paper
 
 
-def bin_by_confidence(network: str, confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> list[ReliabilityBin]:
+def bin_by_confidence(network: str, confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> list[ReliabilityBin]:
     """Return images, mean confidence and accuracy of each of 15 equal bins of confidence that has images.
 
     C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017. A bin includes its upper edge.
@@ -43,12 +44,17 @@ def mean_confidence(bins: Sequence[ReliabilityBin]) -> float:
     return sum(one.images * one.confidence for one in bins) / sum(one.images for one in bins)
 
 
-def mean_kl(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> float:
+def mean_kl(reference: NDArray[np.floating], candidate: NDArray[np.floating]) -> float:
     """Return the mean Kullback-Leibler divergence of the candidate's outputs from the reference's, in nats.
 
     Args:
         reference: logits (N, classes), finite.
         candidate: logits (N, classes), finite.
     """
-    p, q = log_softmax(reference, axis=1), log_softmax(candidate, axis=1)
-    return max(float((np.exp(p) * (p - q)).sum(axis=1).mean()), 0.0)
+    return max(float(in_blocks(_kl, reference, candidate).mean()), 0.0)
+
+
+def _kl(reference: NDArray[np.floating], candidate: NDArray[np.floating]) -> NDArray[np.float64]:
+    p, q = (log_softmax(logits.astype(np.float64), axis=1) for logits in (reference, candidate))
+    divergence: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(axis=1)
+    return divergence

@@ -5,13 +5,13 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from scipy.special import softmax
-from torch import Tensor
+from numpy.typing import ArrayLike, NDArray
 
 from ptqflow.core.figures import DIGITS, ClassRow, EvaluationFigures, NetworkFigures, ReliabilityBin
+from ptqflow.data.accuracy import evaluate, predictions
+from ptqflow.data.fidelity import median_sqnr_db, sqnr_db, sqnr_db_quantile
 from ptqflow.evaluate.confidence import bin_by_confidence, mean_kl
+from ptqflow.evaluate.predictions import Prediction
 from ptqflow.evaluate.significance import (
     Pairs,
     count_pairs,
@@ -21,15 +21,16 @@ from ptqflow.evaluate.significance import (
     pairs_by_class,
     six_significant,
 )
-from ptqflow.models.accuracy import evaluate, predictions
-from ptqflow.models.fidelity import median_sqnr_db
+
+LogitsOf = Mapping[str, NDArray[np.float32]]
+"""(N, classes) of `fp32`, `int8_uncalibrated` and `int8`, for the test images in their order."""
 
 
-def compare(logits: Mapping[str, Tensor], sizes: Mapping[str, int], labels: NDArray[np.int64]) -> EvaluationFigures:
+def compare(logits: LogitsOf, sizes: Mapping[str, int], labels: NDArray[np.int64]) -> EvaluationFigures:
     """Return figures and size of each network, and what INT8 costs against FP32.
 
     Args:
-        logits: (N, classes) of `fp32`, `int8_uncalibrated` and `int8`.
+        logits: of each network.
         sizes: bytes of each network's file.
         labels: (N,).
     """
@@ -45,13 +46,18 @@ def compare(logits: Mapping[str, Tensor], sizes: Mapping[str, int], labels: NDAr
         drop=paired.drop,
         agreement=paired.agreement,
         paired=paired.paired,
-        sqnr_db=sqnr_db(int8, fp32),
-        median_sqnr_db=round(median, 4) if isfinite(median := median_sqnr_db(int8, fp32)) else None,
-        kl=round(mean_kl(fp32.numpy(), int8.numpy()), DIGITS),
+        sqnr_db=_decibels(sqnr_db(int8, fp32)),
+        median_sqnr_db=_decibels(median_sqnr_db(int8, fp32)),
+        p5_sqnr_db=_decibels(sqnr_db_quantile(int8, fp32, 0.05)),
+        kl=round(mean_kl(fp32, int8), DIGITS),
     )
 
 
-def class_rows(logits: Mapping[str, Tensor], labels: NDArray[np.int64], classes: Sequence[str]) -> list[ClassRow]:
+def _decibels(ratio: float) -> float | None:
+    return round(ratio, 4) if isfinite(ratio) else None
+
+
+def class_rows(logits: LogitsOf, labels: NDArray[np.int64], classes: Sequence[str]) -> list[ClassRow]:
     """Return what INT8 loses on each class that has images, in the order of the classes."""
     fp32_right, int8_right = (predictions(logits[name]) == labels for name in ("fp32", "int8"))
     by_class = pairs_by_class(labels, fp32_right, int8_right, classes)
@@ -75,54 +81,53 @@ def _class_row(name: str, pairs: Pairs, p_holm: float) -> ClassRow:
     )
 
 
-def reliability_rows(logits: Mapping[str, Tensor], labels: NDArray[np.int64]) -> list[ReliabilityBin]:
+def reliability_rows(networks: Mapping[str, Prediction], labels: NDArray[np.int64]) -> list[ReliabilityBin]:
     """Return the reliability diagram of each network, bins of low confidence first."""
     return [
         row
-        for name, values in logits.items()
-        for row in bin_by_confidence(name, softmax(values.numpy(), axis=1).max(axis=1), predictions(values) == labels)
+        for name, found in networks.items()
+        for row in bin_by_confidence(name, found.confidence, found.predicted == labels)
     ]
 
 
-def agreement(logits: Tensor, reference: Tensor) -> float:
+def agreement(logits: ArrayLike, reference: ArrayLike) -> float:
     """Return the share of images for which two networks predict the same class."""
     return round(float((predictions(logits) == predictions(reference)).mean()), DIGITS)
 
 
-def sqnr_db(logits: Tensor, reference: Tensor) -> float | None:
-    """Return the power of the reference over the power of the difference in decibels; None without a difference."""
-    noise = (logits - reference).square().sum()
-    return round(float(10 * torch.log10(reference.square().sum() / noise)), 4) if noise else None
-
-
-def confusion_rows(logits: Tensor, labels: NDArray[np.int64], classes: Sequence[str]) -> list[dict[str, Any]]:
+def confusion_rows(
+    predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: Sequence[str]
+) -> list[dict[str, Any]]:
     """Return the cells of the confusion matrix as rows, without empty ones off the diagonal."""
-    from sklearn.metrics import confusion_matrix
-
-    matrix = confusion_matrix(labels, predictions(logits), labels=range(len(classes)))
+    matrix = _count_confusions(predicted, labels, len(classes))
     return [
         {"actual": classes[i], "predicted": classes[j], "images": int(matrix[i, j])}
-        for i in range(len(classes))
-        for j in range(len(classes))
-        if matrix[i, j] or i == j
+        for i, j in np.argwhere((matrix > 0) | np.eye(len(classes), dtype=bool)).tolist()
     ]
 
 
-def per_class_rows(logits: Tensor, labels: NDArray[np.int64], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return precision, recall and F1 of each class that has images as fractions, and their number."""
-    from sklearn.metrics import precision_recall_fscore_support
+def per_class_rows(
+    predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return precision, recall and F1 of each class that has images as fractions, and their number.
 
-    figures = precision_recall_fscore_support(
-        labels, predictions(logits), labels=range(len(classes)), zero_division=0.0
-    )
+    Precision is 0 for a class that is never predicted.
+    """
+    matrix = _count_confusions(predicted, labels, len(classes))
+    right, found, images = matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)
     return [
         {
-            "class": name,
-            "precision": round(float(precision), DIGITS),
-            "recall": round(float(recall), DIGITS),
-            "f1": round(float(f1), DIGITS),
-            "images": int(images),
+            "class": classes[i],
+            "precision": round(float(right[i] / max(found[i], 1)), DIGITS),
+            "recall": round(float(right[i] / images[i]), DIGITS),
+            "f1": round(float(2 * right[i] / (found[i] + images[i])), DIGITS),
+            "images": int(images[i]),
         }
-        for name, precision, recall, f1, images in zip(classes, *figures, strict=True)
-        if images
+        for i in np.flatnonzero(images).tolist()
     ]
+
+
+def _count_confusions(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """Return the number of images of each class (row) that are taken for each class (column)."""
+    # By hand: scikit-learn computes the same, and takes a second to import.
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)

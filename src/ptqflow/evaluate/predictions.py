@@ -15,8 +15,8 @@ from ptqflow.core.artifacts import Card, HashedFile, new_directory, write_card
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import EvaluationFigures
 from ptqflow.core.paths import FIGURES
-
-NETWORKS = ("fp32", "int8_uncalibrated", "int8")
+from ptqflow.data.batching import in_blocks
+from ptqflow.data.logits import NETWORKS
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,21 @@ class PredictionsCard(Card):
 PREDICTIONS_FILE = HashedFile("predictions.safetensors", PredictionsCard, "predictions_sha256", "evaluate")
 
 
-def predict(logits: NDArray[np.float64]) -> Prediction:
+def predict(logits: NDArray[np.floating]) -> Prediction:
     """Return class, margin and confidence of each row of logits (N, classes), two classes or more."""
-    probabilities = softmax(logits, axis=1)
-    largest = np.partition(probabilities, -2, axis=1)[:, -2:]
+    second, first = in_blocks(_two_largest, logits).T
     return Prediction(
         predicted=logits.argmax(axis=1).astype(np.int64),
-        margin=(largest[:, 1] - largest[:, 0]).astype(np.float32),
-        confidence=largest[:, 1].astype(np.float32),
+        margin=(first - second).astype(np.float32),
+        confidence=first.astype(np.float32),
     )
+
+
+def _two_largest(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the two largest probabilities of each row, the second first, (N, 2)."""
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    largest: NDArray[np.float64] = np.partition(probabilities, -2, axis=1)[:, -2:]
+    return largest
 
 
 def changed_rows(first: Prediction, second: Prediction) -> NDArray[np.int64]:
@@ -97,7 +103,7 @@ def load_predictions(directory: Path) -> Predictions:
     data, card = PREDICTIONS_FILE.read(directory)
     try:
         arrays = safetensors.numpy.load(data)
-        networks = {
+        networks: dict[str, Prediction] = {
             name: Prediction(*(arrays[f"{name}.{part}"] for part in ("predicted", "margin", "confidence")))
             for name in NETWORKS
         }

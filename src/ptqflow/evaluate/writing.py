@@ -1,43 +1,52 @@
 """What the stage `evaluate` writes."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ptqflow.core.artifacts import write_csv, write_metrics
+from ptqflow.core.errors import ModelError
 from ptqflow.core.figures import CLASSES, RELIABILITY, EvaluationFigures
 from ptqflow.core.paths import PLOTS, PREDICTIONS
+from ptqflow.data.fidelity import median_sqnr_db
+from ptqflow.data.logits import Logits, NetworkName
 from ptqflow.evaluate.metrics import class_rows, compare, confusion_rows, per_class_rows, reliability_rows
 from ptqflow.evaluate.predictions import PredictionsCard, predict, save_predictions
 
 
-def write_evaluation(
-    logits: Mapping[str, Tensor],
-    files: Mapping[str, Path],
-    labels: NDArray[np.int64],
-    classes: tuple[str, ...],
-    test_sha256: str,
-) -> EvaluationFigures:
+def write_evaluation(networks: Mapping[NetworkName, Logits], labels: NDArray[np.int64]) -> EvaluationFigures:
     """Write data/predictions, metrics/evaluate.json and the tables of classes and confidences; return all figures.
 
     Args:
-        logits: float64 (N, classes) of `fp32`, `int8_uncalibrated` and `int8`.
-        files: with the weights of each network.
+        networks: `fp32`, `int8_uncalibrated` and `int8`, for the same test images.
         labels: (N,).
-        classes: their names.
-        test_sha256: hash of the test split.
     """
-    figures = compare(logits, {name: file.stat().st_size for name, file in files.items()}, labels)
-    predictions = {name: predict(values.numpy()) for name, values in logits.items()}
-    card = PredictionsCard(classes=classes, test_sha256=test_sha256)
-    save_predictions(PREDICTIONS, predictions, labels, card, figures)
-    for name, values in logits.items():
-        write_csv(PLOTS / f"confusion_{name}.csv", confusion_rows(values, labels, classes))
-        write_csv(PLOTS / f"per_class_{name}.csv", per_class_rows(values, labels, classes))
-    CLASSES.write(class_rows(logits, labels, classes))
-    RELIABILITY.write(reliability_rows(logits, labels))
+    logits = {str(name): network.values for name, network in networks.items()}
+    card = networks["fp32"].card
+    figures = compare(logits, {name: network.card.model_bytes for name, network in networks.items()}, labels)
+    predictions = {name: predict(values) for name, values in logits.items()}
+    kept = PredictionsCard(classes=card.classes, test_sha256=card.test_sha256)
+    save_predictions(PREDICTIONS, predictions, labels, kept, figures)
+    for name, found in predictions.items():
+        write_csv(PLOTS / f"confusion_{name}.csv", confusion_rows(found.predicted, labels, card.classes))
+        write_csv(PLOTS / f"per_class_{name}.csv", per_class_rows(found.predicted, labels, card.classes))
+    CLASSES.write(class_rows(logits, labels, card.classes))
+    RELIABILITY.write(reliability_rows(predictions, labels))
     write_metrics("evaluate", figures.headline())
     return figures
+
+
+def require_fidelity(int8: Logits, fp32: Logits) -> None:
+    """Require that INT8 is as near to FP32 on the test images as `convert.min_sqnr_db` asks for.
+
+    Raises:
+        ModelError: it is not.
+    """
+    least, found = int8.card.min_sqnr_db, median_sqnr_db(int8.values, fp32.values)
+    if least is not None and found < least:
+        raise ModelError(
+            f"the INT8 network has an SQNR of {found:.1f} dB to FP32, the median of {len(int8.values)} test images, "
+            f"and convert.min_sqnr_db is {least:g}; `dvc repro sensitivity` writes to metrics/plots/sensitivity.csv "
+            "which modules lose most: name them in convert.keep_fp32"
+        )

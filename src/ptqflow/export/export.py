@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from ptqflow.core.artifacts import write_bytes
-from ptqflow.core.errors import ModelError
+from ptqflow.core.errors import ArtifactError, ModelError
 from ptqflow.core.figures import ExportMetrics, FileCheck
+from ptqflow.core.machine import usable_cores
+from ptqflow.core.paths import LOGITS
+from ptqflow.data.accuracy import predictions
 from ptqflow.data.batching import images_per_pass
 from ptqflow.data.dataset import Split
+from ptqflow.data.logits import Logits
 from ptqflow.data.preprocessing import to_input
 from ptqflow.export.gate import EXAMPLES, Gate, first_divergence
 from ptqflow.export.onnx import to_onnx
@@ -23,7 +28,6 @@ from ptqflow.export.params import ExportParams
 from ptqflow.export.qdq import build_qdq, step_outputs
 from ptqflow.export.torchscript import to_torchscript
 from ptqflow.fx.artifact import Int8Model
-from ptqflow.models.accuracy import compute_logits, predictions
 from ptqflow.models.fp32 import ModelCard
 from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, InputCard
 from ptqflow.runtime.reference import IMAGES, Reference, generate_images, write_reference
@@ -44,23 +48,27 @@ class Networks:
 
 
 @dataclass(frozen=True)
-class Logits:
-    """Of torch's networks for the test images, float64 (N, classes)."""
+class LogitsPair:
+    """Of both networks for the test images, (N, classes)."""
 
-    int8: Tensor
-    fp32: Tensor
-
-
-def compute_test_logits(networks: Networks, test: Split, batch_size: int) -> Logits:
-    """Run both networks on the test images."""
-    normalization = networks.card.normalization
-    return Logits(
-        int8=compute_logits(networks.int8.module, test, normalization, batch_size, "int8"),
-        fp32=compute_logits(networks.fp32, test, normalization, batch_size, "fp32"),
-    )
+    int8: NDArray[np.float32]
+    fp32: NDArray[np.float32]
 
 
-def write_files(directory: Path, networks: Networks, logits: Logits, params: ExportParams) -> None:
+def pair_logits(networks: Networks, int8: Logits, fp32: Logits) -> LogitsPair:
+    """Return the logits of the networks.
+
+    Raises:
+        ArtifactError: they are of other networks, or not for the same test images.
+    """
+    for logits, sha256 in ((int8, networks.int8.card.state_sha256), (fp32, networks.card.weights_sha256)):
+        if logits.card.model_sha256 != sha256 or logits.card.test_sha256 != fp32.card.test_sha256:
+            directory = LOGITS / logits.card.network
+            raise ArtifactError(f"{directory} holds logits of another network or data set; run `dvc repro`")
+    return LogitsPair(int8.values, fp32.values)
+
+
+def write_files(directory: Path, networks: Networks, logits: LogitsPair, params: ExportParams) -> None:
     """Write the INT8 network as TorchScript and ONNX, the FP32 one as ONNX, and the reference for `ptqflow verify`.
 
     Args:
@@ -78,8 +86,9 @@ def write_files(directory: Path, networks: Networks, logits: Logits, params: Exp
         qdq = build_qdq(module, card.input_shape)
         write_bytes(directory / INT8_ONNX, to_onnx(qdq, card.input_shape, _metadata(card, "int8")))
         write_bytes(directory / FP32_ONNX, to_onnx(networks.fp32, card.input_shape, _metadata(card, "fp32")))
-    int8, fp32 = (_run_on_generated_images(network, card) for network in (module, networks.fp32))
-    write_reference(directory, Reference(int8, fp32, predictions(logits.int8), predictions(logits.fp32)))
+    on_int8, on_fp32 = (_run_on_generated_images(network, card) for network in (module, networks.fp32))
+    predicted = predictions(logits.int8), predictions(logits.fp32)
+    write_reference(directory, Reference(on_int8, on_fp32, *predicted))
 
 
 def _run_on_generated_images(network: nn.Module, card: ModelCard) -> NDArray[np.float32]:
@@ -90,8 +99,10 @@ def _run_on_generated_images(network: nn.Module, card: ModelCard) -> NDArray[np.
     return logits
 
 
-def check_files(gate: Gate, networks: Networks, logits: Logits, test: Split, params: ExportParams) -> list[FileCheck]:
-    """Run each file in a fresh process and compare it with its network.
+def check_files(
+    gate: Gate, networks: Networks, logits: LogitsPair, test: Split, params: ExportParams
+) -> list[FileCheck]:
+    """Run each file in a fresh process, some at the same time, and compare it with its network.
 
     Args:
         gate: which compares.
@@ -104,22 +115,33 @@ def check_files(gate: Gate, networks: Networks, logits: Logits, test: Split, par
         ModelError: a file does not run or its predictions are not equivalent; the error names the first layer that
             differs.
     """
-    checks = [gate.require_equal("torchscript", INT8_TORCHSCRIPT, logits.int8, logits.fp32)]
-    if params.onnx:
-        try:
-            checks.append(gate.require_fidelity("onnxruntime", INT8_ONNX, logits.int8, logits.fp32, params.margin))
-        except ModelError as error:
+
+    def check_int8_onnx(runtime: Runtime) -> FileCheck:
+        return gate.require_fidelity(runtime, INT8_ONNX, logits.int8, logits.fp32, params.margin)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        checks = [pool.submit(gate.require_equal, "torchscript", INT8_TORCHSCRIPT, logits.int8, logits.fp32)]
+        if params.onnx:
+            checks.append(pool.submit(check_int8_onnx, "onnxruntime"))
+            checks.append(pool.submit(gate.require_rounding, "onnxruntime", FP32_ONNX, logits.fp32))
+            if params.openvino:
+                checks.append(pool.submit(check_int8_onnx, "openvino"))
+    try:
+        return [check.result() for check in checks]
+    except ModelError as error:
+        if not checks[0].exception() and params.onnx and checks[1].exception():
             raise ModelError(f"{error}; {_where(gate, networks, test)}") from None
-        checks.append(gate.require_rounding("onnxruntime", FP32_ONNX, logits.fp32))
-        if params.openvino:
-            checks.append(gate.require_fidelity("openvino", INT8_ONNX, logits.int8, logits.fp32, params.margin))
-    return checks
+        raise
 
 
 def headline(checks: Sequence[FileCheck]) -> ExportMetrics:
-    """Return the top-1 of int8.onnx in ONNX Runtime, if it was exported."""
-    shipped = (check.top1 for check in checks if (check.file, check.runtime) == (INT8_ONNX, "onnxruntime"))
-    return ExportMetrics(onnx_top1=next(shipped, None))
+    """Return the figures of int8.onnx in ONNX Runtime, if it was exported."""
+    for check in checks:
+        if (check.file, check.runtime) == (INT8_ONNX, "onnxruntime"):
+            return ExportMetrics(
+                onnx_top1=check.top1, onnx_agreement=check.fp32_agreement, onnx_sqnr_db=check.median_sqnr_db
+            )
+    return ExportMetrics()
 
 
 def require_runtimes(params: ExportParams) -> None:

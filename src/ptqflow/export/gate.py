@@ -10,23 +10,24 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ptqflow.core.errors import ModelError, describe_failure
 from ptqflow.core.figures import DIGITS, FileCheck
+from ptqflow.data.accuracy import predictions
+from ptqflow.data.fidelity import median_sqnr_db
 from ptqflow.export import replay
 from ptqflow.export.agreement import ROUNDING_DB, Agreement, compare, find_fault, find_loss
 from ptqflow.export.qdq import StepOutput
-from ptqflow.models.accuracy import predictions
-from ptqflow.models.fidelity import median_sqnr_db
 from ptqflow.runtime.runtimes import Runtime
 
 _STEPS, _SHARE = 2, 0.01
 """A layer diverges if more than this share of its values is more than so many quantization steps away."""
 EXAMPLES = 32
 """Images on which layers are compared."""
+_EQUAL_IMAGES = 1024
+"""Test images, at most, on which a file is compared that must compute what its network does."""
+_LogitArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -60,60 +61,69 @@ class Gate:
             loaded = np.load(output, allow_pickle=False)
             return dict(loaded) if options else loaded
 
-    def require_equal(self, runtime: Runtime, name: str, reference: Tensor, fp32: Tensor) -> FileCheck:
-        """Require logits equal to those of the reference, bit for bit.
+    def require_equal(self, runtime: Runtime, name: str, reference: _LogitArray, fp32: _LogitArray) -> FileCheck:
+        """Require logits equal to those of the reference, bit for bit, on the first test images.
 
         Args:
             runtime: that runs the file.
             name: of the file.
-            reference: logits of the network that it was made from, float64 (N, classes).
+            reference: logits of the network that it was made from, (N, classes).
             fp32: logits of the FP32 network, of the same shape.
 
         Raises:
             ModelError: they are not, or the file does not run.
         """
-        logits = self.replay(runtime, name, len(self.labels))
-        if not np.array_equal(logits, reference.numpy()):
-            image = int((logits != reference.numpy()).any(axis=1).argmax())
+        logits = self.replay(runtime, name, min(_EQUAL_IMAGES, len(reference)))
+        different = (logits != reference[: len(logits)]).any(axis=1)
+        if different.any():
+            image = int(different.argmax())
             raise ModelError(f"{name} returns other logits than the INT8 model, first for test image {image}")
-        return _Comparison.of(logits, reference, fp32, self.labels).describe(runtime, name)
+        return self._compare(logits, reference, fp32).describe(runtime, name)
 
-    def require_rounding(self, runtime: Runtime, name: str, fp32: Tensor) -> FileCheck:
-        """Require of a file of the FP32 network logits (N, classes) that differ from its own by rounding alone.
-
-        Raises:
-            ModelError: they differ by more, or the file does not run.
-        """
-        logits = self.replay(runtime, name, len(self.labels))
-        compared = _Comparison.of(logits, fp32, fp32, self.labels)
-        if compared.sqnr_db < ROUNDING_DB:
-            raise ModelError(
-                f"{name} in {runtime} has logits with an SQNR of {compared.sqnr_db:.1f} dB to torch's, the median of "
-                f"the test images; rounding leaves {ROUNDING_DB:g} dB or more"
-            )
-        return compared.describe(runtime, name)
-
-    def require_fidelity(
-        self, runtime: Runtime, name: str, reference: Tensor, fp32: Tensor, margin: float
-    ) -> FileCheck:
-        """Require that a file of the INT8 network is no worse than that, in logits and predictions against FP32's.
+    def require_rounding(self, runtime: Runtime, name: str, fp32: _LogitArray) -> FileCheck:
+        """Require of a file of the FP32 network that its logits for the first test images differ by rounding alone.
 
         Args:
             runtime: that runs the file.
             name: of the file.
-            reference: logits of torch's INT8 network, float64 (N, classes).
+            fp32: logits of the network, (N, classes).
+
+        Raises:
+            ModelError: they differ by more, or the file does not run.
+        """
+        logits = self.replay(runtime, name, min(_EQUAL_IMAGES, len(fp32)))
+        compared = self._compare(logits, fp32, fp32)
+        if compared.sqnr_db < ROUNDING_DB:
+            raise ModelError(
+                f"{name} in {runtime} has logits with an SQNR of {compared.sqnr_db:.1f} dB to torch's, the median of "
+                f"{len(logits)} test images; rounding leaves {ROUNDING_DB:g} dB or more"
+            )
+        return compared.describe(runtime, name)
+
+    def require_fidelity(
+        self, runtime: Runtime, name: str, reference: _LogitArray, fp32: _LogitArray, margin: float
+    ) -> FileCheck:
+        """Require that a file of the INT8 network is no worse than that, in logits and predictions against FP32's.
+
+        Args:
+            runtime: that runs the file, on all test images.
+            name: of the file.
+            reference: logits of torch's INT8 network, (N, classes).
             fp32: logits of the FP32 network, of the same shape.
             margin: `export.margin`.
 
         Raises:
             ModelError: it is worse, or does not run.
         """
-        logits = self.replay(runtime, name, len(self.labels))
-        compared = _Comparison.of(logits, reference, fp32, self.labels)
+        compared = self._compare(self.replay(runtime, name, len(reference)), reference, fp32)
         expected_db = median_sqnr_db(reference, fp32)
         if fault := find_loss(compared.sqnr_db, expected_db) or find_fault(compared.agreement, margin):
             raise ModelError(f"{name} in {runtime} {fault}")
         return compared.describe(runtime, name)
+
+    def _compare(self, logits: _LogitArray, reference: _LogitArray, fp32: _LogitArray) -> "_Comparison":
+        count = len(logits)
+        return _Comparison.of(logits, reference[:count], fp32[:count], self.labels[:count])
 
 
 @dataclass(frozen=True)
@@ -127,13 +137,13 @@ class _Comparison:
 
     @classmethod
     def of(
-        cls, logits: NDArray[np.float64], reference: Tensor, fp32: Tensor, labels: NDArray[np.int64]
+        cls, logits: _LogitArray, reference: _LogitArray, fp32: _LogitArray, labels: NDArray[np.int64]
     ) -> "_Comparison":
-        predicted = logits.argmax(axis=1)
+        predicted = predictions(logits)
         return cls(
-            bit_exact=bool(np.array_equal(logits, reference.numpy())),
+            bit_exact=bool(np.array_equal(logits, reference)),
             agreement=compare(predicted, predictions(reference), predictions(fp32), labels),
-            sqnr_db=median_sqnr_db(torch.from_numpy(logits), fp32),
+            sqnr_db=median_sqnr_db(logits, fp32),
             top1=float((predicted == labels).mean()),
         )
 
@@ -141,6 +151,7 @@ class _Comparison:
         return FileCheck(
             file=name,
             runtime=runtime,
+            images=self.agreement.images,
             bit_exact=self.bit_exact,
             agreement=round(self.agreement.share, DIGITS),
             fp32_agreement=round(self.agreement.with_fp32, DIGITS),

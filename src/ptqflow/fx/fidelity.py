@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from ptqflow.core.errors import ModelError
+from ptqflow.data.fidelity import median_sqnr_db
 from ptqflow.fx.graph import fused_steps, step_name, trace
 from ptqflow.fx.prepare import without_torch_warnings
 from ptqflow.fx.values import step_values
-from ptqflow.models.fidelity import median_sqnr_db
 
 _NAMED = 3
 _EXACT = 99.0

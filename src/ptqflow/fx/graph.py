@@ -1,5 +1,7 @@
 """Names for what flows through a network, the same in every graph that torch.fx makes of it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 from torch.ao.quantization.fx.fuse import fuse
@@ -9,15 +11,16 @@ from torch.nn import functional
 from ptqflow.fx.observer import RangeObserver
 from ptqflow.models.nodes import copy_sharing_tensors
 
+_TENSOR = "observed_tensor"
+"""Key of a node's `meta`."""
 _RELUS = (functional.relu, torch.relu, "relu")
 _CLAMPS = (functional.relu6, functional.hardtanh, torch.clamp, "clamp")
 
 
 def trace(model: nn.Module) -> GraphModule:
-    """Return the steps of a network in evaluation mode, in a copy that shares its tensors.
-
-    A canonical form is copied with the scopes of its steps, which another trace would lose.
-    """
+    """Return the steps of a network in evaluation mode, to be read and run only: of a canonical form that itself."""
+    if isinstance(model, GraphModule) and not model.training:
+        return model
     copied = copy_sharing_tensors(model).eval()
     return copied if isinstance(copied, GraphModule) else fx.symbolic_trace(copied)
 
@@ -47,16 +50,26 @@ def name_observed(model: nn.Module, prepared: GraphModule) -> dict[str, str]:
     for what every engine fuses into it; where one fuses more, such as an addition into a convolution, the output has
     the name of the addition.
     """
+    nodes = observer_nodes(prepared)
+    if not all(_TENSOR in node.meta for node in nodes):
+        _note_tensors(model, prepared, nodes)
+    return {str(node.target): node.meta[_TENSOR] for node in nodes}
+
+
+def _note_tensors(model: nn.Module, prepared: GraphModule, nodes: list[Node]) -> None:
+    """Note the names on the nodes that observe: to find them takes as long as to trace the network."""
     traced = trace(model)
     names = tensor_names(traced)
     steps_of = fused_steps(traced, prepared)
-    return {str(node.target): names[steps_of[node.all_input_nodes[0]][-1]] for node in observer_nodes(prepared)}
+    for node in nodes:
+        node.meta[_TENSOR] = names[steps_of[node.all_input_nodes[0]][-1]]
 
 
 def tensor_names(traced: GraphModule) -> dict[Node, str]:
     """Return the names of `name_observed` by the step that returns the tensor, the last of those fused into one."""
+    copied: Any = copy_sharing_tensors(traced)
     names: dict[Node, str] = {}
-    for node, steps in fused_steps(traced, fuse(trace(traced), is_qat=False)).items():
+    for node, steps in fused_steps(traced, fuse(copied, is_qat=False)).items():
         name = str(node.target) if node.op == "call_module" else node.name
         calls = sum(taken.partition(":")[0] == name for taken in names.values())
         names[steps[-1]] = f"{name}:{calls}" if calls else name

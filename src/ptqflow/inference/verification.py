@@ -5,17 +5,16 @@ both predicted for the test images. A runtime may round otherwise than torch and
 overflows, on a CPU without the instructions that kernels require, is far from it.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptqflow.core.errors import ArtifactError, EngineError
 from ptqflow.data.dataset import Split, open_dataset
+from ptqflow.data.fidelity import sqnr_db
 from ptqflow.export.agreement import SQNR_MARGIN_DB, compare, find_fault, find_loss
 from ptqflow.inference.classifier import compute_logits
 from ptqflow.runtime.manifest import Manifest, check_file
@@ -117,13 +116,6 @@ def compare_predictions(
         f"FP32 did for {agreement.with_fp32:.2%}, top-1 {top1:.2%}"
     )
     return Finding(runtime, True, text)
-
-
-def sqnr_db(logits: NDArray[Any], reference: NDArray[Any]) -> float:
-    """Return the power of the reference over that of the difference in decibels, infinite if there is no difference."""
-    reference = reference.astype(np.float64)
-    noise = np.square(logits - reference).sum()
-    return float(10 * np.log10(np.square(reference).sum() / noise)) if noise else math.inf
 
 
 def _open_test(dataset: Path, directory: Path, manifest: Manifest) -> Split:

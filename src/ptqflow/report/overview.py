@@ -8,6 +8,7 @@ from ptqflow.evaluate.confidence import expected_calibration_error, mean_confide
 from ptqflow.evaluate.verdict import format_p, format_points
 from ptqflow.report.components import Table, decimals, percent, signed
 from ptqflow.report.results import Results
+from ptqflow.runtime.manifest import FP32_ONNX
 
 NETWORKS = {"fp32": "FP32", "int8_uncalibrated": "INT8, not calibrated", "int8": "INT8, calibrated"}
 _COLUMNS = ("top-1 %", "top-5 %", "loss", "ECE", "confidence", "MB")
@@ -22,7 +23,12 @@ def networks(results: Results) -> dict[str, Any]:
         f"{format_points(drop.high)}). INT8 predicts the same class as FP32 for {percent(evaluate.agreement)} % of the "
         f"images; the mean divergence KL(FP32 ‖ INT8) is {evaluate.kl:.3g} nats"
     )
-    ratio = "" if evaluate.sqnr_db is None else f", the SQNR of the logits is {evaluate.sqnr_db:.1f} dB"
+    ratio = ""
+    if evaluate.median_sqnr_db is not None and evaluate.p5_sqnr_db is not None:
+        ratio = (
+            f"; the SQNR of the logits is {evaluate.median_sqnr_db:.1f} dB, the median of the images' own, and at most "
+            f"{evaluate.p5_sqnr_db:.1f} dB for 5 % of them"
+        )
     return {
         "networks": Table(["", *_COLUMNS], [_network_row(results, name, title) for name, title in NETWORKS.items()]),
         "drop": f"{sentence}{ratio}.",
@@ -117,9 +123,14 @@ def size_and_speed(results: Results) -> dict[str, Any]:
 
 def _describe(check: FileCheck) -> str:
     """Return the result of a file's check in words."""
+    images = f"{check.images:,} test images"
     if check.bit_exact:
-        return f"{check.runtime}: equal logits"
+        return f"{check.runtime}: equal logits for {images}"
+    if check.file == FP32_ONNX:
+        return f"{check.runtime}: {100 * check.agreement:.2f} % of predictions equal for {images}"
+    ratio = "" if check.median_sqnr_db is None else f", SQNR {check.median_sqnr_db:.1f} dB"
     return (
-        f"{check.runtime}: {100 * check.agreement:.2f} % of predictions equal, top-1 {100 * check.top1:.2f} %, "
-        f"{check.lost:,} images lost, {check.gained:,} gained"
+        f"{check.runtime}: top-1 {100 * check.top1:.2f} %, predicts what FP32 predicts for "
+        f"{100 * check.fp32_agreement:.2f} %{ratio}; against torch's INT8 network {check.lost:,} of {images} lost, "
+        f"{check.gained:,} gained"
     )

@@ -17,9 +17,10 @@ from ptqflow.core.errors import DataError, LaunchError, ModelError
 from ptqflow.core.figures import DIGITS, EpochRow
 from ptqflow.core.ranks import ALONE, Ranks
 from ptqflow.core.stage import is_rank
+from ptqflow.data.accuracy import Evaluation, evaluate
 from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
-from ptqflow.models.accuracy import Evaluation, compute_logits, evaluate
+from ptqflow.models.logits import compute_logits
 from ptqflow.train.augmentation import draw_epoch
 from ptqflow.train.batches import Batches
 from ptqflow.train.checkpoints import Checkpoints

@@ -1,40 +1,19 @@
-"""Logits of a network on a split, and their accuracy and loss."""
+"""Logits of a network on a split."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from ptqflow.core.errors import DataError
-from ptqflow.core.figures import DIGITS
 from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import ALONE, Ranks
 from ptqflow.data.batching import images_per_pass
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracy, as fractions of the images, and loss of one network on one split."""
-
-    top1: float
-    top5: float | None
-    """None where there are fewer than 5 classes."""
-    loss: float
-    """Mean cross-entropy in nats."""
-
-    def as_metrics(self) -> dict[str, float]:
-        """Return the figures that exist, rounded to 6 decimals."""
-        figures = {"top1": self.top1, "top5": self.top5, "loss": self.loss}
-        return {name: round(figure, DIGITS) for name, figure in figures.items() if figure is not None}
 
 
 def compute_logits(
@@ -50,7 +29,7 @@ def compute_logits(
     A batch has `batch_size` images, or fewer if they are large, as `images_per_pass` returns.
 
     Returns:
-        float64 (N, classes) on the CPU.
+        float32 (N, classes) on the CPU.
 
     Raises:
         DataError: a logit is not finite; the error names `label` and the first such image.
@@ -62,7 +41,7 @@ def compute_logits(
         images = torch.from_numpy(np.array(batch.images)).to(device)
         batch.release()
         logits: Tensor = model(to_input(images, normalization))
-        return logits.cpu().double()
+        return logits.cpu().float()
 
     step = images_per_pass(split.images.shape[1], batch_size)
     starts = range(0, len(split), step)
@@ -86,27 +65,3 @@ def _concatenate(tensors: Iterator[Tensor], count: int) -> Tensor:
         rows[filled : filled + len(tensor)] = tensor
         filled += len(tensor)
     return rows
-
-
-def evaluate(logits: Tensor, labels: NDArray[np.int64]) -> Evaluation:
-    """Return accuracy and loss of logits (N, classes) for labels (N,); of equal logits the first class ranks higher."""
-    ranks = _rank_labels(logits.numpy(), labels)
-    return Evaluation(
-        top1=float((ranks < 1).mean()),
-        top5=float((ranks < 5).mean()) if logits.shape[1] >= 5 else None,
-        loss=F.cross_entropy(logits, torch.from_numpy(np.array(labels))).item(),
-    )
-
-
-def _rank_labels(logits: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many classes rank before the true one, (N,)."""
-    true = np.take_along_axis(logits, labels[:, None], axis=1)
-    is_before = np.arange(logits.shape[1]) < labels[:, None]
-    ranks: NDArray[np.int64] = np.count_nonzero((logits > true) | ((logits == true) & is_before), axis=1)
-    return ranks
-
-
-def predictions(logits: Tensor) -> NDArray[np.int64]:
-    """Return the class with the largest logit of each image, (N,), the first of equal ones."""
-    found: NDArray[np.int64] = logits.numpy().argmax(axis=1)  # torch.argmax does not promise the first
-    return found

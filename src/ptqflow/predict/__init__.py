@@ -1,0 +1,1 @@
+"""Logits of each network for the test images."""
