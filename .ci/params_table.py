@@ -84,7 +84,7 @@ def _allowed(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(map(_default, schema["enum"]))
     if "const" in schema:
-        return f"`{schema['const']}`"
+        return _default(schema["const"])
     match schema["type"]:
         case "boolean":
             return "true, false"
