@@ -73,7 +73,7 @@ class Result:
     @property
     def ran(self) -> list[str]:
         """Stages that ran, in order."""
-        return re.findall(r"^Running stage '(\w+)'", self.output, re.MULTILINE)
+        return re.findall(r"^Running stage '([\w@]+)'", self.output, re.MULTILINE)
 
 
 @dataclass(frozen=True)

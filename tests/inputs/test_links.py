@@ -178,6 +178,7 @@ def test_what_keeps_files_from_dvc_is_named(name: str, tmp_path: Path) -> None:
         (".", "data/dataset"),
         ("data", "data/dataset"),
         ("data/dataset", "data/dataset"),
+        ("data/logits/int8", "data/logits"),
         ("data/predictions/int8.npy", "data/predictions"),
         ("link", "data/dataset"),
     ],
@@ -187,6 +188,7 @@ def test_a_data_path_that_overlaps_with_an_output_is_refused_from_the_first_run(
 ) -> None:
     write("data/cat/1.png")
     write("data/predictions/int8.npy")
+    write("data/logits/int8/card.json")
     Path("data/dataset").mkdir()
     Path("link").symlink_to("data")
     assert refusal(path) == (

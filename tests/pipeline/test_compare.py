@@ -24,7 +24,8 @@ import numpy as np
 
 sys.path.append({str(ROOT / "tests")!r})
 from evaluation import evaluation_figures
-from ptqflow.evaluate.predictions import NETWORKS, PredictionsCard, predict, save_predictions
+from ptqflow.data.logits import NETWORKS
+from ptqflow.evaluate.predictions import PredictionsCard, predict, save_predictions
 
 draws, labels = np.random.default_rng(int(Path("seed").read_text())), np.arange(60) % 3
 networks = {{name: predict(draws.normal(size=(60, 3)) + np.eye(3)[labels]) for name in NETWORKS}}

@@ -11,11 +11,11 @@ pytestmark = pytest.mark.slow
 def test_any_number_of_processes_writes_the_same_bytes(repository: Repository) -> None:
     repository.set_params({"calib": {"batches": 22}, "run": {"batch_size": 3}})
     repository.run("dvc", "repro")
-    names = ("models/statistics", "metrics/calib.json", "data/predictions", "metrics/evaluate.json", "metrics/plots")
+    names = ("models/statistics", "metrics/calib.json", "data/logits", "metrics/plots/calib_tensors.csv")
     before = repository.contents(*names)
     for processes in (2, 3):
         repository.set_params({"run": {"processes": processes}})
-        for stage in ("calib", "evaluate"):
+        for stage in ("calib", "predict@int8", "predict@fp32"):
             assert repository.run("dvc", "repro", "--force", "--single-item", "--no-run-cache", stage).ran == [stage]
         assert repository.contents(*names) == before
 
@@ -26,7 +26,7 @@ def test_a_network_trained_on_two_devices_is_what_later_stages_take(repository: 
 
     result = repository.run("dvc", "repro")
 
-    assert result.ran[:2] == ["train", "calib"]
+    assert result.ran[0] == "train"
     assert result.output.count("epoch 1: ") == 1, "one rank prints"
     assert repository.contents("models/fp32") != network, "each process normalizes its own share of a batch"
     evaluated = json.loads(repository.read("metrics/evaluate.json"))

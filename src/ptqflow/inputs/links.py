@@ -10,7 +10,7 @@ from pathlib import Path
 from ptqflow.core.artifacts import write_text
 from ptqflow.core.errors import DataError, ModelError
 from ptqflow.core.inputs import CODE, DATA, WEIGHTS
-from ptqflow.core.paths import DATASET, PREDICTIONS
+from ptqflow.core.paths import DATASET, LOGITS, PREDICTIONS
 from ptqflow.fetch.params import DataParams
 from ptqflow.models.params import ModelParams
 
@@ -82,7 +82,7 @@ def _find_data(path: str) -> Path:
 
 def _require_apart_from_outputs(found: Path) -> None:
     """Refuse a folder that holds what the stages write, or is inside it: the next run would read that as images."""
-    for output in (root / output for root in _roots() for output in (DATASET, PREDICTIONS)):
+    for output in (root / output for root in _roots() for output in (DATASET, LOGITS, PREDICTIONS)):
         ours, theirs = output.resolve(), found.resolve()
         if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
             raise DataError(
