@@ -1,5 +1,6 @@
 """How a stage script ends, in real processes with real signals."""
 
+import ctypes
 import signal
 import subprocess
 import sys
@@ -140,3 +141,25 @@ def test_waiting_threads_of_torch_sleep_soon_unless_the_user_wants_otherwise(own
     if "GOMP_SPINCOUNT" not in errors:
         pytest.skip("this torch has another OpenMP than GNU's")
     assert f"GOMP_SPINCOUNT = '{spins}'" in errors
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc alone")
+def test_memory_that_is_freed_is_not_cleared_again_by_the_kernel() -> None:
+    script = """
+import resource
+import numpy as np
+from ptqflow.core.stage import run
+
+def main():
+    for _ in range(20):
+        np.ones(1 << 26, np.uint8)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+
+START
+"""
+
+    def faults(start: str) -> int:
+        command = [sys.executable, "-c", script.replace("START", start)]
+        return int(subprocess.check_output(command, env={"PYTHONPATH": str(SOURCE)}, text=True))
+
+    assert faults("main()") > 2 * faults("run('stage', main)")
