@@ -52,7 +52,8 @@ def main() -> None:
 
 def clone_with_cache(folder: Path, clone: Path) -> Path:
     """Return a clone of a repository in the state of its workspace, with the cache of the original."""
-    shutil.copytree(folder, clone, symlinks=True, ignore=shutil.ignore_patterns(".venv", "cache", "tmp", "report"))
+    left_out = {folder: {".venv"}, folder / ".dvc": {"cache", "tmp"}}
+    shutil.copytree(folder, clone, symlinks=True, ignore=lambda path, _: left_out.get(Path(path), set()))
     call(clone, "git", "add", "--all")
     call(clone, "git", "-c", "user.name=x", "-c", "user.email=x@x", "commit", "--quiet", "--allow-empty", "--message=x")
     call(clone, "dvc", "cache", "dir", "--local", str(folder / ".dvc/cache"))
@@ -110,7 +111,7 @@ def timed(clone: Path, *command: str) -> dict[str, float]:
                 began.append((started[1], time.monotonic()))
     if process.returncode:
         sys.exit("".join(output))
-    ends = [start for _, start in began[1:]] + [time.monotonic()]
+    ends = [*(start for _, start in began[1:]), time.monotonic()][: len(began)]
     return {stage: end - start for (stage, start), end in zip(began, ends, strict=True)}
 
 
