@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from made_logits import BYTES, networks_of
 from manifests import SHA256, make_manifest
-from networks import BYTES, networks_of
 from numpy.typing import NDArray
 from samples import random_pixels
 

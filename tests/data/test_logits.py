@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import logits_card
+from made_logits import logits_card
 
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.paths import LOGITS

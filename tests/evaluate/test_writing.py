@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import BYTES, networks_of
+from made_logits import BYTES, networks_of
 from numpy.typing import NDArray
 
 from ptqflow.core.errors import ModelError
