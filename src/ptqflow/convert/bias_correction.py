@@ -23,9 +23,8 @@ from torch.fx import GraphModule
 
 from ptqflow.convert.criterion import Images, Score
 from ptqflow.core.figures import SearchRow
-from ptqflow.fx.fake_quant import Simulation, copy_to_simulate, round_weight
+from ptqflow.fx.fake_quant import Simulation, copy_with_rounded_weights
 from ptqflow.fx.graph import weighted_modules
-from ptqflow.models.memory_format import lay_out
 
 _GROUPS = 4
 """Of layers, whose corrections are kept or taken back together: that of one layer gains less than chance does."""
@@ -60,11 +59,8 @@ def correct_biases(
         held_out: images that decide nothing else, on which all corrections together must gain, too.
         least_db: what they must gain more than, on average of both.
     """
-    simulated = copy_to_simulate(prepared)
-    lay_out(simulated, torch.channels_last)
+    simulated = copy_with_rounded_weights(prepared)
     layers, rounded = weighted_modules(prepared), weighted_modules(simulated)
-    for name, layer in rounded.items():
-        round_weight(layer, getattr(simulated.get_submodule(name), "qconfig", None))
     run = Simulation(simulated).run
     before = images.score(run)
     held_before = held_out.score(run) if held_out else None

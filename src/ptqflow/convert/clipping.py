@@ -6,24 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import nn
 from torch.fx import GraphModule
 
 from ptqflow.calib.histogram import Histogram
 from ptqflow.calib.statistics import Statistics
 from ptqflow.convert.criterion import Images, Score, draw_images
+from ptqflow.convert.method_search import with_method
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.qparams import set_ranges
 from ptqflow.convert.ranges import Method, QParams
+from ptqflow.convert.simulated_ranges import SimulatedRanges
 from ptqflow.core.errors import PtqflowWarning
 from ptqflow.data.dataset import Split
-from ptqflow.fx.fake_quant import Simulation, copy_to_simulate, round_weight
-from ptqflow.fx.graph import name_observed, weighted_modules
-from ptqflow.fx.observer import RangeObserver
 from ptqflow.fx.prepare import Scheme
 from ptqflow.models.fp32 import Fp32Model
-from ptqflow.models.memory_format import lay_out
 
 CLIPPING: tuple[Method, ...] = ("entropy", "percentile")
 _OTHERS: tuple[Method, ...] = ("minmax", "minmax_32")
@@ -107,12 +104,12 @@ def measure_clipping(
     assert chosen != "auto", "search_methods resolves it"
     ranges = {
         method: set_ranges(
-            model, copy.deepcopy(prepared), scheme, statistics, _with_method(params, method), idle_overrides=True
+            model, copy.deepcopy(prepared), scheme, statistics, with_method(params, method, {}), idle_overrides=True
         )
         for method in (chosen, *_OTHERS)
     }
-    simulated = _Ranged(model, prepared)
-    scores = {method: simulated.score(found, images) for method, found in ranges.items()}
+    simulated = SimulatedRanges(model, prepared)
+    scores = {method: _score(simulated, found, images) for method, found in ranges.items()}
     other = max(_OTHERS, key=lambda method: scores[method].db)
     if scores[other].gain(scores[chosen]) <= _LOSS_DB:
         return None
@@ -122,12 +119,15 @@ def measure_clipping(
         for tensor, qparams in clipped.items()
         if (seen := statistics.tensors[tensor]) and (share := cut_power(seen.histogram, qparams))
     }
-    alone = {tensor: ranges[other] | simulated.sharing(clipped, tensor) for tensor in cut}
+    alone = {
+        tensor: ranges[other] | {name: clipped[name] for name in simulated.sharing(tensor) if name in clipped}
+        for tensor in cut
+    }
     if not alone:  # what it loses is not what it cuts off
         return None
     few = images.first(_FEW_IMAGES)
-    tensor = min(alone, key=lambda tensor: simulated.score(alone[tensor], few).db)
-    cost = scores[other].db - simulated.score(alone[tensor], images).db
+    tensor = min(alone, key=lambda tensor: _score(simulated, alone[tensor], few).db)
+    cost = scores[other].db - _score(simulated, alone[tensor], images).db
     return Clipping(chosen, other, scores[chosen].db, scores[other].db, tensor, cost, cut[tensor]) if cost > 0 else None
 
 
@@ -139,34 +139,7 @@ def cut_power(histogram: Histogram, qparams: QParams) -> float:
     return float((counts * cut**2).sum()) / power if power else 0.0
 
 
-def _with_method(params: ConvertParams, method: Method) -> ConvertParams:
-    return params.model_copy(update={"activation": params.activation.model_copy(update={"method": method})})
-
-
-class _Ranged:
-    """A network with rounded weights, whose ranges can be set."""
-
-    def __init__(self, model: nn.Module, prepared: GraphModule) -> None:
-        network = copy_to_simulate(prepared)
-        for name, layer in weighted_modules(network).items():
-            round_weight(layer, getattr(network.get_submodule(name), "qconfig", None))
-        lay_out(network, torch.channels_last)
-        self._simulation = Simulation(network)
-        self._observers = {
-            name: observer
-            for target, name in name_observed(model, prepared).items()
-            if isinstance(observer := network.get_submodule(target), RangeObserver)
-        }
-
-    def score(self, ranges: Mapping[str, QParams], images: Images) -> Score:
-        """Return how near the network is to FP32 with these ranges."""
-        for tensor, qparams in ranges.items():
-            if tensor in self._observers:
-                self._observers[tensor].scale = qparams.scale
-                self._observers[tensor].zero_point = qparams.zero_point
-        return images.score(self._simulation.run)
-
-    def sharing(self, ranges: Mapping[str, QParams], tensor: str) -> dict[str, QParams]:
-        """Return the ranges of a tensor and of those that share its observer."""
-        observer = self._observers.get(tensor)
-        return {name: ranges[name] for name, own in self._observers.items() if own is observer and name in ranges}
+def _score(simulated: SimulatedRanges, ranges: Mapping[str, QParams], images: Images) -> Score:
+    """Return how near the network is to FP32 with these ranges."""
+    simulated.set_ranges(ranges)
+    return images.score(simulated.run)

@@ -41,10 +41,8 @@ class Score:
         return self.db - before.db
 
     def is_better(self, before: "Score") -> bool:
-        """Return whether the gain is more than chance: than two standard errors of the images' own."""
-        count = len(self.images_db)
-        error = float((self.images_db - before.images_db).std()) / math.sqrt(count) if count > 1 else 0.0
-        return self.gain(before) > _DEVIATIONS * error
+        """Return whether the gain is more than chance."""
+        return self.gain(before) > by_chance_db(self.images_db, before.images_db)
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,12 @@ def draw_images(
 
     flat = rows.ravel()
     return images(flat[:count]), images(flat[count:][:count]) if len(flat) > count else None
+
+
+def by_chance_db(found: Tensor, before: Tensor) -> float:
+    """Return what a mean gain of images, (N,) decibels, may be by chance: two standard errors; 0 for one image."""
+    count = len(found)
+    return _DEVIATIONS * float((found - before).std()) / math.sqrt(count) if count > 1 else 0.0
 
 
 def in_parts(network: Callable[[Tensor], Tensor], images: Tensor, together: int) -> Tensor:

@@ -7,32 +7,28 @@ INT8, on calibration images and without labels: first for all tensors, then for 
 
 import copy
 import time
-from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from glob import escape
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch import Tensor
+from torch.fx import GraphModule
 
 from ptqflow.calib.statistics import Statistics
-from ptqflow.convert.criterion import Images, Score, draw_images, sqnr_db
+from ptqflow.convert.criterion import Images, Score, by_chance_db, draw_images, sqnr_db
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.qparams import resolve_scheme, set_ranges
 from ptqflow.convert.quantize import quantize
 from ptqflow.convert.ranges import Method, QParams
+from ptqflow.convert.simulated_ranges import PartialRanges
 from ptqflow.convert.smoothing import Smoothed, smooth_network, smoothable_pairs
 from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.figures import SearchRow
 from ptqflow.data.dataset import Split
-from ptqflow.fx.fake_quant import Simulation, copy_to_simulate, round_weight
-from ptqflow.fx.graph import name_observed, observer_nodes, weighted_modules
-from ptqflow.fx.observer import RangeObserver
+from ptqflow.fx.graph import name_observed
 from ptqflow.fx.prepare import prepare
 from ptqflow.models.fp32 import Fp32Model
-from ptqflow.models.memory_format import lay_out
 
 CANDIDATES: tuple[Method, ...] = (
     *("minmax_32", "minmax_8", "minmax_16", "minmax_64", "minmax_128", "minmax", "mse", "percentile"),
@@ -42,10 +38,9 @@ CANDIDATES: tuple[Method, ...] = (
 _TENSORS = 12  # that are tried alone, at most
 _COST_DB = 0.1  # that the rounding of such a tensor costs, at least
 _UNBEARABLE_DB = 1.0  # that the rounding of a tensor may cost with the best method
-_FP32_SHARE = 0.02  # of all weights, at most in the layers that read such tensors
 ALPHAS = (0.15, 0.3, 0.5, 0.7, 0.85)
 """Of SmoothQuant, that are tried besides 0."""
-_GAIN_DB, _DEVIATIONS = 0.1, 2.0  # that another method must gain: in decibels, and in standard errors
+_GAIN_DB = 0.1  # that another method must gain, beside more than chance
 
 
 @dataclass(frozen=True)
@@ -176,7 +171,7 @@ class _Trials:
     def _load(self, smoothed: Smoothed, prepared: GraphModule) -> None:
         self.smoothed = smoothed
         self._prepared = prepared
-        self._passes = _Passes(smoothed.fp32.module, prepared)
+        self._passes = PartialRanges(smoothed.fp32.module, prepared)
         self._found: dict[Method, dict[str, QParams]] = {}
 
     def _ranges(self, method: Method) -> dict[str, QParams]:
@@ -251,99 +246,4 @@ class _Trials:
 
 def _is_better(found: Tensor, current: Tensor) -> bool:
     """Return whether SQNRs of images exceed others of the same images by more than chance."""
-    gain = found - current
-    error = gain.std() / len(gain) ** 0.5
-    return bool(gain.mean() > max(_GAIN_DB, _DEVIATIONS * error))
-
-
-class _Passes(Simulation):
-    """Runs a prepared network with rounded weights and activations, again only as far as a range changes anything."""
-
-    def __init__(self, model: nn.Module, prepared: GraphModule) -> None:
-        simulated = copy_to_simulate(prepared)
-        for name, layer in weighted_modules(simulated).items():
-            round_weight(layer, getattr(simulated.get_submodule(name), "qconfig", None))
-        lay_out(simulated, torch.channels_last)
-        super().__init__(simulated, garbage_collect_values=False)
-        names = name_observed(model, prepared)
-        self._observers: dict[str, RangeObserver] = {}
-        self._nodes: dict[RangeObserver, list[Node]] = {}
-        """Several where tensors share a range."""
-        for node in observer_nodes(simulated):
-            observer: Any = simulated.get_submodule(str(node.target))
-            self._observers[names[str(node.target)]] = observer
-            self._nodes.setdefault(observer, []).append(node)
-        self._kept: dict[Node, Any] = {}
-        self._unrounded: set[RangeObserver] = set()
-
-    @property
-    def tensors(self) -> list[str]:
-        """One tensor of each range."""
-        return list({observer: tensor for tensor, observer in self._observers.items()}.values())
-
-    def set_ranges(self, ranges: Mapping[str, QParams]) -> None:
-        """Set the range of every tensor."""
-        for tensor, qparams in ranges.items():
-            if tensor in self._observers:
-                self._set(tensor, qparams)
-
-    def run_keeping(self, images: Tensor) -> Tensor:
-        """Return the logits, and keep all values for the methods below."""
-        logits: Tensor = self.run(images)
-        self._kept = dict(self.env)
-        return logits
-
-    def without(self, tensor: str) -> Tensor:
-        """Return the logits where a tensor is not rounded."""
-        self._unrounded.add(self._observers[tensor])
-        logits, _ = self._run_from(tensor)
-        self._unrounded.discard(self._observers[tensor])
-        return logits
-
-    def leave(self, tensor: str) -> None:
-        """Round a tensor no more, and change the values that are kept."""
-        self._unrounded.add(self._observers[tensor])
-        self._kept |= self._run_from(tensor)[1]
-
-    def small_readers(self, tensor: str) -> list[str]:
-        """Return the layers that read a tensor, none if something else does or they hold many of the weights."""
-        network: GraphModule = self.module  # type: ignore[assignment]
-        readers = [reader for node in self._nodes[self._observers[tensor]] for reader in node.users]
-        layers = weighted_modules(network)
-        sizes = {name: layer.weight.numel() for name, layer in layers.items()}
-        found = [str(reader.target) for reader in readers]
-        if not set(found) <= set(layers) or sum(sizes[name] for name in found) > _FP32_SHARE * sum(sizes.values()):
-            return []
-        return list(dict.fromkeys(found))
-
-    def with_range(self, tensor: str, qparams: QParams) -> Tensor:
-        """Return the logits with another range of a tensor, which is then set back."""
-        observer = self._observers[tensor]
-        before = observer.scale, observer.zero_point
-        self._set(tensor, qparams)
-        logits, _ = self._run_from(tensor)
-        observer.scale, observer.zero_point = before
-        return logits
-
-    def keep(self, tensor: str, qparams: QParams) -> None:
-        """Change the range of a tensor, and the values that are kept."""
-        self._set(tensor, qparams)
-        self._kept |= self._run_from(tensor)[1]
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a module; an observer rounds, unless its tensor is left."""
-        return args[0] if self.fetch_attr(target) in self._unrounded else super().call_module(target, args, kwargs)
-
-    def _set(self, tensor: str, qparams: QParams) -> None:
-        self._observers[tensor].scale, self._observers[tensor].zero_point = qparams.scale, qparams.zero_point
-
-    def _run_from(self, tensor: str) -> tuple[Tensor, dict[Node, Any]]:
-        """Return the logits after a change to a tensor, and the values that are other than those kept."""
-        changed: dict[Node, Any] = {}
-        self.env = ChainMap(changed, self._kept)  # type: ignore[assignment]  # it is only read
-        for node in self.graph.nodes:
-            observes = node in self._nodes[self._observers[tensor]]
-            if observes or any(argument in changed for argument in node.all_input_nodes):
-                changed[node] = self.run_node(node)
-        logits: Tensor = self.env[next(node for node in self.graph.nodes if node.op == "output")]
-        return logits, changed
+    return bool((found - current).mean() > max(_GAIN_DB, by_chance_db(found, current)))

@@ -2,9 +2,9 @@
 
 import copy
 import math
-from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from ptqflow.fx.fake_quant import copy_to_simulate, round_values, round_weight
 from ptqflow.fx.graph import clamps, observer_nodes, step_name, weighted_modules
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.observer import RangeObserver
+from ptqflow.fx.partial_pass import output_node, run_again
 from ptqflow.fx.prepare import prepare, without_torch_warnings
 from ptqflow.fx.qparams import restore_ranges
 from ptqflow.models.fp32 import ModelCard
@@ -33,10 +34,8 @@ from ptqflow.models.memory_format import lay_out
 
 _PIXELS = 1 << 17  # of images at a time: all values of the FP32 network for them are in memory together
 _COMPARED = 256  # images, at most, on which outputs are compared
-_FEWEST, _SAFETY = (
-    64,
-    2.0,
-)  # images of the smallest margins that each module runs on, and what its largest change counts
+_FEWEST = 64  # images, those with the smallest margins, on which the drop of each module is measured
+_SAFETY = 2.0  # times the largest change of a margin so far: no larger one is expected on the images that are left
 
 
 @dataclass(frozen=True)
@@ -277,33 +276,25 @@ class PartialPasses(fx.Interpreter):
 
     def run_quantizing(self, name: str) -> Tensor:
         """Return the logits with one module alone quantized."""
-        output = next(node for node in self.graph.nodes if node.op == "output")
+        output = output_node(self.graph)
         logits: Tensor = self._run_changed(name, [output])[output]
         return logits
 
     def _run_changed(self, name: str, until: Sequence[Node]) -> Mapping[Node, Any]:
         """Run what depends on a module, with that quantized, as far as to some nodes; return all values."""
-        calls, left = self.calls[name], set(until)
-        changed: dict[Node, Any] = {}
-        self.env = ChainMap(changed, self._fp32)  # type: ignore[assignment]  # it is only read
-        for node in self.graph.nodes:
-            source = node.all_input_nodes[0] if node in self._observers else None
-            if node in calls:
-                changed[node] = self._call_rounded(node)
-            elif source in calls:
-                changed[node] = round_values(self._observers[node], changed[source])
-            elif any(argument in changed for argument in node.all_input_nodes):
-                changed[node] = self.run_node(node)
-            left.discard(node)
-            if not left:
-                break
-        return self.env
+        calls = self.calls[name]
+        changes = {node: partial(self._call_rounded, node) for node in calls}
+        changes |= {node: partial(self._round, node) for node in self._observers if node.all_input_nodes[0] in calls}
+        return run_again(self, self._fp32, changes, until)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module; an observer does nothing."""
         return (
             args[0] if isinstance(self.fetch_attr(target), RangeObserver) else super().call_module(target, args, kwargs)
         )
+
+    def _round(self, node: Node) -> Tensor:
+        return round_values(self._observers[node], self.env[node.all_input_nodes[0]])
 
     def _call_rounded(self, node: Node) -> Any:
         def read(argument: Node) -> Any:

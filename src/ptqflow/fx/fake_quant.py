@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import GraphModule, Node
 
-from ptqflow.fx.graph import observer_nodes
+from ptqflow.fx.graph import observer_nodes, weighted_modules
 from ptqflow.fx.observer import RangeObserver
+from ptqflow.models.memory_format import lay_out
 
 _BINARY = (operator.add, operator.mul, torch.add, torch.mul)
 
@@ -31,6 +32,15 @@ def copy_to_simulate(prepared: GraphModule) -> GraphModule:
     for node in observer_nodes(simulated):
         if _keeps_levels(node.all_input_nodes[0]):
             setattr(simulated, str(node.target), nn.Identity())
+    return simulated
+
+
+def copy_with_rounded_weights(prepared: GraphModule) -> GraphModule:
+    """Return the copy of `copy_to_simulate`, channels last, with the weights of its layers rounded."""
+    simulated = copy_to_simulate(prepared)
+    for name, layer in weighted_modules(simulated).items():
+        round_weight(layer, getattr(simulated.get_submodule(name), "qconfig", None))
+    lay_out(simulated, torch.channels_last)
     return simulated
 
 

@@ -1,0 +1,120 @@
+"""A prepared network with rounded weights and activations, whose ranges can be set."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from ptqflow.convert.ranges import QParams
+from ptqflow.fx.fake_quant import Simulation, copy_with_rounded_weights
+from ptqflow.fx.graph import name_observed, observer_nodes, weighted_modules
+from ptqflow.fx.observer import RangeObserver
+from ptqflow.fx.partial_pass import output_node, run_again
+
+_FP32_SHARE = 0.02  # of all weights, at most in the layers of `small_readers`
+
+
+class SimulatedRanges(Simulation):
+    """Runs a copy of a prepared network.
+
+    Args:
+        model: the FP32 network.
+        prepared: it with observers.
+        keeps_values: whether those of a pass stay in `env`.
+    """
+
+    def __init__(self, model: nn.Module, prepared: GraphModule, *, keeps_values: bool = False) -> None:
+        simulated = copy_with_rounded_weights(prepared)
+        super().__init__(simulated, garbage_collect_values=not keeps_values)
+        names = name_observed(model, prepared)
+        self._observers: dict[str, RangeObserver] = {}
+        self._nodes: dict[RangeObserver, list[Node]] = {}
+        """Several where tensors share a range."""
+        for node in observer_nodes(simulated):
+            observer: Any = simulated.get_submodule(str(node.target))
+            self._observers[names[str(node.target)]] = observer
+            self._nodes.setdefault(observer, []).append(node)
+
+    @property
+    def tensors(self) -> list[str]:
+        """One tensor of each range."""
+        return list({observer: tensor for tensor, observer in self._observers.items()}.values())
+
+    def sharing(self, tensor: str) -> list[str]:
+        """Return the tensors that have one range with this one, and it; none if it has none."""
+        observer = self._observers.get(tensor)
+        return [name for name, own in self._observers.items() if own is observer]
+
+    def set_ranges(self, ranges: Mapping[str, QParams]) -> None:
+        """Set the ranges of tensors."""
+        for tensor, qparams in ranges.items():
+            if tensor in self._observers:
+                self._set(tensor, qparams)
+
+    def _set(self, tensor: str, qparams: QParams) -> None:
+        self._observers[tensor].scale, self._observers[tensor].zero_point = qparams.scale, qparams.zero_point
+
+
+class PartialRanges(SimulatedRanges):
+    """Runs again only as far as a range changes anything."""
+
+    def __init__(self, model: nn.Module, prepared: GraphModule) -> None:
+        super().__init__(model, prepared, keeps_values=True)
+        self._kept: dict[Node, Any] = {}
+        self._unrounded: set[RangeObserver] = set()
+
+    def run_keeping(self, images: Tensor) -> Tensor:
+        """Return the logits, and keep all values for the methods below."""
+        logits: Tensor = self.run(images)
+        self._kept = dict(self.env)
+        return logits
+
+    def without(self, tensor: str) -> Tensor:
+        """Return the logits where a tensor is not rounded."""
+        self._unrounded.add(self._observers[tensor])
+        logits, _ = self._run_from(tensor)
+        self._unrounded.discard(self._observers[tensor])
+        return logits
+
+    def leave(self, tensor: str) -> None:
+        """Round a tensor no more, and change the values that are kept."""
+        self._unrounded.add(self._observers[tensor])
+        self._kept |= self._run_from(tensor)[1]
+
+    def small_readers(self, tensor: str) -> list[str]:
+        """Return the layers that read a tensor, none if something else does or they hold many of the weights."""
+        network: GraphModule = self.module  # type: ignore[assignment]
+        readers = [reader for node in self._nodes[self._observers[tensor]] for reader in node.users]
+        layers = weighted_modules(network)
+        sizes = {name: layer.weight.numel() for name, layer in layers.items()}
+        found = [str(reader.target) for reader in readers]
+        if not set(found) <= set(layers) or sum(sizes[name] for name in found) > _FP32_SHARE * sum(sizes.values()):
+            return []
+        return list(dict.fromkeys(found))
+
+    def with_range(self, tensor: str, qparams: QParams) -> Tensor:
+        """Return the logits with another range of a tensor, which is then set back."""
+        observer = self._observers[tensor]
+        before = observer.scale, observer.zero_point
+        self._set(tensor, qparams)
+        logits, _ = self._run_from(tensor)
+        observer.scale, observer.zero_point = before
+        return logits
+
+    def keep(self, tensor: str, qparams: QParams) -> None:
+        """Change the range of a tensor, and the values that are kept."""
+        self._set(tensor, qparams)
+        self._kept |= self._run_from(tensor)[1]
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a module; an observer rounds, unless its tensor is left."""
+        return args[0] if self.fetch_attr(target) in self._unrounded else super().call_module(target, args, kwargs)
+
+    def _run_from(self, tensor: str) -> tuple[Tensor, dict[Node, Any]]:
+        """Return the logits after a change to a tensor, and the values that are other than those kept."""
+        output = output_node(self.graph)
+        changes = {node: partial(self.run_node, node) for node in self._nodes[self._observers[tensor]]}
+        values = run_again(self, self._kept, changes, [output])
+        return values[output], dict(values.maps[0])
