@@ -116,15 +116,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, default=[Path()], metavar="FOLDER")
     parser.add_argument("--images", type=int, help="test images, evenly spaced; default: all")
-    parser.add_argument("--no-speed", action="store_true", help="time nothing")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--processes", type=int, default=5, help="of each model at each batch size, one after another")
-    parser.add_argument("--rounds", type=int, default=10, help="in each process")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of timed runs in each process")
-    parser.add_argument("--threads", type=int, default=2)
+    add_timing_arguments(parser, processes=5)
     arguments = parser.parse_args()
     fidelity = dict(run_in_each(arguments.folders, compare, arguments))
     print(fidelity_table(fidelity))
+
+
+def add_timing_arguments(parser: argparse.ArgumentParser, processes: int) -> None:
+    """Add the options of `time_rows`."""
+    parser.add_argument("--no-speed", action="store_true", help="time nothing")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
+    parser.add_argument(
+        "--processes", type=int, default=processes, help="of each model at each batch size, one after another"
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="in each process")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of timed runs in each process")
+    parser.add_argument("--threads", type=int, default=2)
 
 
 def compare(arguments: argparse.Namespace) -> tuple[str, dict[str, str]]:

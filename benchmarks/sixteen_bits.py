@@ -21,7 +21,7 @@ from fidelity import evenly
 from folders import run_in_each
 from onnx import ModelProto, numpy_helper, version_converter
 from onnxruntime.quantization import CalibrationMethod, QuantType
-from peers import REFERENCE, Row, describe, score, table, time_rows
+from peers import REFERENCE, Row, add_timing_arguments, describe, score, table, time_rows
 from quantizers import quantize_with_onnxruntime
 
 from ptqflow.benchmark.timed_runtimes import Runtime
@@ -47,12 +47,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path, default=[Path()], metavar="FOLDER")
     parser.add_argument("--tensors", nargs="+", default=["*"], help="patterns of steps whose output gets 16 bits")
     parser.add_argument("--images", type=int, default=1000, help="test images, evenly spaced")
-    parser.add_argument("--no-speed", action="store_true", help="time nothing")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--processes", type=int, default=3, help="of each model at each batch size, one after another")
-    parser.add_argument("--rounds", type=int, default=10, help="in each process")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of timed runs in each process")
-    parser.add_argument("--threads", type=int, default=2)
+    add_timing_arguments(parser, processes=3)
     arguments = parser.parse_args()
     for _ in run_in_each(arguments.folders, compare, arguments):
         pass
