@@ -24,7 +24,7 @@ def main() -> None:
     dataset = open_dataset(DATASET)
     int8, fp32 = (load_logits(LOGITS / name) for name in ("int8", "fp32"))
     networks = export.Networks(load_fp32(FP32).module, load_int8(INT8))
-    logits = export.pair_logits(networks, int8, fp32)
+    logits = export.pair_logits(networks, int8, fp32, dataset.card)
     with new_directory(EXPORT) as partial:
         export.write_files(partial, networks, logits, params)
         write_manifest(partial, describe(partial, networks, dataset.card, params, read_evaluation_figures()))

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from exporting import PARAMS, ROOT, Exported
+from made_logits import logits_card
 from torch import Tensor
 
 import ptqflow
-from ptqflow.core.errors import ModelError
+from ptqflow.core.errors import ArtifactError, ModelError
 from ptqflow.core.figures import ExportMetrics, FileCheck
 from ptqflow.data.fidelity import median_sqnr_db
+from ptqflow.data.logits import Logits
 from ptqflow.data.preprocessing import to_input
-from ptqflow.export.export import headline, require_runtimes, write_files
+from ptqflow.export.export import headline, pair_logits, require_runtimes, write_files
 from ptqflow.fx.prepare import without_torch_warnings
 from ptqflow.inference.classifier import softmax
 from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, REFERENCE, read_manifest
@@ -102,6 +104,40 @@ def test_openvino_on_request_must_be_installed(monkeypatch: pytest.MonkeyPatch) 
     require_runtimes(PARAMS)
     with pytest.raises(ModelError, match=r"^export\.openvino is true, and openvino is not installed"):
         require_runtimes(PARAMS.model_copy(update={"openvino": True}))
+
+
+@pytest.mark.parametrize(
+    ("network", "changes", "problem"),
+    [
+        ("fp32", {"test_sha256": "9" * 64}, "data/logits/fp32 holds logits for other test images"),
+        ("int8", {"test_sha256": "9" * 64}, "data/logits/int8 holds logits for other test images"),
+        ("int8", {"fp32_sha256": "9" * 64}, "data/logits/int8 holds logits of a network with other FP32 weights"),
+        ("int8", {"model_sha256": "9" * 64}, "data/logits/int8 holds logits of another network"),
+        ("fp32", {"model_sha256": "9" * 64}, "data/logits/fp32 holds logits of another network"),
+    ],
+)
+def test_logits_of_other_networks_or_images_are_refused(
+    exported: Exported, network: str, changes: dict[str, str], problem: str
+) -> None:
+    card, dataset = exported.networks.int8.card, exported.dataset.card
+    own = {"fp32": card.model.weights_sha256, "int8": card.state_sha256}
+    logits = {
+        name: Logits(
+            values,
+            logits_card(
+                name,
+                **{
+                    "test_sha256": dataset.sha256["test"],
+                    "fp32_sha256": own["fp32"],
+                    "model_sha256": own[name],
+                    **(changes if name == network else {}),
+                },
+            ),
+        )
+        for name, values in vars(exported.logits).items()
+    }
+    with pytest.raises(ArtifactError, match=f"^{problem}; run `dvc repro`$"):
+        pair_logits(exported.networks, logits["int8"], logits["fp32"], dataset)
 
 
 @pytest.mark.slow

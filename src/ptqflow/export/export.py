@@ -19,8 +19,8 @@ from ptqflow.core.machine import usable_cores
 from ptqflow.core.paths import LOGITS
 from ptqflow.data.accuracy import predictions
 from ptqflow.data.batching import images_per_pass
-from ptqflow.data.dataset import Split
-from ptqflow.data.logits import Logits
+from ptqflow.data.dataset import DatasetCard, Split
+from ptqflow.data.logits import Logits, require_logits_of
 from ptqflow.data.preprocessing import to_input
 from ptqflow.export.gate import EXAMPLES, Gate, first_divergence
 from ptqflow.export.onnx import to_onnx
@@ -55,16 +55,17 @@ class LogitsPair:
     fp32: NDArray[np.float32]
 
 
-def pair_logits(networks: Networks, int8: Logits, fp32: Logits) -> LogitsPair:
-    """Return the logits of the networks.
+def pair_logits(networks: Networks, int8: Logits, fp32: Logits, dataset: DatasetCard) -> LogitsPair:
+    """Return the logits of the networks for the test images of a data set.
 
     Raises:
-        ArtifactError: they are of other networks, or not for the same test images.
+        ArtifactError: they are of other networks, or for other test images.
     """
     for logits, sha256 in ((int8, networks.int8.card.state_sha256), (fp32, networks.card.weights_sha256)):
-        if logits.card.model_sha256 != sha256 or logits.card.test_sha256 != fp32.card.test_sha256:
-            directory = LOGITS / logits.card.network
-            raise ArtifactError(f"{directory} holds logits of another network or data set; run `dvc repro`")
+        directory = LOGITS / logits.card.network
+        require_logits_of(logits, dataset, networks.card.weights_sha256, directory)
+        if logits.card.model_sha256 != sha256:
+            raise ArtifactError(f"{directory} holds logits of another network; run `dvc repro`")
     return LogitsPair(int8.values, fp32.values)
 
 
@@ -119,19 +120,20 @@ def check_files(
     def check_int8_onnx(runtime: Runtime) -> FileCheck:
         return gate.require_fidelity(runtime, INT8_ONNX, logits.int8, logits.fp32, params.margin)
 
+    def check_in_onnxruntime() -> FileCheck:
+        try:
+            return check_int8_onnx("onnxruntime")
+        except ModelError as error:
+            raise ModelError(f"{error}; {_where(gate, networks, test)}") from None
+
     with ThreadPoolExecutor(usable_cores()) as pool:
         checks = [pool.submit(gate.require_equal, "torchscript", INT8_TORCHSCRIPT, logits.int8, logits.fp32)]
         if params.onnx:
-            checks.append(pool.submit(check_int8_onnx, "onnxruntime"))
+            checks.append(pool.submit(check_in_onnxruntime))
             checks.append(pool.submit(gate.require_rounding, "onnxruntime", FP32_ONNX, logits.fp32))
             if params.openvino:
                 checks.append(pool.submit(check_int8_onnx, "openvino"))
-    try:
-        return [check.result() for check in checks]
-    except ModelError as error:
-        if not checks[0].exception() and params.onnx and checks[1].exception():
-            raise ModelError(f"{error}; {_where(gate, networks, test)}") from None
-        raise
+    return [check.result() for check in checks]
 
 
 def headline(checks: Sequence[FileCheck]) -> ExportMetrics:
