@@ -64,7 +64,10 @@ def _report(message: str) -> NoReturn:
     """Write for the agent why this rank ends."""
     failure = {"message": message, "timestamp": str(int(time.time()))}
     Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(failure), encoding="utf-8")
-    sys.exit(1)
+    sys.stdout.flush()
+    # Not sys.exit: a process group that other ranks have left too may abort as the interpreter takes it down, and the
+    # agent would report the abort.
+    os._exit(1)
 
 
 def is_rank() -> bool:
