@@ -15,7 +15,7 @@ def main() -> None:
     from ptqflow.core.params import read_params
     from ptqflow.data.dataset import open_dataset
     from ptqflow.fx.artifact import save_int8
-    from ptqflow.fx.layers import count_layers, describe_layers, list_layers
+    from ptqflow.fx.layers import count_layers, list_layers, summarize_layers
     from ptqflow.models.fp32 import load_fp32
 
     params = read_params("convert", ConvertParams)
@@ -24,7 +24,7 @@ def main() -> None:
     statistics, made = found.search.smoothed.statistics, found.quantized
     layers = list_layers(fp32.module, made.converted)
     save_int8(INT8, made.prepared, made.converted, layers, made.card, found.images)
-    print(describe_layers(layers))
+    print(f"{summarize_layers(layers)}; {INT8 / 'layers.txt'} lists them")
     write_csv(PLOTS / "activations.csv", histogram_rows(statistics, made.qparams))
     QUANTIZED_RANGES.write(range_rows(statistics, made.qparams))
     SEARCH.write(list(found.search.rows))
