@@ -32,7 +32,7 @@ def main() -> str:
         checks = export.check_files(gate, networks, logits, dataset.test, params)
     FILE_CHECKS.write(checks)
     write_metrics("export", export.headline(checks))
-    return "; ".join(f"{check.file} in {check.runtime}: top-1 {100 * check.top1:.2f} %" for check in checks)
+    return export.summarize(checks)
 
 
 if __name__ == "__main__":
