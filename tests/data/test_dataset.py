@@ -4,20 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import pool, random_pixels, source
+from samples import random_pixels, save_dataset
 
 from ptqflow.core.errors import ArtifactError
 from ptqflow.data.dataset import SPLITS, open_dataset
-from ptqflow.fetch.writing import save_dataset
 
 OUT = Path("dataset")
 
 
 @pytest.fixture(autouse=True)
 def _saved() -> None:
-    OUT.mkdir()
-    pools = {split: pool(random_pixels(6, 8, 8, 3), np.arange(6) % 3) for split in SPLITS}
-    save_dataset(OUT, "digits", source(pools["train"], pools["test"]), pools)
+    save_dataset(OUT, {split: (random_pixels(6, 8, 8, 3), np.arange(6) % 3) for split in SPLITS})
 
 
 def refusal() -> str:
