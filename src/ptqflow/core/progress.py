@@ -3,10 +3,13 @@
 Where none is shown, the library that draws them is not imported.
 """
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, cast
+
+from ptqflow.core.stage import is_rank
 
 T = TypeVar("T")
 _DELAY = 1.0  # seconds, before which a pass that ends shows no bar
@@ -23,17 +26,16 @@ class Bar(Protocol):
 
 
 @contextmanager
-def progress_bar(total: int, label: str, unit: str, *, done: int = 0, shown: bool = True) -> Iterator[Bar]:
-    """Yield a bar on stderr, if that is a terminal; it disappears when the block ends.
+def progress_bar(total: int, label: str, unit: str, *, done: int = 0) -> Iterator[Bar]:
+    """Yield a bar on stderr, if that is a terminal; it disappears when the block ends. Of several ranks, one shows it.
 
     Args:
         total: number of units.
         label: what is being done.
         unit: what is counted, in the singular.
         done: units that are done already.
-        shown: False where another process shows it.
     """
-    if not (shown and sys.stderr.isatty()):
+    if not sys.stderr.isatty() or (is_rank() and os.environ["RANK"] != "0"):
         yield _Hidden()
         return
     from tqdm import tqdm
@@ -42,9 +44,9 @@ def progress_bar(total: int, label: str, unit: str, *, done: int = 0, shown: boo
         yield cast(Bar, bar)
 
 
-def track(items: Iterable[T], total: int, label: str, unit: str, *, shown: bool = True) -> Iterator[T]:
+def track(items: Iterable[T], total: int, label: str, unit: str) -> Iterator[T]:
     """Yield the items of a pass, with a `progress_bar` that counts them."""
-    with progress_bar(total, label, unit, shown=shown) as bar:
+    with progress_bar(total, label, unit) as bar:
         for item in items:
             yield item
             bar.update()

@@ -6,10 +6,10 @@ from itertools import chain
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ptqflow.core.errors import DataError
 from ptqflow.core.normalization import Normalization
+from ptqflow.core.progress import track
 from ptqflow.core.ranks import ALONE, Ranks
 from ptqflow.data.batching import images_per_pass
 from ptqflow.data.dataset import Split
@@ -47,8 +47,7 @@ def compute_logits(
     starts = range(0, len(split), step)
     own = starts[ranks.part(len(starts))]
     with torch.inference_mode():
-        bar = tqdm(own, desc=label, unit="batch", leave=False, disable=True if ranks.rank else None)
-        batches = (run(split[start : start + step]) for start in bar)
+        batches = (run(split[start : start + step]) for start in track(own, len(own), label, "batch"))
         logits = _concatenate(batches, len(split[own[0] : own[-1] + step])) if own else run(split[:1])[:0]
         result = torch.cat(ranks.gather(logits))
     finite = result.isfinite().all(dim=1)
