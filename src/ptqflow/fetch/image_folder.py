@@ -75,17 +75,20 @@ def _find_layout(root: Path, listing: Listing) -> _Layout:
         raise DataError(f"{root.resolve()} holds no files{besides}; {_LAYOUT}")
     composed = {name: unicodedata.normalize("NFC", name) for name in listing.files + listing.folders}
     depth = _common_depth([composed[name] for name in listing.files])
-    files = {name: composed[name].split("/")[depth:] for name in listing.files}
-    folders = [composed[name].split("/")[depth:] for name in listing.folders] + [p[:-1] for p in files.values()]
+
+    def inside(name: str) -> list[str]:  # split when needed: of a million names, the lists are half a gigabyte
+        return composed[name].split("/")[depth:]
+
+    folders = {tuple(inside(name)) for name in listing.folders} | {tuple(inside(name)[:-1]) for name in listing.files}
     tops = {parts[0] for parts in folders if parts}
     _require_known_splits(root, tops)
     head = [] if "train" in tops else ["train"]
-    for name, parts in files.items():
-        if len(head + parts) < 3:
+    for name in listing.files:
+        if len(head + inside(name)) < 3:
             raise DataError(f"{root.resolve()}: {name} is in no class folder; {_LAYOUT}")
     _require_one_form(root, composed, depth + 2 - len(head))
     classes_of: dict[str, set[str]] = {}
-    for parts in (head + folder for folder in folders):
+    for parts in ([*head, *folder] for folder in folders):
         if len(parts) > 1:
             classes_of.setdefault(parts[0], set()).add(parts[1])
     classes = sorted(classes_of["train"])
@@ -96,15 +99,17 @@ def _find_layout(root: Path, listing: Listing) -> _Layout:
     if garbled := [name for name in classes if name != name.encode(errors="replace").decode()]:
         remedy = "rename its folder" if root.is_dir() else "set data.encoding to the encoding of the archive's names"
         raise DataError(f"{root.resolve()}: the name of the class {garbled[0]!r} is not UTF-8; {remedy}")
-    split_of = {name: (head + parts)[0] for name, parts in files.items()}
-    class_of = {name: (head + parts)[1] for name, parts in files.items()}
-    names = {split: [name for name in files if split_of[name] == split] for split in classes_of}
     index_of = {name: index for index, name in enumerate(classes)}
-    labels = {split: np.array([index_of[class_of[name]] for name in names[split]], dtype=np.int64) for split in names}
-    for split, present in classes_of.items():
-        if empty := sorted(present - {class_of[name] for name in names[split]}):
+    names: dict[str, list[str]] = {split: [] for split in sorted(classes_of, reverse=True)}  # train first
+    labels: dict[str, list[int]] = {split: [] for split in names}
+    for name in listing.files:
+        split, label = (head + inside(name))[:2]
+        names[split].append(name)
+        labels[split].append(index_of[label])
+    for split in names:
+        if empty := sorted(classes_of[split] - {classes[index] for index in set(labels[split])}):
             raise DataError(f"{root.resolve()}: the class {empty[0]!r} has no images in {split}")
-    return _Layout(classes, names, labels)
+    return _Layout(classes, names, {split: np.array(indices, np.int64) for split, indices in labels.items()})
 
 
 def _require_one_form(root: Path, composed: dict[str, str], depth: int) -> None:
@@ -144,12 +149,12 @@ def _require_known_splits(root: Path, tops: set[str]) -> None:
 
 def _common_depth(files: list[str]) -> int:
     """Count the outer folders that hold everything, as in an archive of a single folder."""
-    parts = [name.split("/") for name in files]
+    first, least = files[0].split("/"), min(name.count("/") for name in files)
     depth = 0
     while (
-        len({p[depth] for p in parts}) == 1
-        and parts[0][depth].casefold() not in ("train", "training")
-        and min(map(len, parts)) > depth + 2
+        least > depth + 1
+        and first[depth].casefold() not in ("train", "training")
+        and all(name.split("/", depth + 1)[depth] == first[depth] for name in files)
     ):
         depth += 1
     return depth
