@@ -47,8 +47,7 @@ def _run(network: "Network", batch: NDArray[np.float32]) -> NDArray[np.float32]:
 def _batches(split: Split, manifest: Manifest, count: int, batch_size: int) -> Iterator[NDArray[np.float32]]:
     step = images_per_pass(manifest.image_size, batch_size)
     for start in range(0, count, step):
-        pixels = split.images[start : min(start + step, count)]
-        yield normalize(pixels, manifest.input)
+        yield normalize(split.read(slice(start, min(start + step, count))), manifest.input)
 
 
 def _onnx_steps(file: Path, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from itertools import chain
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,9 +36,8 @@ def compute_logits(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     model.eval()
 
-    def run(batch: Split) -> Tensor:
-        images = torch.from_numpy(np.array(batch.images)).to(device)
-        batch.release()
+    def run(batch: slice) -> Tensor:
+        images = torch.from_numpy(split.read(batch)).to(device)
         logits: Tensor = model(to_input(images, normalization))
         return logits.cpu().float()
 
@@ -47,9 +45,10 @@ def compute_logits(
     starts = range(0, len(split), step)
     own = starts[ranks.part(len(starts))]
     with torch.inference_mode():
-        batches = (run(split[start : start + step]) for start in track(own, len(own), label, "batch"))
-        logits = _concatenate(batches, len(split[own[0] : own[-1] + step])) if own else run(split[:1])[:0]
-        result = torch.cat(ranks.gather(logits))
+        batches = (run(slice(start, start + step)) for start in track(own, len(own), label, "batch"))
+        logits = _concatenate(batches, len(split[own[0] : own[-1] + step])) if own else run(slice(1))[:0]
+        gathered = ranks.gather(logits)
+        result = torch.cat(gathered) if len(gathered) > 1 else gathered[0]
     finite = result.isfinite().all(dim=1)
     if not finite.all():
         raise DataError(f"{label}: the output for image {int(finite.int().argmin())} is not finite")
