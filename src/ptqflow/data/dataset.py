@@ -67,6 +67,12 @@ class Split:
     def __getitem__(self, part: slice) -> "Split":
         return Split(self.images[part], self.labels[part], self.digests[part])
 
+    def read(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return a copy of some images; of the file, nothing stays in the memory of this process."""
+        images = np.array(self.images[rows])
+        self.release()
+        return images
+
     def release(self) -> None:
         """Drop the images that were read from the memory of this process; they stay mapped."""
         release_pages(self.images)
