@@ -59,4 +59,4 @@ def draw_images(dataset: Dataset, batches: int, batch_size: int, seed: int) -> D
 def input_batches(split: Split, rows: NDArray[np.int64], normalization: Normalization) -> Iterator[Tensor]:
     """Yield float32 inputs (batch size, C, H, W) of rows (batches, batch size), preprocessed as for evaluation."""
     for batch in tqdm(rows, desc="calibration images", unit="batch", leave=False, disable=None):
-        yield to_input(torch.from_numpy(split.images[batch]), normalization)
+        yield to_input(torch.from_numpy(split.read(batch)), normalization)

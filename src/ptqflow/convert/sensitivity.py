@@ -149,7 +149,7 @@ class _Images:
 
     def load(self, rows: NDArray[np.int64]) -> Tensor:
         """Return images as float32 (N, C, H, W), normalized."""
-        return to_input(torch.from_numpy(self.val.images[rows]), self.card.normalization)
+        return to_input(torch.from_numpy(self.val.read(rows)), self.card.normalization)
 
 
 def _compare_outputs(

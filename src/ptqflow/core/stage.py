@@ -29,6 +29,7 @@ def run(name: str, main: Callable[[], None]) -> None:
     Stage scripts import torch inside `main`, so that what is set up here applies before torch is loaded.
 
     - Ctrl-C ends the process at once: outputs appear whole or not at all, so there is nothing to clean up.
+    - What `dvc` has the stage read is what other stages wrote, by dvc.lock; see `require_intact_deps`.
     - When `dvc` is killed, the stage ends with it; otherwise the next `dvc repro` would run at the same time (Linux
       only).
     - A `PtqflowWarning` is one line on stderr.
@@ -43,6 +44,7 @@ def run(name: str, main: Callable[[], None]) -> None:
     _keep_freed_memory()
     _format_warnings(name)
     try:
+        _require_intact_deps()
         main()
     except PtqflowError as error:
         _end(name, str(error))
@@ -52,6 +54,13 @@ def run(name: str, main: Callable[[], None]) -> None:
         if not is_rank():
             raise
         _report(traceback.format_exc())
+
+
+def _require_intact_deps() -> None:
+    if "DVC_STAGE" in os.environ and not is_rank():
+        from ptqflow.core.outputs import require_intact_deps
+
+        require_intact_deps(os.environ["DVC_STAGE"])
 
 
 def _end(name: str, message: str) -> NoReturn:

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
 def _batches(split: Split, manifest: Manifest, count: int, batch_size: int) -> Iterator[NDArray[np.float32]]:
     step = images_per_pass(manifest.image_size, batch_size)
     for start in range(0, count, step):
-        pixels = split.images[start : min(start + step, count)]
+        pixels = split.read(slice(start, min(start + step, count)))
         yield normalize(pixels, manifest.input)
 
 

@@ -202,11 +202,11 @@ def _decoded(
     def decode(file: tuple[str, bytes]) -> tuple[str, np.ndarray | UnreadableImageError]:
         name, data = file
         try:
-            return name, decode_image(data, params.image_size, params.channels)
+            return name, decode_image(data, params.image_size, params.channels, params.max_megapixels)
         except UnreadableImageError as error:
             return name, error
 
-    files, cores = read_files(root, names, params.encoding), usable_cores()
+    files, cores = read_files(root, names, params.encoding, params.max_megapixels), usable_cores()
     with (
         warnings.catch_warnings(action="ignore"),  # Pillow's, about files that it reads nevertheless
         ThreadPoolExecutor(cores) as threads,  # Pillow releases the interpreter lock while it decodes

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ptqflow.core.artifacts import naming, write_card
 from ptqflow.core.normalization import Channels, Normalization
 from ptqflow.data.batching import images_together
-from ptqflow.data.dataset import DIGEST_BYTES, DatasetCard, release_pages
+from ptqflow.data.dataset import DIGEST_BYTES, DatasetCard, hash_index, release_pages
 from ptqflow.fetch.splitting import Pool, Source
 
 _PIXELS = 1 << 20  # of images in memory at a time, which are counted as int64
@@ -41,6 +41,7 @@ def save_dataset(directory: Path, name: str, source: Source, splits: dict[str, P
         ignored=source.ignored,
         sha256=sha256,
     )
+    card = card.model_copy(update={"index_sha256": hash_index(directory, card)})
     write_card(directory / "card.json", card)
     return card
 

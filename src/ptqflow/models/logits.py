@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from itertools import chain
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -38,7 +37,7 @@ def compute_logits(
     model.eval()
 
     def run(batch: Split) -> Tensor:
-        images = torch.from_numpy(np.array(batch.images)).to(device)
+        images = torch.from_numpy(batch.read()).to(device)
         batch.release()
         logits: Tensor = model(to_input(images, normalization))
         return logits.cpu().float()

@@ -99,7 +99,7 @@ class _OnGpu:
         self._images = torch.empty(split.images.shape, dtype=torch.uint8, device=device)
         step = max(1, _CHUNK // split.images[:1].nbytes)
         for start in range(0, len(split), step):
-            self._images[start : start + step] = torch.from_numpy(np.array(split.images[start : start + step]))
+            self._images[start : start + step] = torch.from_numpy(split.read(slice(start, start + step)))
 
     def pairs(self, order: Tensor, shares: Iterable[slice]) -> Iterator[Pair]:
         """Yield images and labels of each share of `order`."""
@@ -120,7 +120,7 @@ class _OnDisk:
             yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
     def _read(self, rows: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Pair:
-        images, labels = torch.from_numpy(self._split.images[rows]), torch.from_numpy(self._split.labels[rows])
+        images, labels = torch.from_numpy(self._split.read(rows)), torch.from_numpy(self._split.labels[rows])
         self._mapped += len(rows) * (self._split.images[:1].nbytes + _READ_AROUND)
         if self._mapped > _MOST_MAPPED:
             self._split.release()
