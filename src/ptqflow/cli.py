@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_verify(commands)
     _add_compare(commands)
+    _add_repair(commands)
     return parser
 
 
@@ -238,6 +239,29 @@ def _compare(options: argparse.Namespace) -> int:
 
     comparison = compare_revisions(*options.revisions)
     print(json.dumps(comparison.as_json(), indent=2) if options.json else comparison.as_text())
+    return 0
+
+
+def _add_repair(commands: "Commands") -> None:
+    _add_command(
+        commands,
+        _repair,
+        "remove damaged files of a repository, which `dvc repro` then makes again",
+        """\
+example:
+  ptqflow repair && dvc repro
+
+Run it in the root of the repository. Removes objects of DVC's cache whose content is not that of their name, outputs
+that are not what their stage wrote, by dvc.lock, and partial outputs that killed runs left; prints each. DVC itself
+compares neither, so that a plain `dvc repro` restores a damaged file again and again.""",
+    )
+
+
+def _repair(_: argparse.Namespace) -> int:
+    from ptqflow.repair import repair
+
+    removed = list(map(print, repair()))
+    print(f"{len(removed)} removed; `dvc repro` makes them again" if removed else "nothing is damaged")
     return 0
 
 
