@@ -9,6 +9,7 @@ from typing import Any
 
 from ptqflow.core.errors import LaunchError
 from ptqflow.core.machine import usable_cores
+from ptqflow.sweep.changes import Changes
 from ptqflow.sweep.plan import Job
 from ptqflow.sweep.task import Failed, Finished, Sweep, check_host, run_job
 
@@ -87,11 +88,12 @@ class Cluster:
         """
         order = TopologicalSorter({job: job.needs for job in jobs})
         order.prepare()
+        changes: dict[Job, Changes] = {}
         running: dict[Any, Job] = {}
         hosts = self.hosts()
         try:
             while True:
-                running |= {self._submit(job, sweep): job for job in order.get_ready()}
+                running |= {self._submit(job, sweep, changes): job for job in order.get_ready()}
                 if not running:
                     return
                 done, _ = ray.wait(list(running), timeout=_WAIT)
@@ -100,15 +102,16 @@ class Cluster:
                     job = running.pop(ref)
                     node, outcome = _outcome(ref)
                     if isinstance(outcome, Failed) and outcome.is_of_host and self._refuse(node, hosts, outcome):
-                        running[self._submit(job, sweep)] = job
+                        running[self._submit(job, sweep, changes)] = job
                         continue
                     if isinstance(outcome, Finished):
+                        changes[job] = outcome.changes
                         order.done(job)
                     yield job, hosts.get(node, "?"), outcome
         finally:
             _cancel(list(running))
 
-    def _submit(self, job: Job, sweep: Sweep) -> Any:
+    def _submit(self, job: Job, sweep: Sweep, changes: dict[Job, Changes]) -> Any:
         avoided = f"!in({','.join(self.refused)})"
         return (
             ray.remote(_run_here)
@@ -120,7 +123,7 @@ class Cluster:
                 scheduling_strategy="SPREAD",
                 **({"label_selector": {"ray.io/node-id": avoided}} if self.refused else {}),
             )
-            .remote(job, sweep)
+            .remote(job, sweep, [changes[need] for need in job.needs])
         )
 
     def _refuse(self, node: str, hosts: dict[str, str], failure: Failed) -> bool:
@@ -170,8 +173,8 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def _run_here(job: Job, sweep: Sweep) -> tuple[str, Finished | Failed]:
-    return ray.get_runtime_context().get_node_id(), run_job(job, sweep)
+def _run_here(job: Job, sweep: Sweep, before: list[Changes]) -> tuple[str, Finished | Failed]:
+    return ray.get_runtime_context().get_node_id(), run_job(job, sweep, before)
 
 
 def _outcome(ref: Any) -> tuple[str, Finished | Failed]:

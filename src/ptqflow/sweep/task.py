@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ptqflow.core.artifacts import read_card
 from ptqflow.core.errors import PtqflowError, describe_os_error
 from ptqflow.core.figures import EvaluateMetrics
 from ptqflow.core.paths import METRICS
+from ptqflow.sweep.changes import Changes, apply_changes, read_changes
 from ptqflow.sweep.clone import Clone, CommandError, cloned, run_command
 from ptqflow.sweep.host import Host, describe_host, find_difference
 from ptqflow.sweep.plan import Job, Stage
@@ -38,6 +40,8 @@ class Sweep:
 class Finished:
     """A job that has ended well."""
 
+    changes: Changes
+    """What later jobs start from, of a job that others share; else empty."""
     ran: tuple[str, ...]
     """Stages that ran; the others came from the cache or the remote."""
     seconds: float
@@ -54,16 +58,24 @@ class Failed:
     """Whether another host may succeed."""
 
 
-def run_job(job: Job, sweep: Sweep) -> Finished | Failed:
-    """Run a job in a clone; push what it made, and the experiment if it is one."""
+def run_job(job: Job, sweep: Sweep, before: Sequence[Changes]) -> Finished | Failed:
+    """Run a job in a clone; push what it made, and the experiment if it is one.
+
+    Args:
+        job: what to run.
+        sweep: what it has in common with the others.
+        before: changes of the jobs that it needs.
+    """
     started = time.monotonic()
     try:
         host = describe_host()
         if difference := find_difference(host, sweep.commit, sweep.versions):
             return Failed(difference, is_of_host=True)
         with cloned(host.clone, sweep.author) as clone:
+            apply_changes(clone.path, before)
             ran = _reproduce(clone, job, sweep)
-            return Finished(ran, time.monotonic() - started, _read_figures(clone, job, sweep))
+            changes = {} if job.experiment else read_changes(clone.path)
+            return Finished(changes, ran, time.monotonic() - started, _read_figures(clone, job, sweep))
     except CommandError as error:
         if error.is_full_disk:
             return Failed(f"its disk is full: free some space in {host.clone} ({error})", is_of_host=True)
@@ -112,11 +124,11 @@ def _reproduce(clone: Clone, job: Job, sweep: Sweep) -> tuple[str, ...]:
         clone.dvc("repro", "--single-item", *links)
     if job.experiment is None:
         printed = clone.dvc("repro", "--pull", *job.targets)
-        clone.dvc("push", "--run-cache", *job.targets)
+        clone.dvc("push", *job.targets)
     else:
         printed = clone.dvc("exp", "run", "--pull", "--name", job.experiment, *job.targets)
         # A job that was killed after its push is run again: the results are the same, their commit has another time.
-        clone.dvc("exp", "push", "--force", "--run-cache", sweep.git_remote, job.experiment)
+        clone.dvc("exp", "push", "--force", sweep.git_remote, job.experiment)
     return tuple(re.findall(r"^Running stage '([^']+)'", printed, re.MULTILINE))
 
 
