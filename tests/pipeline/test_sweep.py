@@ -1,11 +1,9 @@
 """A sweep over several hosts: nodes of Ray as processes of their own, each with a clone of its own."""
 
-import json
 import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -62,7 +60,9 @@ def kill(process: psutil.Process) -> None:
 
 
 @contextmanager
-def cluster(head: Repository, folder: Path, hosts: dict[str, Repository]) -> Iterator[tuple[str, dict[str, psutil.Process]]]:
+def cluster(
+    head: Repository, folder: Path, hosts: dict[str, Repository]
+) -> Iterator[tuple[str, dict[str, psutil.Process]]]:
     """Run a head without cores, in the user's clone, and hosts of one core; yield the address and the hosts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -72,10 +72,21 @@ def cluster(head: Repository, folder: Path, hosts: dict[str, Repository]) -> Ite
         short = Path("/tmp") / f"ray-{os.getpid()}"  # the path of a socket is limited to 107 bytes
         stack.callback(shutil.rmtree, short, ignore_errors=True)
         stack.enter_context(
-            node(head, "head", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={short}")
+            node(
+                head,
+                "head",
+                "--head",
+                "--node-ip-address=127.0.0.1",
+                f"--port={port}",
+                "--num-cpus=0",
+                "--include-dashboard=false",
+                f"--temp-dir={short}",
+            )
         )
         processes = {
-            name: stack.enter_context(node(clone, name, f"--address={address}", "--node-ip-address=127.0.0.1", "--num-cpus=1"))
+            name: stack.enter_context(
+                node(clone, name, f"--address={address}", "--node-ip-address=127.0.0.1", "--num-cpus=1")
+            )
             for name, clone in hosts.items()
         }
         yield address, processes
@@ -102,24 +113,27 @@ def clone_of(repository: Repository, path: Path) -> Repository:
 
 
 @pytest.mark.slow
-def test_every_experiment_is_there_once_with_the_figures_of_a_serial_run_though_a_host_is_killed(origin: Repository, tmp_path: Path) -> None:
+def test_every_experiment_is_there_once_with_the_figures_of_a_serial_run_though_a_host_is_killed(
+    origin: Repository, tmp_path: Path
+) -> None:
     hosts = {name: clone_of(origin, tmp_path / name / "clone") for name in ("b", "c")}
     log = tmp_path / "sweep.log"
-    with cluster(origin, tmp_path, hosts) as (address, processes):
-        with log.open("w") as output:
-            command = [sys.executable, "-m", "ptqflow.cli", "sweep", *GRID, "--address", address, "evaluate"]
-            with origin.running(*environment(origin.path), *command, output=output) as sweep:
-                wait_for(lambda: log.read_text().count("ran calib") == 2, 240)
-                wait_for(lambda: [*(hosts["b"].path / ".dvc/tmp/exps/sweep").glob("*")] != [])
-                time.sleep(2)
-                kill(processes["b"])
-                status = sweep.wait(400)
+    with cluster(origin, tmp_path, hosts) as (address, processes), log.open("w") as output:
+        command = [sys.executable, "-m", "ptqflow.cli", "sweep", *GRID, "--address", address, "evaluate"]
+        with origin.running(*environment(origin.path), *command, output=output) as sweep:
+            wait_for(lambda: log.read_text().count("ran calib") == 2, 240)
+            wait_for(lambda: [*(hosts["b"].path / ".dvc/tmp/exps/sweep").glob("*")] != [])
+            time.sleep(2)
+            kill(processes["b"])
+            status = sweep.wait(400)
     printed = log.read_text()
     print(printed)
     assert status == 0, printed
     assert "ptqflow: host b is lost; its jobs are run on another one" in printed
     shared = re.findall(r"shared by experiments with .*: ran (.*) \(", printed)
-    assert sorted(", ".join(shared).split(", ")) == sorted(["train", "control", "predict@fp32", "predict@int8_uncalibrated", "calib", "calib"])
+    assert sorted(", ".join(shared).split(", ")) == sorted(
+        ["train", "control", "predict@fp32", "predict@int8_uncalibrated", "calib", "calib"]
+    )
 
     names = origin.run("dvc", "exp", "list", "--name-only").output.split()
     assert len(set(names)) == len(names) == 4

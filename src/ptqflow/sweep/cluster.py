@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
@@ -26,6 +27,7 @@ except ModuleNotFoundError as error:
 
 _RETRIES = 3  # of a job whose worker or host was lost
 _WAIT = 2.0  # seconds between looks at the hosts
+_CONNECT = 10.0  # seconds
 _OBJECTS = 100 * 2**20  # bytes; Ray takes a third of the memory otherwise, and jobs pass a few hundred bytes
 
 
@@ -150,6 +152,8 @@ def connect(address: str | None, resources: Resources, report: Callable[[str], N
     Raises:
         LaunchError: there is no such cluster, or it has other versions of Ray or Python.
     """
+    if address and ":" in address:
+        _require_reachable(address)
     of_this_host = {"num_cpus": usable_cores(), "include_dashboard": False, "object_store_memory": _OBJECTS}
     try:
         ray.init(
@@ -165,7 +169,20 @@ def connect(address: str | None, resources: Resources, report: Callable[[str], N
             f"the cluster of Ray {where} cannot be reached ({reason}): start it with `ray start --head`, and run "
             "ptqflow on one of its hosts"
         ) from error
+    ray._private.worker._worker_logs_enabled = False  # Ray's paragraphs about lost hosts: `report` has a line for each
     return Cluster(resources, report)
+
+
+def _require_reachable(address: str) -> None:
+    """Check that something listens; Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.rpartition("/")[2], int(port)), timeout=_CONNECT).close()
+    except (OSError, ValueError) as error:
+        raise LaunchError(
+            f"--address {address} cannot be reached ({error}): set it to what `ray start --head` printed, such as "
+            "10.0.0.1:6379, or to auto"
+        ) from error
 
 
 def disconnect() -> None:

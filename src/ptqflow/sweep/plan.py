@@ -5,7 +5,6 @@ import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ptqflow.core.errors import ParamsError
@@ -45,8 +44,8 @@ class Job:
         return [setting.override for setting in self.settings]
 
 
-def read_pipeline(project: Path, targets: Sequence[str]) -> tuple[Stage, ...]:
-    """Return the stages that targets need, as `dvc repro` orders them; without targets, those of dvc.yaml.
+def read_pipeline(targets: Sequence[str]) -> tuple[Stage, ...]:
+    """Return the stages of the project in the working directory that targets need, in order; without targets, those of dvc.yaml.
 
     Raises:
         ParamsError: a target is no stage, or dvc.yaml cannot be read.
@@ -56,7 +55,7 @@ def read_pipeline(project: Path, targets: Sequence[str]) -> tuple[Stage, ...]:
     from networkx import descendants, dfs_postorder_nodes
 
     try:
-        with Repo(str(project)) as repo:
+        with Repo() as repo:
             graph = repo.index.graph  # from a stage to those that it depends on
             wanted = {stage for target in targets or ["dvc.yaml"] for stage in repo.stage.collect(target)}
             needed = wanted.union(*(descendants(graph, stage) for stage in wanted))

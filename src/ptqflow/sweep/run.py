@@ -50,7 +50,7 @@ def run_sweep(request: Request, report: Callable[[str], None], complain: Callabl
     """
     project = _require_project(Path.cwd())
     grid = parse_grid(request.expressions)
-    stages = read_pipeline(project, request.targets)
+    stages = read_pipeline(request.targets)
     jobs = plan_jobs(grid, stages, request.targets)
     commit = _require_commit(project)
     url = _require_git_remote(project, request.git_remote)
