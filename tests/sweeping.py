@@ -56,6 +56,5 @@ def add_remotes(repository: Repository) -> None:
     repository.run("git", "init", "-q", "--bare", str(beside / "git remote"))
     repository.run("git", "remote", "add", "origin", str(beside / "git remote"))
     (beside / "dvc remote").mkdir()
-    with (repository.path / ".dvc/config").open("a") as config:
-        config.write(f"[core]\n    remote = store\n['remote \"store\"']\n    url = {beside / 'dvc remote'}\n")
+    repository.run("dvc", "remote", "add", "-q", "-d", "store", str(beside / "dvc remote"))
     repository.commit("project")

@@ -1,109 +1,18 @@
-"""A sweep over several hosts: nodes of Ray as processes of their own, each with a clone of its own."""
+"""Sweeps over hosts: nodes of Ray as processes of their own, each with a clone and a cache of its own."""
 
-import os
 import re
 import shutil
-import socket
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import psutil
 import pytest
+from ray_cluster import cluster, sweep_command, wait_until
 from repository import Repository
+from sweeping import add_remotes
 
-RAY = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_failure_threshold": "3",
-    "RAY_prestart_worker_first_driver": "0",
-}
-GRID = ["-S", "calib.batches=1,3", "-S", "convert.activation.method=mse,minmax", "-S", "train.lr=0.02"]
-FIGURES = ("evaluate.json", "convert.json", "calib.json", "train.json")
-
-
-def environment(clone: Path) -> list[str]:
-    """Return `env` with what a host's environment has: the clone's ptqflow, installed from it."""
-    path = os.pathsep.join(filter(None, [str(clone / "src"), os.environ.get("PYTHONPATH")]))
-    return ["env", f"PYTHONPATH={path}", *(f"{name}={value}" for name, value in RAY.items())]
-
-
-@pytest.fixture
-def origin(repository: Repository, tmp_path: Path) -> Repository:
-    """The user's repository, with a git remote and a DVC remote that all hosts reach."""
-    repository.run("git", "init", "-q", "--bare", str(tmp_path / "git remote"))
-    repository.run("git", "remote", "add", "origin", str(tmp_path / "git remote"))
-    repository.run("dvc", "remote", "add", "-q", "-d", "store", str(tmp_path / "dvc remote"))
-    repository.commit("remotes")
-    return repository
-
-
-@contextmanager
-def node(clone: Repository, name: str, *options: str) -> Iterator[psutil.Process]:
-    """Run a node of Ray, with a clone's ptqflow, until the end."""
-    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-name", name]
-    ports = ["--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000"]
-    log = (clone.path.parent / f"{name}.log").open("w")
-    with log, clone.running(*environment(clone.path), *start, *ports, *options, output=log) as process:
-        wait_for(lambda: "Ray runtime started" in Path(log.name).read_text())
-        yield psutil.Process(process.pid)
-        kill(psutil.Process(process.pid))
-
-
-def kill(process: psutil.Process) -> None:
-    """Kill a node at once, with all of its workers, as a host that loses its power."""
-    with suppress(psutil.NoSuchProcess):
-        for one in [process, *process.children(recursive=True)]:
-            one.kill()
-
-
-@contextmanager
-def cluster(
-    head: Repository, folder: Path, hosts: dict[str, Repository]
-) -> Iterator[tuple[str, dict[str, psutil.Process]]]:
-    """Run a head without cores, in the user's clone, and hosts of one core; yield the address and the hosts."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"127.0.0.1:{port}"
-    with ExitStack() as stack:
-        short = Path("/tmp") / f"ray-{os.getpid()}"  # the path of a socket is limited to 107 bytes
-        stack.callback(shutil.rmtree, short, ignore_errors=True)
-        stack.enter_context(
-            node(
-                head,
-                "head",
-                "--head",
-                "--node-ip-address=127.0.0.1",
-                f"--port={port}",
-                "--num-cpus=0",
-                "--include-dashboard=false",
-                f"--temp-dir={short}",
-            )
-        )
-        processes = {
-            name: stack.enter_context(
-                node(clone, name, f"--address={address}", "--node-ip-address=127.0.0.1", "--num-cpus=1")
-            )
-            for name, clone in hosts.items()
-        }
-        yield address, processes
-
-
-def wait_for(action, seconds: float = 60):
-    """Repeat an action until it raises nothing and returns anything but False; return what it returned."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            result = action()
-            if result is not False:
-                return result
-        except OSError:
-            pass
-        assert time.monotonic() < end, action
-        time.sleep(0.1)
+GRID = ("calib.batches=1,3", "convert.activation.method=mse,minmax")
+COMBINATIONS = [(batches, method) for batches in (1, 3) for method in ("mse", "minmax")]
+FIXED = "train.lr=0.02"  # so that FP32 must be trained, once
+METRICS = ("metrics/evaluate.json", "metrics/convert.json", "metrics/calib.json", "metrics/train.json")
 
 
 def clone_of(repository: Repository, path: Path) -> Repository:
@@ -112,30 +21,69 @@ def clone_of(repository: Repository, path: Path) -> Repository:
     return Repository(path)
 
 
+def serial_figures(repository: Repository) -> dict[tuple[int, str], list[str]]:
+    """Return the metrics of each combination, run one after the other without a sweep."""
+    figures = {}
+    for batches, method in COMBINATIONS:
+        sets = ["-S", FIXED, "-S", f"calib.batches={batches}", "-S", f"convert.activation.method={method}"]
+        repository.run("dvc", "exp", "run", "-q", *sets, "evaluate")
+        figures[batches, method] = [repository.read(file) for file in METRICS]
+    return figures
+
+
+def swept_figures(repository: Repository) -> dict[tuple[int, str], list[str]]:
+    """Return the metrics of each experiment that the repository has."""
+    refs = repository.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/sweep-*").output.split()
+    figures = {}
+    for ref in refs:
+        params = repository.run("git", "show", f"{ref}:params.yaml").output
+        batches, method = re.findall(r"^(?:  batches|    method): (\w+)", params, re.MULTILINE)[:2]
+        assert (int(batches), method) not in figures, "each experiment is there once"
+        figures[int(batches), method] = [repository.run("git", "show", f"{ref}:{file}").output for file in METRICS]
+    return figures
+
+
 @pytest.mark.slow
-def test_every_experiment_is_there_once_with_the_figures_of_a_serial_run_though_a_host_is_killed(
-    origin: Repository, tmp_path: Path
+def test_though_hosts_fail_every_experiment_is_there_once_with_the_figures_of_a_serial_run(
+    repository: Repository, small_disk: Path, tmp_path: Path
 ) -> None:
-    hosts = {name: clone_of(origin, tmp_path / name / "clone") for name in ("b", "c")}
+    serial = Repository(tmp_path / "serial" / "clone")
+    shutil.copytree(repository.path, serial.path, symlinks=True)
+    add_remotes(repository)
+    arguments = [option for expression in (*GRID, FIXED) for option in ("-S", expression)]
+    killed, kept, full, other = (clone_of(repository, tmp_path / name / "clone") for name in ("b", "c", "d", "e"))
+    (full.path / ".dvc/tmp/exps").mkdir(parents=True)
+    (full.path / ".dvc/tmp/exps/sweep").symlink_to(small_disk)
+    other.run("git", "commit", "-q", "--allow-empty", "-m", "another commit")
+
     log = tmp_path / "sweep.log"
-    with cluster(origin, tmp_path, hosts) as (address, processes), log.open("w") as output:
-        command = [sys.executable, "-m", "ptqflow.cli", "sweep", *GRID, "--address", address, "evaluate"]
-        with origin.running(*environment(origin.path), *command, output=output) as sweep:
-            wait_for(lambda: log.read_text().count("ran calib") == 2, 240)
-            wait_for(lambda: [*(hosts["b"].path / ".dvc/tmp/exps/sweep").glob("*")] != [])
-            time.sleep(2)
-            kill(processes["b"])
-            status = sweep.wait(400)
+    with cluster(repository) as hosts:
+        for name, clone in {"b": killed, "c": kept, "d": full, "e": other}.items():
+            hosts.add(clone, name)
+        command = sweep_command(repository.path, *arguments, "--address", hosts.address, "evaluate")
+        refused = repository.try_run(*command)
+        assert refused.status == 1
+        assert re.fullmatch(r"ptqflow: host e: its clone .* is at commit .* there\n", refused.output), refused.output
+
+        hosts.kill("e")
+        with log.open("w") as output, repository.running(*command, output=output) as sweep:
+            wait_until(lambda: log.read_text().count(": ran calib (") == 2 or sweep.poll() is not None, 300)
+            wait_until(lambda: [*(killed.path / ".dvc/tmp/exps/sweep").glob("*/metrics")] or sweep.poll() is not None)
+            hosts.kill("b")
+            expected = serial_figures(serial)
+            status = sweep.wait(300)
     printed = log.read_text()
-    print(printed)
     assert status == 0, printed
     assert "ptqflow: host b is lost; its jobs are run on another one" in printed
-    shared = re.findall(r"shared by experiments with .*: ran (.*) \(", printed)
-    assert sorted(", ".join(shared).split(", ")) == sorted(
-        ["train", "control", "predict@fp32", "predict@int8_uncalibrated", "calib", "calib"]
+    assert re.search(
+        r"^ptqflow: host d takes no more jobs: its disk is full: free some space in .*$", printed, re.MULTILINE
     )
-
-    names = origin.run("dvc", "exp", "list", "--name-only").output.split()
-    assert len(set(names)) == len(names) == 4
-    for name in names:
-        ...
+    ran = ", ".join(re.findall(r"^shared by experiments .*: ran (.*) \(", printed, re.MULTILINE)).split(", ")
+    assert sorted(ran) == ["calib", "calib", "control", "predict@fp32", "predict@int8_uncalibrated", "train"]
+    assert (
+        len(re.findall(r"^\d of 4: sweep-\w+ with .*: INT8 top-1 .* %, drop .*, SQNR .* dB \(c", printed, re.MULTILINE))
+        > 2
+    )
+    assert swept_figures(repository) == expected
+    shown = repository.run("dvc", "exp", "show", "--csv", "--only-changed").output
+    assert len(re.findall(r"\bsweep-\w{8}\b", shown)) == 4

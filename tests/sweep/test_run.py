@@ -74,8 +74,8 @@ def test_no_dvc_remote(project: Repository, capsys: pytest.CaptureFixture[str]) 
     project.run("dvc", "remote", "remove", "store")
     project.commit("no remote")
     line = refusal(capsys)
-    assert line.startswith("the DVC remote, which a sweep's hosts share, cannot be written: no remote specified")
-    assert "dvc remote default" in line
+    assert line.startswith("the DVC remote, which a sweep's hosts share, cannot be written: config file error: no ")
+    assert "dvc remote add -d" in line
 
 
 def test_a_dvc_remote_that_refuses(project: Repository, capsys: pytest.CaptureFixture[str]) -> None:

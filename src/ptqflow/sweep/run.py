@@ -6,7 +6,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.experiments.refs import ExpRefInfo
 
@@ -160,7 +159,7 @@ def _probed_remote(project: Path) -> Iterator[str]:
             path = remote.fs.join(remote.path, name)
             remote.fs.makedirs(remote.path)
             remote.fs.pipe_file(path, b"")
-    except (DvcException, OSError) as error:
+    except Exception as error:  # of DVC, of a remote's library or of the file system: they share no class
         reason = " ".join(str(error).split())
         raise LaunchError(f"the DVC remote, which a sweep's hosts share, cannot be written: {reason}") from error
     try:
