@@ -57,7 +57,7 @@ def test_keys_with_one_value_are_not_swept() -> None:
         (["other.yaml:calib.batches=1,2"], "sets a key of other.yaml; a sweep sets keys of params.yaml alone"),
         (["calib.seed=1", "calib.seed=2"], "-S sets calib.seed twice; write its values in one expression: calib.seed="),
         (["calib.batchs=1,2"], "-S: unknown key calib.batchs; did you mean batches?"),
-        (["convert.activation.methd=mse"], "-S: unknown key convert.activation.methd; "),
+        (["convert.activation.new=mse"], "-S: unknown key convert.activation.new; "),
         (["cali.batches=1,2"], "has no section cali; did you mean calib?"),
         (["xyz.batches=1,2"], "has no section xyz; it has data, model, train, "),
         (["calib.batches=5,0"], "-S: calib.batches is 0: input should be greater than 0"),

@@ -90,8 +90,8 @@ def test_a_swept_key_that_no_stage_depends_on_is_refused(key: str) -> None:
 
 
 def test_a_target_that_is_no_stage_is_one_line() -> None:
-    with pytest.raises(ParamsError, match=r"dvc: Stage 'convrt' not found inside 'dvc.yaml' file"):
-        read_pipeline(["convrt"])
+    with pytest.raises(ParamsError, match=r"dvc: Stage 'converted' not found inside 'dvc.yaml' file"):
+        read_pipeline(["converted"])
 
 
 def test_a_stage_depends_on_the_keys_of_a_section_and_on_a_section_of_its_key() -> None:

@@ -100,7 +100,7 @@ def test_a_dvc_remote_whose_plugin_is_missing_or_that_is_unreachable(
         (["-S", "calib.batchs=1,2"], "unknown key calib.batchs; did you mean batches?"),
         (["-S", "calib.batches"], "is no grid"),
         (["-S", "run.threads=1,2"], "which no stage of the sweep depends on"),
-        (["-S", "calib.batches=1,2", "convrt"], "'convrt'"),
+        (["-S", "calib.batches=1,2", "converted"], "'converted'"),
     ],
 )
 def test_a_wrong_grid_or_target(

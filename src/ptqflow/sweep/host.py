@@ -9,7 +9,6 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-import ptqflow
 from ptqflow.core.errors import LaunchError
 
 _EXTRAS = ("runtime", "pipeline")
@@ -29,7 +28,7 @@ class Host:
 
 def describe_host() -> Host:
     """Return what this process runs with."""
-    clone = Path(ptqflow.__file__).parents[2]
+    clone = Path(__file__).parents[3]
     asked = subprocess.run(["git", "-C", clone, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     commit = asked.stdout.strip() if asked.returncode == 0 else None
     names = _packages(clone / "pyproject.toml") if commit else []

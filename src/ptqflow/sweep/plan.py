@@ -45,7 +45,7 @@ class Job:
 
 
 def read_pipeline(targets: Sequence[str]) -> tuple[Stage, ...]:
-    """Return the stages of the project in the working directory that targets need, in order; without targets, those of dvc.yaml.
+    """Return the stages of this project that targets need, in order; without targets, those of dvc.yaml.
 
     Raises:
         ParamsError: a target is no stage, or dvc.yaml cannot be read.
