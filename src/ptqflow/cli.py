@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_compare(commands)
     _add_sweep(commands)
+    _add_repair(commands)
     return parser
 
 
@@ -290,6 +291,29 @@ def _sweep(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         complain("interrupted: running tasks have ended; finished experiments stay, and the same command runs the rest")
         return 128 + signal.SIGINT
+
+
+def _add_repair(commands: "Commands") -> None:
+    _add_command(
+        commands,
+        _repair,
+        "remove damaged files of a repository, which `dvc repro` then makes again",
+        """\
+example:
+  ptqflow repair && dvc repro
+
+Run it in the root of the repository. Removes objects of DVC's cache whose content is not that of their name, outputs
+that are not what their stage wrote, by dvc.lock, and partial outputs that killed runs left; prints each. DVC itself
+compares neither, so that a plain `dvc repro` restores a damaged file again and again.""",
+    )
+
+
+def _repair(_: argparse.Namespace) -> int:
+    from ptqflow.repair import repair
+
+    removed = list(map(print, repair()))
+    print(f"{len(removed)} removed; `dvc repro` makes them again" if removed else "nothing is damaged")
+    return 0
 
 
 class _Version(argparse.Action):

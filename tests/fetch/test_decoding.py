@@ -7,11 +7,13 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import sklearn.datasets
+from PIL import Image, ImageOps
 from samples import bomb, chunk, encode, png, random_pixels
 
 import ptqflow
@@ -327,6 +329,63 @@ def test_exif_orientation_is_undone(orientation: int, back) -> None:  # type: ig
     assert (decode_image(encode(stored, exif=exif), 8, 3) == upright).all()
 
 
+PHOTOS = ("china.jpg", "flower.jpg")  # of scikit-learn, 640x427
+
+
+def photo(name: str) -> bytes:
+    return (Path(sklearn.datasets.__file__).parent / "images" / name).read_bytes()
+
+
+def decoded_in_full(data: bytes, size: int, resampling: Image.Resampling = Image.Resampling.BILINEAR) -> np.ndarray:
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    return np.asarray(ImageOps.fit(image, (size, size), resampling))
+
+
+def psnr(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return decibels, infinity for equal pixels."""
+    power = float(np.square(found.astype(float) - expected).mean())
+    return 10 * np.log10(255**2 / power) if power else np.inf
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("size", [24, 26, 27, 32, 53, 64, 100, 106, 107, 224])
+def test_a_jpeg_that_is_decoded_at_a_scale_differs_by_much_less_than_another_filter_does(name: str, size: int) -> None:
+    expected = decoded_in_full(photo(name), size)
+    bicubic = psnr(decoded_in_full(photo(name), size, Image.Resampling.BICUBIC), expected)
+    assert psnr(decode_image(photo(name), size, 3), expected) > max(45, bicubic + 5)
+
+
+@pytest.mark.parametrize(("size", "scale"), [(26, 8), (27, 4), (53, 4), (54, 2), (106, 2), (107, 1), (224, 1)])
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_leaves_twice_the_size(
+    size: int, scale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    resize = Image.Image.resize
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "resize", lambda image, *rest: decoded.append(image.size) or resize(image, *rest))
+        pixels = decode_image(photo("china.jpg"), size, 3)
+    assert decoded == [(-(-640 // scale), -(-427 // scale))]
+    assert scale > 1 or (pixels == decoded_in_full(photo("china.jpg"), size)).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_that_is_decoded_at_a_scale_is_turned_about_its_center(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.open(io.BytesIO(photo("china.jpg"))), "JPEG", quality=95, exif=exif)
+    # Of 427 rows at a scale of 1/4, the last one is there in part: a shift by it would leave 37 dB.
+    assert psnr(decode_image(data, 48, 3), decoded_in_full(data, 48)) > 46
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_an_opened_jpeg_is_fitted_as_its_file_is_and_stays_unchanged(channels: int) -> None:
+    with Image.open(io.BytesIO(photo("flower.jpg"))) as image:
+        assert (fit_image(image, 32, channels) == decode_image(photo("flower.jpg"), 32, channels)).all()
+        assert (image.size, image.mode) == ((640, 427), "RGB")
+        assert np.asarray(image).shape == (427, 640, 3)
+        assert psnr(fit_image(image, 32, 3), decode_image(photo("flower.jpg"), 32, 3)) > 46
+
+
 @pytest.mark.parametrize("upright", [False, True])
 def test_an_image_is_cropped_in_the_middle_to_a_square(upright: bool) -> None:
     middle = random_pixels(8, 8, 3)
@@ -352,7 +411,8 @@ def test_transparency_takes_the_memory_of_one_more_image() -> None:
     program = """
 import re
 from pathlib import Path
-from PIL import Image
+import sklearn.datasets
+from PIL import Image, ImageOps
 from ptqflow.fetch.decoding import fit_image
 
 def most() -> int:
@@ -452,3 +512,26 @@ def test_grey_arrays_of_one_column_are_images_too() -> None:
     grey = random_pixels(2, 8, 1)
     assert fit_arrays(grey, 8, 1).shape == (2, 8, 8, 1)
     assert (fit_arrays(grey, 8, 1) == fit_arrays(grey[..., None], 8, 1)).all()
+
+
+def test_an_image_of_more_pixels_than_allowed_is_refused_by_its_header() -> None:
+    square = encode(Image.new("L", (1000, 1000)))
+    assert decode_image(square, 8, 3, 1).shape == (8, 8, 3)
+    wide = encode(Image.new("L", (1001, 1000)))
+    with pytest.raises(UnreadableImageError, match=r"^1001 x 1000 pixels, and data\.max_megapixels=1 allows fewer; "):
+        decode_image(wide[:100], 8, 3, 1)
+
+
+def test_postscript_is_a_program_and_is_not_run() -> None:
+    with pytest.raises(UnreadableImageError, match=r"^PostScript is a program, which is not run"):
+        decode_image(encode(Image.new("RGB", (8, 8)), "EPS"), 8, 3)
+
+
+def test_libtiff_prints_nothing_about_a_broken_file(capfd: pytest.CaptureFixture[str]) -> None:
+    whole = encode(Image.fromarray(random_pixels(64, 64, 3)), "TIFF", compression="tiff_lzw")
+    for place in range(8, 2000, 100):
+        broken = whole[:place] + b"\xff" * 64 + whole[place + 64 :]
+        with suppress(UnreadableImageError):
+            decode_image(broken, 8, 3)
+    output = capfd.readouterr()
+    assert (output.out, output.err) == ("", "")

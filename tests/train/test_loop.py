@@ -13,15 +13,14 @@ from recipes import RECIPE as VALUES
 from recipes import params
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
+from samples import save_dataset
 from torch import Tensor, nn
 from torchvision.transforms import functional
 
 import train as stage
 from ptqflow.core.errors import DataError, ModelError, PtqflowWarning
 from ptqflow.data.accuracy import evaluate
-from ptqflow.data.dataset import Split
-from ptqflow.fetch.splitting import Pool, Source
-from ptqflow.fetch.writing import save_dataset
+from ptqflow.data.dataset import Split, digests_of
 from ptqflow.models.logits import compute_logits
 from ptqflow.train.augmentation import draw_epoch
 from ptqflow.train.checkpoints import Checkpoints
@@ -304,13 +303,11 @@ def run_stage(
     directory: Path, monkeypatch: pytest.MonkeyPatch, flip: bool | None, allowed: bool, epochs: int = 1
 ) -> dict[str, Tensor]:
     """Train as the pipeline does, on a data set that allows mirrored images or not."""
-    pools = {
-        split: Pool(miniature.images(count), np.arange(count), np.arange(count) % len(miniature.CLASSES))
+    splits = {
+        split: (miniature.images(count), np.arange(count) % len(miniature.CLASSES))
         for split, count in (("train", 30), ("val", 12), ("test", 12))
     }
-    (directory / "data" / "dataset").mkdir(parents=True)
-    source = Source("synthetic", miniature.CLASSES, pools["train"], None, horizontal_flip=allowed)
-    save_dataset(directory / "data" / "dataset", "noise", source, pools)
+    save_dataset(directory / "data" / "dataset", splits, classes=miniature.CLASSES, horizontal_flip=allowed)
     (directory / "params.yaml").write_text(
         "model: {name: miniature:residual, weights: null, stem: standard, mean: null, std: null}\n"
     )
@@ -379,6 +376,7 @@ def test_val_is_evaluated_in_batches_of_a_number_of_pixels() -> None:
     seen: list[int] = []
     model = network()
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    large = Split(np.zeros((40, 128, 128, 3), np.uint8), np.arange(40) % 6, np.zeros(40, "V16"))
+    black = np.zeros((40, 128, 128, 3), np.uint8)
+    large = Split(black, np.arange(40) % 6, digests_of(black))
     list(fit(model, miniature.split(4), large, RECIPE, params(epochs=0), CPU))
     assert seen == [16, 16, 8], "2**18 pixels at a time"

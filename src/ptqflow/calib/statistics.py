@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from ptqflow.calib.channel_statistics import BINS, ChannelStatistics
 from ptqflow.calib.histogram import Histogram
 from ptqflow.calib.tensor_statistics import TensorStatistics
-from ptqflow.core.artifacts import Card, HashedFile, new_directory
+from ptqflow.core.artifacts import REMEDY, Card, HashedFile, new_directory
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import ObservedRange
 from ptqflow.models.fp32 import ModelCard
@@ -60,6 +60,19 @@ class Statistics:
         }
         means = {name: np.concatenate([mean, other.means[name]]) for name, mean in self.means.items()}
         return Statistics(tensors, means, np.concatenate([self.rows, other.rows]))
+
+    def in_batches(self, batch_size: int) -> "Statistics":
+        """Return the statistics of batches of `batch_size` images, each of which was collected in equal parts."""
+        passes, part = self.rows.shape
+        if part == batch_size:
+            return self
+        parts = batch_size // part
+        means = {
+            name: mean.reshape(passes // parts, parts, -1, mean.shape[1]).mean(axis=1).reshape(-1, mean.shape[1])
+            for name, mean in self.means.items()
+        }
+        tensors = {name: seen and seen.of_parts(passes, parts) for name, seen in self.tensors.items()}
+        return Statistics(tensors, means, self.rows.reshape(-1, batch_size))
 
     def ranges(self) -> list[ObservedRange]:
         """Return the smallest and the largest value of each tensor that had any, by name."""
@@ -109,7 +122,7 @@ def load_statistics(directory: Path, model: ModelCard) -> Statistics:
     try:
         return decode(data)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{STATISTICS_FILE.path(directory)} cannot be read ({error}); run `dvc repro`") from None
+        raise ArtifactError(f"{STATISTICS_FILE.path(directory)} cannot be read ({error}); {REMEDY}") from None
 
 
 def six_digits(value: float) -> float:

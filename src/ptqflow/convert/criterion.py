@@ -83,7 +83,7 @@ def draw_images(
     together = min(max(8, images_together(size, _KEPT_PIXELS)), count)
 
     def images(chosen: NDArray[np.int64]) -> Images:
-        inputs = to_input(torch.from_numpy(train.images[chosen]), normalization)
+        inputs = to_input(torch.from_numpy(train.read(chosen)), normalization)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         return Images(inputs, in_parts(model, inputs, together), together)
 

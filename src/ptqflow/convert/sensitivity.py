@@ -12,17 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.fx import GraphModule, Node
-from tqdm import tqdm
 
-from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.errors import DataError
 from ptqflow.core.figures import DIGITS, SensitivityRow
+from ptqflow.core.progress import track
 from ptqflow.data.accuracy import predictions
 from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.artifact import Int8Card
-from ptqflow.fx.fake_quant import copy_to_simulate, round_values, round_weight
+from ptqflow.fx.fake_quant import copy_to_simulate, dequantized_weight, round_values
 from ptqflow.fx.graph import clamps, observer_nodes, step_name, weighted_modules
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.observer import RangeObserver
@@ -117,9 +116,9 @@ def measure_sensitivity(
     Raises:
         DataError: FP32's output is not finite.
     """
-    prepared = prepare(model, card.input_shape, int8.scheme, mse_scales)
+    prepared = prepare(model, card.input_shape, int8.scheme)
     restore_ranges(model, prepared, int8.qparams)
-    passes = PartialPasses(prepared)
+    passes = PartialPasses(prepared, converted)
     layers = list_layers(model, converted)
     names = [layer.name for layer in layers if layer.precision == "int8" and layer.name in passes.calls]
     images_of = _Images(val, card, draw_rows(len(val), images))
@@ -146,11 +145,11 @@ class _Images:
         """Yield rows, as many at a time as fit into memory with all values of the network for them."""
         size = images_together(self.card.image_size, _PIXELS)
         starts = range(0, len(rows), size)
-        yield from (rows[start : start + size] for start in tqdm(starts, desc=label, leave=False, disable=None))
+        yield from (rows[start : start + size] for start in track(starts, len(starts), label, "batch"))
 
     def load(self, rows: NDArray[np.int64]) -> Tensor:
         """Return images as float32 (N, C, H, W), normalized."""
-        return to_input(torch.from_numpy(self.val.images[rows]), self.card.normalization)
+        return to_input(torch.from_numpy(self.val.read(rows)), self.card.normalization)
 
 
 def _compare_outputs(
@@ -236,9 +235,10 @@ class PartialPasses(fx.Interpreter):
     Args:
         prepared: of a canonical form, in which nothing works in place; with the ranges of its observers set; stays
             unchanged.
+        converted: the INT8 network made from it, whose weights are those of quantized modules.
     """
 
-    def __init__(self, prepared: GraphModule) -> None:
+    def __init__(self, prepared: GraphModule, converted: GraphModule) -> None:
         simulated = copy_to_simulate(prepared)
         lay_out(simulated, torch.channels_last)
         super().__init__(simulated, garbage_collect_values=False)
@@ -255,7 +255,7 @@ class PartialPasses(fx.Interpreter):
                 self.calls.setdefault(str(node.target), []).append(node)
         self.ends = {node.name: self._end(node).name for nodes in self.calls.values() for node in nodes}
         """Of each such node, the one whose output is compared: the last of the clamps that alone read its output."""
-        self._rounded = _rounded_modules(simulated)
+        self._rounded = _rounded_modules(simulated, converted)
         self._fp32: dict[Node, Any] = {}
 
     def run_fp32(self, images: Tensor) -> Tensor:
@@ -323,14 +323,17 @@ class PartialPasses(fx.Interpreter):
         return node
 
 
-def _rounded_modules(simulated: GraphModule) -> dict[str, nn.Module]:
-    """Return copies of the modules with weights, with these rounded."""
+def _rounded_modules(simulated: GraphModule, converted: GraphModule) -> dict[str, nn.Module]:
+    """Return copies of the modules with weights that are INT8 in the converted network, with these weights."""
     rounded = {}
     for name in weighted_modules(simulated):
-        module = copy.deepcopy(simulated.get_submodule(name))
-        layer: Any = module[0] if isinstance(module, nn.Sequential) else module
-        round_weight(layer, getattr(module, "qconfig", None))
-        rounded[name] = module
+        weight = dequantized_weight(converted.get_submodule(name))
+        if weight is not None:
+            module = copy.deepcopy(simulated.get_submodule(name))
+            layer: Any = module[0] if isinstance(module, nn.Sequential) else module
+            layer.weight = nn.Parameter(weight, False)
+            rounded[name] = module
+    lay_out(nn.ModuleList(rounded.values()), torch.channels_last)
     return rounded
 
 

@@ -23,12 +23,15 @@ _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
-def run(name: str, main: Callable[[], None]) -> None:
+def run(name: str, main: Callable[[], str | None]) -> None:
     """Run a stage's `main`; exit with status 1 and one line on stderr where the user can fix the cause.
+
+    What `main` returns is printed in one line, with the seconds that it took.
 
     Stage scripts import torch inside `main`, so that what is set up here applies before torch is loaded.
 
     - Ctrl-C ends the process at once: outputs appear whole or not at all, so there is nothing to clean up.
+    - What `dvc` has the stage read is what other stages wrote, by dvc.lock; see `require_intact_deps`.
     - When `dvc` is killed, the stage ends with it; otherwise the next `dvc repro` would run at the same time (Linux
       only).
     - A `PtqflowWarning` is one line on stderr.
@@ -42,8 +45,11 @@ def run(name: str, main: Callable[[], None]) -> None:
     _let_waiting_threads_sleep()
     _keep_freed_memory()
     _format_warnings(name)
+    start = time.monotonic()
     try:
-        main()
+        _require_intact_deps()
+        if done := main():
+            print(f"{_line(name, done)} ({time.monotonic() - start:.1f} s)")
     except PtqflowError as error:
         _end(name, str(error))
     except OSError as error:
@@ -52,6 +58,13 @@ def run(name: str, main: Callable[[], None]) -> None:
         if not is_rank():
             raise
         _report(traceback.format_exc())
+
+
+def _require_intact_deps() -> None:
+    if "DVC_STAGE" in os.environ and not is_rank():
+        from ptqflow.core.outputs import require_intact_deps
+
+        require_intact_deps(os.environ["DVC_STAGE"])
 
 
 def _end(name: str, message: str) -> NoReturn:

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ptqflow.core.artifacts import Card, HashedFile, new_directory
+from ptqflow.core.artifacts import REMEDY, Card, HashedFile, new_directory
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.normalization import InputShape, Normalization
 from ptqflow.models.architecture import build_model, hash_code
@@ -104,5 +104,5 @@ def _load(directory: Path) -> Fp32Model:
         state.update(safetensors.torch.load(data))
         module.load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
-        raise ArtifactError(f"{WEIGHTS.path(directory)} does not fit {card.name} ({error}); run `dvc repro`") from None
+        raise ArtifactError(f"{WEIGHTS.path(directory)} does not fit {card.name} ({error}); {REMEDY}") from None
     return Fp32Model(module, card)
