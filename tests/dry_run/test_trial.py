@@ -44,12 +44,12 @@ class Applied(nn.Module):
         return self.function(x)
 
 
-def behind(first: nn.Module, num_classes: int) -> nn.Module:
+def followed_by_classifier(first: nn.Module, num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Sequential(first), nn.Flatten(), nn.Linear(3 * 8 * 8, num_classes))
 
 
 def noised(num_classes: int) -> nn.Module:
-    return behind(Noised(), num_classes)
+    return followed_by_classifier(Noised(), num_classes)
 
 
 def of_random_width(num_classes: int) -> nn.Module:
@@ -58,15 +58,15 @@ def of_random_width(num_classes: int) -> nn.Module:
 
 
 def branching(num_classes: int) -> nn.Module:
-    return behind(Applied(lambda x: x if x.sum() > 0 else -x), num_classes)
+    return followed_by_classifier(Applied(lambda x: x if x.sum() > 0 else -x), num_classes)
 
 
 def exploding(num_classes: int) -> nn.Module:
-    return behind(Applied(lambda x: x * 1e30 * 1e30), num_classes)
+    return followed_by_classifier(Applied(lambda x: x * 1e30 * 1e30), num_classes)
 
 
 def scaled(num_classes: int) -> nn.Module:
-    return behind(Applied(lambda x: F.interpolate(x, (8, 8), mode="nearest-exact")), num_classes)
+    return followed_by_classifier(Applied(lambda x: F.interpolate(x, (8, 8), mode="nearest-exact")), num_classes)
 
 
 def try_miniature(name: str, convert: ConvertParams | None = None, *, onnx: bool = True) -> list[str]:
