@@ -33,8 +33,8 @@ _IMAGES = 2
 def try_network(card: ModelCard, convert: ConvertParams, export: ExportParams, train: Split) -> list[Layer]:
     """Trace, prepare, convert, write, read and export a network with random weights; return its layers.
 
-    What depends on the values of weights, such as how near INT8 comes to FP32, is not found out. TorchScript is left out:
-    what has run can be traced.
+    What depends on the values of weights, such as how near INT8 comes to FP32, is not found out. TorchScript is left
+    out: what has run can be traced.
 
     Args:
         card: of the network.
