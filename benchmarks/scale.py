@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,9 @@ class Run:
             self._set(section, **{name: YAML(typ="safe").load(value)})
         YAML().dump(self.params, folder / "params.yaml")
         if arguments.what == "stages":
-            write_random_weights(weights, arguments.network, arguments.classes)
+            # In a process of its own: with torch, this one would be large, and a process starts as large as its parent.
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                pool.submit(write_random_weights, weights, arguments.network, arguments.classes).result()
         else:
             weights.touch()
 
