@@ -123,7 +123,7 @@ def test_a_partial_pass_returns_what_the_whole_network_returns_with_one_module_r
 ) -> None:
     model, images = make(name), torch.cat(inputs)
     quantized = quantized_of(model, collect(model, inputs), engine=engine, head="int8")
-    passes = PartialPasses(quantized.prepared)
+    passes = PartialPasses(quantized.prepared, quantized.converted)
 
     with torch.inference_mode():
         torch.testing.assert_close(passes.run_fp32(images), model(images))
@@ -175,7 +175,7 @@ def test_figures_are_those_of_numpy_over_all_chunks(
 
     quantized = quantized_of(model, statistics, head="int8")
     images = to_input(torch.from_numpy(val.images), miniature.NORMALIZATION)
-    passes = PartialPasses(quantized.prepared)
+    passes = PartialPasses(quantized.prepared, quantized.converted)
     with torch.inference_mode():
         fp32 = passes.run_fp32(images)
         assert list(found)

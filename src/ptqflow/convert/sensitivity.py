@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.fx import GraphModule, Node
 
-from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.errors import DataError
 from ptqflow.core.figures import DIGITS, SensitivityRow
 from ptqflow.core.progress import track
@@ -23,7 +22,7 @@ from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.fx.artifact import Int8Card
-from ptqflow.fx.fake_quant import copy_to_simulate, round_values, round_weight
+from ptqflow.fx.fake_quant import copy_to_simulate, dequantized_weight, round_values
 from ptqflow.fx.graph import clamps, observer_nodes, step_name, weighted_modules
 from ptqflow.fx.layers import list_layers
 from ptqflow.fx.observer import RangeObserver
@@ -118,9 +117,9 @@ def measure_sensitivity(
     Raises:
         DataError: FP32's output is not finite.
     """
-    prepared = prepare(model, card.input_shape, int8.scheme, mse_scales)
+    prepared = prepare(model, card.input_shape, int8.scheme)
     restore_ranges(model, prepared, int8.qparams)
-    passes = PartialPasses(prepared)
+    passes = PartialPasses(prepared, converted)
     del prepared
     gc.collect()  # the networks that were built on the way: each is as large as the model, and part of a cycle
     layers = list_layers(model, converted)
@@ -239,9 +238,10 @@ class PartialPasses(fx.Interpreter):
     Args:
         prepared: of a canonical form, in which nothing works in place; with the ranges of its observers set; stays
             unchanged.
+        converted: the INT8 network made from it, whose weights are those of quantized modules.
     """
 
-    def __init__(self, prepared: GraphModule) -> None:
+    def __init__(self, prepared: GraphModule, converted: GraphModule) -> None:
         simulated = copy_to_simulate(prepared)
         lay_out(simulated, torch.channels_last)
         super().__init__(simulated, garbage_collect_values=False)
@@ -258,7 +258,7 @@ class PartialPasses(fx.Interpreter):
                 self.calls.setdefault(str(node.target), []).append(node)
         self.ends = {node.name: self._end(node).name for nodes in self.calls.values() for node in nodes}
         """Of each such node, the one whose output is compared: the last of the clamps that alone read its output."""
-        self._rounded = _rounded_modules(simulated)
+        self._rounded = _rounded_modules(simulated, converted)
         self._fp32: dict[Node, Any] = {}
 
     def run_fp32(self, images: Tensor) -> Tensor:
@@ -326,14 +326,17 @@ class PartialPasses(fx.Interpreter):
         return node
 
 
-def _rounded_modules(simulated: GraphModule) -> dict[str, nn.Module]:
-    """Return copies of the modules with weights, with these rounded."""
+def _rounded_modules(simulated: GraphModule, converted: GraphModule) -> dict[str, nn.Module]:
+    """Return copies of the modules with weights that are INT8 in the converted network, with these weights."""
     rounded = {}
     for name in weighted_modules(simulated):
-        module = copy.deepcopy(simulated.get_submodule(name))
-        layer: Any = module[0] if isinstance(module, nn.Sequential) else module
-        round_weight(layer, getattr(module, "qconfig", None))
-        rounded[name] = module
+        weight = dequantized_weight(converted.get_submodule(name))
+        if weight is not None:
+            module = copy.deepcopy(simulated.get_submodule(name))
+            layer: Any = module[0] if isinstance(module, nn.Sequential) else module
+            layer.weight = nn.Parameter(weight, False)
+            rounded[name] = module
+    lay_out(nn.ModuleList(rounded.values()), torch.channels_last)
     return rounded
 
 

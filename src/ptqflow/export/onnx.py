@@ -20,6 +20,7 @@ from torch.onnx.errors import OnnxExporterError
 
 from ptqflow.core.errors import ModelError
 from ptqflow.core.normalization import InputShape
+from ptqflow.export.onnx_concat import round_concatenations
 from ptqflow.export.onnx_fold import fold
 from ptqflow.export.qdq import DOMAIN, round_to_uint8
 from ptqflow.fx.prepare import without_torch_warnings
@@ -44,6 +45,7 @@ def to_onnx(model: nn.Module, input_shape: InputShape, metadata: Mapping[str, st
         exported.graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
     )
     onnx_model = fold(onnx_model)
+    round_concatenations(onnx_model.graph)
     _dequantize_once(onnx_model.graph)
     _separate_weights(onnx_model.graph)
     onnx_model.graph.name = "classifier"

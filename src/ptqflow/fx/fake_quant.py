@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import GraphModule, Node
 
+from ptqflow.fx.float_output import FloatOutput
 from ptqflow.fx.graph import observer_nodes, weighted_modules
 from ptqflow.fx.observer import RangeObserver
 from ptqflow.models.memory_format import lay_out
@@ -65,6 +66,13 @@ def round_weight(layer: nn.Conv2d | nn.Linear, qconfig: Any) -> None:
     else:
         rounded = torch.fake_quantize_per_tensor_affine(weight, scale, zero_point.int(), -128, 127)
     layer.weight = nn.Parameter(rounded, False)
+
+
+def dequantized_weight(layer: Any) -> Tensor | None:
+    """Return the weight of a layer of an INT8 network as float32 values; None for a layer that is FP32."""
+    if isinstance(layer, FloatOutput):
+        return layer.weight * layer.scale
+    return layer.weight().dequantize() if callable(getattr(layer, "weight", None)) else None
 
 
 def _keeps_levels(node: Node) -> bool:
