@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts")
     arguments = parser.parse_args()
-    files = sorted(write_photos(arguments.folder, arguments.photos, 100).rglob("*.jpg"))
+    files = sorted(write_photos(arguments.folder / f"{arguments.photos} photos", arguments.photos, 100).rglob("*.jpg"))
     cores = usable_cores()
     print(f"{len(files)} photos to {arguments.size}x{arguments.size}, {cores} cores, fastest of {arguments.rounds}")
     ours, plain, torchvision = (

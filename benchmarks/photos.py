@@ -20,14 +20,16 @@ _QUALITY, _CONTRAST, _SHAPES = 90, 60, 6
 _VARIANTS = 16  # textures of each size, since drawing one takes ten times as long as encoding it
 
 
-def write_photos(folder: Path, count: int, classes: int) -> Path:
-    """Write `count` photos into folders of `classes` classes in turn, those that are missing; the same ones every time.
+def write_photos(root: Path, count: int, classes: int, first: int = 0) -> Path:
+    """Write photos into folders of classes in turn, those that are missing, and return `root`.
 
-    Returns:
-        The folder with the folders of the classes.
+    Args:
+        root: the folder with the folders of the classes.
+        count: of the photos.
+        classes: number of classes.
+        first: number of the first photo; photos with equal numbers are equal.
     """
-    root = folder / f"{count} photos of {classes} classes"
-    missing = [number for number in range(count) if not _path(root, number, classes).exists()]
+    missing = [number for number in range(first, first + count) if not _path(root, number, classes).exists()]
     for name in {_path(root, number, classes).parent for number in missing}:
         name.mkdir(parents=True, exist_ok=True)
     missing.sort(key=lambda number: (photo_size(number), number))  # a texture is drawn once in a process

@@ -1,10 +1,11 @@
 """Seconds and peak memory of the stages on JPEG photos, by the number of photos.
 
     PYTHONPATH=src python benchmarks/scale.py fetch --photos 1000 4000 --folder /data/scale
-    PYTHONPATH=src python benchmarks/scale.py stages --photos 3000 --classes 1000 --folder /data/scale
+    PYTHONPATH=src python benchmarks/scale.py stages --photos 300 --classes 1000 --folder /data/scale
 
-`fetch` runs the stage alone. `stages` runs fetch, train with 0 epochs, calib, convert, predict and sensitivity with a
-network of random weights. Photos are made first and kept in the folder, as are the outputs of the stages.
+`fetch` runs the stage alone, on so many photos. `stages` runs fetch, calib, convert, predict and sensitivity with a
+network of random weights, on so many test photos and two training photos of each class. Photos are made first and kept
+in the folder, as are the outputs of the stages.
 """
 
 import argparse
@@ -12,7 +13,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +41,24 @@ def main() -> None:
     print(f"{usable_cores()} cores, {arguments.image_size} pixels, {arguments.classes} classes")
     print(f"{'stage':24}{'photos':>8}{'seconds':>9}{'photos/s':>10}{'MiB':>7}", flush=True)
     for photos in arguments.photos:
-        data = write_photos(arguments.folder, photos, arguments.classes)
+        data = arguments.folder / f"{photos} photos of {arguments.classes} classes"
+        if arguments.what == "fetch":
+            run = Run(arguments.folder / "run", write_photos(data, photos, arguments.classes), arguments)
+            run.stage("inputs")
+            run.stage("fetch", photos)
+            continue
+        training = 2 * arguments.classes
+        write_photos(data / "train", training, arguments.classes)
+        write_photos(data / "test", photos, arguments.classes, training)
         run = Run(arguments.folder / "run", data, arguments)
         run.stage("inputs")
-        run.stage("fetch", photos)
-        if arguments.what == "stages":
-            test = photos // 3
-            run.stage("train", test)
-            run.stage("calib", run.params["calib"]["batches"] * run.params["calib"]["batch_size"])
-            run.stage("convert")
-            run.stage("predict", test, "fp32")
-            run.stage("predict", test, "int8")
-            run.stage("sensitivity", min(test, run.params["sensitivity"]["images"]))
+        run.stage("fetch", training + photos)
+        run.write_fp32()
+        run.stage("calib", run.params["calib"]["batches"] * run.params["calib"]["batch_size"])
+        run.stage("convert")
+        run.stage("predict", photos, "fp32")
+        run.stage("predict", photos, "int8")
+        run.stage("sensitivity", min(arguments.classes, run.params["sensitivity"]["images"]))
 
 
 class Run:
@@ -59,22 +67,16 @@ class Run:
     def __init__(self, folder: Path, data: Path, arguments: argparse.Namespace) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        weights = folder / "random.pt"
         self.params: dict[str, Any] = YAML(typ="safe").load(ROOT / "params.yaml")
         self._set("data", name="image_folder", path=str(data.resolve()), image_size=arguments.image_size)
-        self._set("data", test_fraction=1 / 3, val_fraction=0.5)  # as many images in each split
-        self._set("model", name=arguments.network, weights=str(weights.resolve()))
-        self._set("train", epochs=0)
+        self._set("data", val_fraction=0.5 if arguments.what == "stages" else 0.1)
+        self._set("model", name=arguments.network)
         self._set("convert", min_sqnr_db=None)  # of random weights
         for change in arguments.set:
             key, _, value = change.partition("=")
             section, _, name = key.partition(".")
             self._set(section, **{name: YAML(typ="safe").load(value)})
         YAML().dump(self.params, folder / "params.yaml")
-        if arguments.what == "stages":
-            write_random_weights(weights, arguments.network, arguments.classes)
-        else:
-            weights.touch()
 
     def _set(self, section: str, **values: object) -> None:
         target = self.params[section]
@@ -83,6 +85,12 @@ class Run:
             for key in inside:
                 target = target[key]
             target[last] = value
+
+    def write_fp32(self) -> None:
+        """Write random weights as `train` does, which would evaluate them on val."""
+        # In a process of its own: with torch, this one would be large, and a process starts as large as its parent.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            pool.submit(_write_fp32, self.folder).result()
 
     def stage(self, name: str, photos: int | None = None, *arguments: str) -> None:
         """Run a stage in a process of its own and print its row; `photos` is how many it reads."""
@@ -101,17 +109,20 @@ class Run:
             print(f"{label:24}{count:>8}{seconds:9.1f}{rate:>10}{usage.ru_maxrss / 1024:7.0f}", flush=True)
 
 
-def write_random_weights(path: Path, network: str, classes: int) -> None:
-    """Write a checkpoint of random weights, the same every time."""
-    from ptqflow.core.torchvision_shim import ensure_torchvision_imports
+def _write_fp32(folder: Path) -> None:
+    os.chdir(folder)
+    from ptqflow.core.params import read_params
+    from ptqflow.core.paths import DATASET, FP32
+    from ptqflow.data.dataset import open_dataset
+    from ptqflow.data.preprocessing import first_images
+    from ptqflow.models.fp32 import save_fp32
+    from ptqflow.models.params import ModelParams
+    from ptqflow.train.params import TrainParams
+    from ptqflow.train.setup import prepare
 
-    ensure_torchvision_imports()
-    import torch
-    from torchvision import models
-
-    torch.manual_seed(0)
-    state: Mapping[str, Any] = models.get_model(network, num_classes=classes).state_dict()
-    torch.save(dict(state), path)
+    dataset = open_dataset(DATASET)
+    start = prepare(read_params("model", ModelParams), read_params("train", TrainParams), dataset.card, None)
+    save_fp32(FP32, start.network.model, start.card, first_images(dataset.val, start.card.normalization))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the quantization of each module costs."""
 
 import copy
+import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,8 @@ def measure_sensitivity(
     prepared = prepare(model, card.input_shape, int8.scheme)
     restore_ranges(model, prepared, int8.qparams)
     passes = PartialPasses(prepared, converted)
+    del prepared
+    gc.collect()  # the networks that were built on the way: each is as large as the model, and part of a cycle
     layers = list_layers(model, converted)
     names = [layer.name for layer in layers if layer.precision == "int8" and layer.name in passes.calls]
     images_of = _Images(val, card, draw_rows(len(val), images))

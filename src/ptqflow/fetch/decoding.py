@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffI
 from ptqflow.core.normalization import COLORS, Color
 
 _STRIP = 1_000_000  # pixels
-_SPARE = 2  # times the pixels on each side that are needed, below which no JPEG is decoded
+_SPARE: float = 2  # times the pixels on each side that are needed, below which no JPEG is decoded
 _UNTURNED, _FLIPPED_X, _FLIPPED_Y = (1, 2, 3, 4), (2, 3, 6, 7), (3, 4, 7, 8)
 """EXIF orientations: rows stay rows; what was the last column, or row, of the file is the first of the image."""
 _MAX_SAMPLE_VALUE = 281  # tag of TIFF
