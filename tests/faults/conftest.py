@@ -1,0 +1,64 @@
+"""Random tries: their number and seed, and the table of outcomes in docs/reliability.md."""
+
+import random
+import zlib
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from reproduced import repository, reproduced
+
+from ptqflow.core.machine import usable_cores
+
+__all__ = ["repository", "reproduced"]
+
+BEGIN, END = "<!-- faults: `make faults` writes this table -->\n", "<!-- end of faults -->\n"
+COUNTED: dict[str, Counter[str]] = defaultdict(Counter)
+SECONDS: Counter[str] = Counter()
+FAILED: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tries", type=int, default=10, help="tries of each quick kind of fault")
+    parser.addoption("--seed", type=int, default=0, help="of the random tries")
+    parser.addoption("--reliability", type=Path, help="page with the table of outcomes, which is written")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make tries, each with a name of seed and number, by which it is repeated alone."""
+    if "random_" in metafunc.fixturenames:
+        tries, seed = metafunc.config.getoption("--tries"), metafunc.config.getoption("--seed")
+        count = max(1, tries // getattr(metafunc.module, "COST", 1))
+        metafunc.parametrize("random_", [f"{seed}-{number}" for number in range(count)], indirect=True)
+
+
+@pytest.fixture
+def random_(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers of this try of this kind."""
+    return random.Random(zlib.crc32(f"{request.function.__name__} {request.param}".encode()))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "tests/faults/" not in report.nodeid or report.when != "call":
+        return
+    kind = report.nodeid.partition("::test_")[2].partition("[")[0].replace("_", " ")
+    outcome = dict(report.user_properties).get("outcome", "as asserted")
+    COUNTED[kind][outcome if report.passed else "FAILED"] += 1
+    SECONDS[kind] += report.duration
+    if report.failed:
+        FAILED.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    page: Path | None = session.config.getoption("--reliability")
+    if page and COUNTED and not hasattr(session.config, "workerinput"):
+        before, _, rest = page.read_text().partition(BEGIN)
+        page.write_text(before + BEGIN + table(session.config.getoption("--seed")) + END + rest.partition(END)[2])
+
+
+def table(seed: int) -> str:
+    rows = [f"Seed {seed}, {usable_cores()} cores.\n", "| kind | tries | outcome | seconds |", "|---|---:|---|---:|"]
+    for kind, outcomes in sorted(COUNTED.items()):
+        text = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
+        rows.append(f"| {kind} | {outcomes.total():,} | {text} | {SECONDS[kind]:.0f} |")
+    return "\n".join([*rows, "", *(f"Failed: `{name}`\n" for name in sorted(FAILED))])
