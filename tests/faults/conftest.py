@@ -1,5 +1,7 @@
 """Random tries: their number and seed, and the table of outcomes in docs/reliability.md."""
 
+import os
+import platform
 import random
 import zlib
 from collections import Counter, defaultdict
@@ -13,9 +15,9 @@ from ptqflow.core.machine import usable_cores
 __all__ = ["repository", "reproduced"]
 
 BEGIN, END = "<!-- faults: `make faults` writes this table -->\n", "<!-- end of faults -->\n"
+HEAD = "| kind | seed | tries | outcome | seconds | machine |\n|---|---:|---:|---|---:|---|"
 COUNTED: dict[str, Counter[str]] = defaultdict(Counter)
 SECONDS: Counter[str] = Counter()
-FAILED: list[str] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,20 +47,24 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     outcome = dict(report.user_properties).get("outcome", "as asserted")
     COUNTED[kind][outcome if report.passed else "FAILED"] += 1
     SECONDS[kind] += report.duration
-    if report.failed:
-        FAILED.append(report.nodeid)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the rows of the kinds that ran; those of other kinds stay."""
     page: Path | None = session.config.getoption("--reliability")
     if page and COUNTED and not hasattr(session.config, "workerinput"):
         before, _, rest = page.read_text().partition(BEGIN)
-        page.write_text(before + BEGIN + table(session.config.getoption("--seed")) + END + rest.partition(END)[2])
+        old, _, after = rest.partition(END)
+        kept = {row.split(" | ")[0].removeprefix("| "): row for row in old.splitlines()[2:] if row.startswith("| ")}
+        rows = kept | _rows(session.config.getoption("--seed"))
+        page.write_text("\n".join([before + BEGIN + HEAD, *(rows[kind] for kind in sorted(rows)), END + after]))
 
 
-def table(seed: int) -> str:
-    rows = [f"Seed {seed}, {usable_cores()} cores.\n", "| kind | tries | outcome | seconds |", "|---|---:|---|---:|"]
-    for kind, outcomes in sorted(COUNTED.items()):
+def _rows(seed: int) -> dict[str, str]:
+    machine = f"{usable_cores()} cores, Python {platform.python_version()}, load {os.getloadavg()[2]:.0f}"
+    rows = {}
+    for kind, outcomes in COUNTED.items():
         text = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
-        rows.append(f"| {kind} | {outcomes.total():,} | {text} | {SECONDS[kind]:.0f} |")
-    return "\n".join([*rows, "", *(f"Failed: `{name}`\n" for name in sorted(FAILED))])
+        figures = f"{seed} | {outcomes.total():,} | {text} | {SECONDS[kind]:.0f} | {machine}"
+        rows[kind] = f"| {kind} | {figures} |"
+    return rows
