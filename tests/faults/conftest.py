@@ -17,19 +17,21 @@ __all__ = ["repository", "reproduced"]
 BEGIN, END = "<!-- faults: `make faults` writes this table -->\n", "<!-- end of faults -->\n"
 HEAD = "| kind | seed | tries | outcome | seconds | machine |\n|---|---:|---:|---|---:|---|"
 COUNTED: dict[str, Counter[str]] = defaultdict(Counter)
+DEFAULTS = {"--tries": 10, "--seed": 0}
+"""Also where a run starts above this folder and pytest does not know the options."""
 SECONDS: Counter[str] = Counter()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--tries", type=int, default=10, help="tries of each quick kind of fault")
-    parser.addoption("--seed", type=int, default=0, help="of the random tries")
+    parser.addoption("--tries", type=int, default=DEFAULTS["--tries"], help="tries of each quick kind of fault")
+    parser.addoption("--seed", type=int, default=DEFAULTS["--seed"], help="of the random tries")
     parser.addoption("--reliability", type=Path, help="page with the table of outcomes, which is written")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make tries, each with a name of seed and number, by which it is repeated alone."""
     if "random_" in metafunc.fixturenames:
-        tries, seed = metafunc.config.getoption("--tries"), metafunc.config.getoption("--seed")
+        tries, seed = (metafunc.config.getoption(name, default) for name, default in DEFAULTS.items())
         count = max(1, tries // getattr(metafunc.module, "COST", 1))
         metafunc.parametrize("random_", [f"{seed}-{number}" for number in range(count)], indirect=True)
 
@@ -51,7 +53,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the rows of the kinds that ran; those of other kinds stay."""
-    page: Path | None = session.config.getoption("--reliability")
+    page: Path | None = session.config.getoption("--reliability", None)
     if page and COUNTED and not hasattr(session.config, "workerinput"):
         before, _, rest = page.read_text().partition(BEGIN)
         old, _, after = rest.partition(END)
