@@ -5,7 +5,7 @@ from ptqflow.core.paths import DATASET, FP32, STATISTICS
 from ptqflow.core.stage import run
 
 
-def main() -> None:
+def main() -> str | None:
     """Write models/statistics, metrics/calib.json and, in metrics/plots, the figures of each class and tensor."""
     from ptqflow.calib.params import CalibParams
     from ptqflow.core.params import read_params
@@ -13,7 +13,7 @@ def main() -> None:
 
     params, run_params = read_params("calib", CalibParams), read_params("run", RunParams)
     if run_in_ranks(run_params.processes):
-        return
+        return None
 
     import numpy as np
 
@@ -33,12 +33,13 @@ def main() -> None:
         observed = observe(fp32.module, fp32.card.input_shape)
         statistics = collect_in_parts(observed, dataset.train, draw.rows, fp32.card.normalization, ranks)
     if ranks.rank:
-        return
+        return None
     save_statistics(STATISTICS, statistics, StatisticsCard(model=fp32.card, images=draw.rows.size))
     counts = np.bincount(dataset.train.labels[draw.rows.ravel()], minlength=len(fp32.card.classes)).tolist()
     CALIB_CLASSES.write(ClassImages(name=name, images=n) for name, n in zip(fp32.card.classes, counts, strict=True))
     OBSERVED_RANGES.write(statistics.ranges())
     write_metrics("calib", CalibMetrics(images=draw.rows.size, dropped=draw.dropped))
+    return f"{draw.rows.size:,} images, {len(statistics.tensors)} tensors"
 
 
 if __name__ == "__main__":

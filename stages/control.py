@@ -4,7 +4,7 @@ from ptqflow.core.paths import DATASET, FP32, INT8_UNCALIBRATED
 from ptqflow.core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     """Write models/int8_uncalibrated."""
     from ptqflow.convert.params import ConvertParams
     from ptqflow.convert.quantize import quantize
@@ -12,7 +12,7 @@ def main() -> None:
     from ptqflow.data.dataset import open_dataset
     from ptqflow.data.preprocessing import first_images
     from ptqflow.fx.artifact import save_int8
-    from ptqflow.fx.layers import list_layers
+    from ptqflow.fx.layers import list_layers, summarize_layers
     from ptqflow.models.fp32 import load_fp32
 
     params = read_params("convert", ConvertParams)
@@ -21,6 +21,7 @@ def main() -> None:
     images = first_images(train, fp32.card.normalization)
     layers = list_layers(fp32.module, control.converted)
     save_int8(INT8_UNCALIBRATED, control.prepared, control.converted, layers, control.card, images)
+    return summarize_layers(layers)
 
 
 if __name__ == "__main__":

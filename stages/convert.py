@@ -4,7 +4,7 @@ from ptqflow.core.paths import DATASET, FP32, INT8, PLOTS, STATISTICS
 from ptqflow.core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     """Write models/int8, metrics/convert.json and tables in metrics/plots."""
     from ptqflow.calib.statistics import load_statistics
     from ptqflow.convert.conversion import convert_network
@@ -15,7 +15,7 @@ def main() -> None:
     from ptqflow.core.params import read_params
     from ptqflow.data.dataset import open_dataset
     from ptqflow.fx.artifact import save_int8
-    from ptqflow.fx.layers import count_layers, describe_layers, list_layers
+    from ptqflow.fx.layers import count_layers, list_layers, summarize_layers
     from ptqflow.models.fp32 import load_fp32
 
     params = read_params("convert", ConvertParams)
@@ -24,12 +24,12 @@ def main() -> None:
     statistics, made = found.search.smoothed.statistics, found.quantized
     layers = list_layers(fp32.module, made.converted)
     save_int8(INT8, made.prepared, made.converted, layers, made.card, found.images)
-    print(describe_layers(layers))
     write_csv(PLOTS / "activations.csv", histogram_rows(statistics, made.qparams))
     QUANTIZED_RANGES.write(range_rows(statistics, made.qparams))
     SEARCH.write(list(found.search.rows))
     TRIALS.write(found.budget.rows())
     write_metrics("convert", ConvertMetrics(fp32_layers=count_layers(layers)["fp32"]))
+    return f"{summarize_layers(layers)}; {INT8 / 'layers.txt'} lists them"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from ptqflow.core.paths import DATASET, EXPORT, FP32, INT8, LOGITS
 from ptqflow.core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     """Write models/export, if all its files pass, metrics/export.json and metrics/plots/export.csv."""
     from ptqflow.core.artifacts import new_directory, write_metrics
     from ptqflow.core.figures import FILE_CHECKS, read_evaluation_figures
@@ -32,6 +32,7 @@ def main() -> None:
         checks = export.check_files(gate, networks, logits, dataset.test, params)
     FILE_CHECKS.write(checks)
     write_metrics("export", export.headline(checks))
+    return export.summarize(checks)
 
 
 if __name__ == "__main__":

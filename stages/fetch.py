@@ -4,7 +4,7 @@ from ptqflow.core.paths import DATASET
 from ptqflow.core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     """Write data/dataset."""
     from ptqflow.core.params import read_params
     from ptqflow.fetch.params import DataParams
@@ -14,7 +14,9 @@ def main() -> None:
     from ptqflow.core.inputs import DATA, given
     from ptqflow.fetch.fetch import fetch
 
-    fetch(params, given(DATA), DATASET)
+    card = fetch(params, given(DATA), DATASET)
+    sizes = ", ".join(f"{count:,} {split}" for split, count in card.sizes.items())
+    return f"{sizes} images of {card.image_size} by {card.image_size} pixels in {len(card.classes)} classes"
 
 
 if __name__ == "__main__":

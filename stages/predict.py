@@ -8,14 +8,14 @@ from ptqflow.core.paths import DATASET, LOGITS
 from ptqflow.core.stage import run
 
 
-def main() -> None:
+def main() -> str | None:
     """Write data/logits/<network>."""
     from ptqflow.core.params import read_params
     from ptqflow.core.run_params import RunParams
 
     params = read_params("run", RunParams)
     if run_in_ranks(params.processes):
-        return
+        return None
 
     from ptqflow.core.ranks import joined
     from ptqflow.data.dataset import open_dataset
@@ -27,8 +27,10 @@ def main() -> None:
     normalization, batch_size = network.card.normalization, params.batch_size
     with joined(params.threads) as ranks:
         logits = compute_logits(network.module, dataset.test, normalization, batch_size, network.name, ranks)
-    if not ranks.rank:
-        save_logits(LOGITS / network.name, logits.numpy(), network.describe_logits(dataset.card, batch_size))
+    if ranks.rank:
+        return None
+    save_logits(LOGITS / network.name, logits.numpy(), network.describe_logits(dataset.card, batch_size))
+    return f"{network.name}, {len(logits):,} test images"
 
 
 if __name__ == "__main__":

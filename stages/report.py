@@ -4,7 +4,7 @@ from ptqflow.core.paths import REPORT
 from ptqflow.core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     """Write report/index.html."""
     from ptqflow.core.artifacts import new_directory, write_text
     from ptqflow.report.page import make_page
@@ -13,7 +13,7 @@ def main() -> None:
     page = make_page(read_results())
     with new_directory(REPORT.parent) as directory:
         write_text(directory / REPORT.name, page)
-    print(REPORT)
+    return str(REPORT)
 
 
 if __name__ == "__main__":

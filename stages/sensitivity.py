@@ -4,7 +4,7 @@ from ptqflow.core.paths import DATASET, FP32, INT8
 from ptqflow.core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     """Write metrics/plots/sensitivity.csv."""
     from ptqflow.convert.params import SensitivityParams
     from ptqflow.convert.sensitivity import measure_sensitivity, sensitivity_rows
@@ -22,6 +22,7 @@ def main() -> None:
     converted_from = smooth(fp32.module, fp32.card.input_shape, int8.card.scales)
     found = measure_sensitivity(converted_from, fp32.card, int8.card, int8.module, val, params.images)
     SENSITIVITY.write(sensitivity_rows(found))
+    return f"{len(found)} modules, on {min(params.images, len(val)):,} val images"
 
 
 if __name__ == "__main__":

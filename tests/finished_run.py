@@ -10,7 +10,7 @@ import torch
 from made_logits import BYTES, networks_of
 from manifests import SHA256, make_manifest
 from numpy.typing import NDArray
-from samples import random_pixels
+from samples import random_pixels, save_dataset
 
 from ptqflow.benchmark.timing import Timing, speedup
 from ptqflow.calib.observer import StatisticsObserver
@@ -36,8 +36,6 @@ from ptqflow.core.figures import (
 from ptqflow.core.paths import DATASET, EXPORT
 from ptqflow.data.accuracy import Evaluation
 from ptqflow.evaluate.writing import write_evaluation
-from ptqflow.fetch.splitting import Pool, Source
-from ptqflow.fetch.writing import save_dataset
 from ptqflow.runtime.manifest import (
     FP32_ONNX,
     INT8_ONNX,
@@ -145,11 +143,9 @@ def _confuse(classes: NDArray[np.int64], count: int, share: float, seed: int) ->
 
 
 def _write_dataset(classes: tuple[str, ...], labels: NDArray[np.int64], size: int, name: str) -> str:
-    DATASET.mkdir(parents=True)
-    pixels = random_pixels(len(labels), size, size, 3)
-    pool = Pool(pixels=pixels, rows=np.arange(len(labels)), labels=labels)
-    source = Source(origin="made up", classes=classes, train=pool, test=None, horizontal_flip=True, skipped=1)
-    return save_dataset(DATASET, name, source, dict.fromkeys(("train", "val", "test"), pool)).sha256["test"]
+    images = random_pixels(len(labels), size, size, 3), labels
+    splits = dict.fromkeys(("train", "val", "test"), images)
+    return save_dataset(DATASET, splits, name, classes=classes, origin="made up", skipped=1).sha256["test"]
 
 
 def _random_logits(labels: NDArray[np.int64], classes: int, changed: float) -> dict[str, NDArray[np.float64]]:

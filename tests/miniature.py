@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptqflow.core.normalization import Normalization
-from ptqflow.data.dataset import Split, digests_of
+from ptqflow.data.dataset import DatasetCard, Split, digests_of
 from ptqflow.models.architecture import hash_code
 from ptqflow.models.fp32 import ModelCard
 
@@ -23,6 +23,21 @@ NORMALIZATIONS = {
     4: Normalization(mean=(0.5, 0.4, 0.3, 0.6), std=(0.2, 0.25, 0.3, 0.35)),
 }
 """By the number of channels."""
+
+
+DATASET_CARD = DatasetCard(
+    name="digits",
+    source="synthetic",
+    classes=CLASSES,
+    image_size=SIZE,
+    sizes={"train": 30, "val": 20, "test": 20},
+    mean=(0.1, 0.2, 0.3),
+    std=(0.4, 0.5, 0.6),
+    normalization=Normalization(mean=(0.11, 0.22, 0.33), std=(0.44, 0.55, 0.66)),
+    horizontal_flip=True,
+    skipped=0,
+    sha256={},
+)
 
 
 class Residual(nn.Module):

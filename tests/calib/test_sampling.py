@@ -9,28 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from samples import save_dataset
 
 from ptqflow.calib.sampling import Draw, draw_images, input_batches
 from ptqflow.core.errors import DataError
 from ptqflow.data.dataset import Dataset, open_dataset
 from ptqflow.data.preprocessing import to_input
-from ptqflow.fetch.splitting import Pool, Source
-from ptqflow.fetch.writing import save_dataset
 
 TRAIN, LEAKED = 50, (3, 17, 18, 42, 49)
 
 
 def store(directory: Path, **pixels: NDArray[np.uint8]) -> Dataset:
-    splits = {
-        split: Pool(images, np.arange(len(images)), np.arange(len(images)) % len(miniature.CLASSES))
-        for split, images in pixels.items()
-    }
-    save_dataset(
-        directory,
-        "planted",
-        Source("synthetic", miniature.CLASSES, splits["train"], None, horizontal_flip=False),
-        splits,
-    )
+    splits = {split: (images, np.arange(len(images)) % len(miniature.CLASSES)) for split, images in pixels.items()}
+    save_dataset(directory, splits, classes=miniature.CLASSES)
     return open_dataset(directory)
 
 

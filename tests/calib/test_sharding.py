@@ -55,3 +55,30 @@ def test_what_several_ranks_see_is_merged_to_the_bytes_of_one(
 
     assert encode(merged) == encode(collected(network))
     assert {len(seen.image_minima) for seen in merged.tensors.values() if seen} == {ROWS.size}
+
+
+@pytest.mark.parametrize("part", [1, 2])
+def test_a_batch_of_large_images_runs_in_parts_and_its_statistics_are_those_of_the_whole(
+    network: nn.Module, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = collected(network)
+    monkeypatch.setattr("ptqflow.data.batching._PIXELS_PER_PASS", (part + 1) * miniature.SIZE**2 - 1)
+    monkeypatch.setattr(collection, "_PIXELS", 0)
+    observed = observe(network, miniature.INPUT_SHAPE)
+    passes: list[int] = []
+    observed.prepared.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+
+    found = collect_in_parts(observed, miniature.split(400), ROWS, miniature.NORMALIZATION, ALONE)
+
+    assert passes == [part] * (ROWS.size // part)
+    assert (found.rows == ROWS).all()
+    for name, seen in whole.tensors.items():
+        other = found.tensors[name]
+        assert seen is not None
+        assert other is not None
+        assert len(other.minima) == len(ROWS)
+        for field in ("minima", "maxima", "image_minima", "image_maxima"):
+            np.testing.assert_allclose(getattr(other, field), getattr(seen, field), rtol=1e-4, atol=1e-5)
+        assert other.count == seen.count
+    for name, mean in whole.means.items():
+        np.testing.assert_allclose(found.means[name], mean, rtol=1e-4, atol=1e-5)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from fresh_process import convert_params
+from samples import save_dataset
 from torch import nn
 
 from ptqflow.calib.collection import collect_statistics, observe
@@ -14,8 +15,6 @@ from ptqflow.convert.conversion import Conversion, convert_network
 from ptqflow.convert.params import ConvertParams
 from ptqflow.core.errors import ModelError, ParamsError, PtqflowWarning
 from ptqflow.data.dataset import Dataset, open_dataset
-from ptqflow.fetch.splitting import Pool, Source
-from ptqflow.fetch.writing import save_dataset
 from ptqflow.models.canonical import canonicalize
 from ptqflow.models.fp32 import Fp32Model
 
@@ -25,12 +24,11 @@ ROWS = np.arange(32, dtype=np.int64).reshape(4, 8)
 @pytest.fixture
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     directory = tmp_path_factory.mktemp("data") / "dataset"
-    directory.mkdir()
-    pools = {
-        split: Pool(miniature.images(40, seed), np.arange(40), np.arange(40) % len(miniature.CLASSES))
+    splits = {
+        split: (miniature.images(40, seed), np.arange(40) % len(miniature.CLASSES))
         for seed, split in enumerate(("train", "val", "test"))
     }
-    save_dataset(directory, "noise", Source("noise", miniature.CLASSES, pools["train"], None, False), pools)
+    save_dataset(directory, splits, classes=miniature.CLASSES)
     return open_dataset(directory)
 
 

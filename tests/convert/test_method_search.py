@@ -1,15 +1,19 @@
 """The range method that `auto` takes, against real INT8 networks."""
 
+import dataclasses
+
 import miniature
 import numpy as np
 import pytest
 import torch
 from fresh_process import convert_params
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ptqflow.calib.collection import collect_statistics, observe
 from ptqflow.calib.sampling import input_batches
 from ptqflow.calib.statistics import Statistics
+from ptqflow.convert import criterion, method_search
 from ptqflow.convert.method_search import CANDIDATES, Search, search_methods, with_method
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import quantize
@@ -100,6 +104,24 @@ def test_what_was_tried_is_reported_and_the_best_is_taken() -> None:
     assert [line.split()[0] for line in lines[: len(CANDIDATES)]] == list(CANDIDATES)
     assert sum(line.endswith("taken") for line in lines) == 1
     assert found.seconds > 0
+
+
+def test_only_methods_close_to_the_best_are_compared_on_other_images_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(criterion, "_MOST", 32)
+    fp32, train = build(Gated), miniature.split(IMAGES)
+
+    def figures(close_db: float, rows: NDArray[np.int64] = ROWS) -> dict[str, float]:
+        monkeypatch.setattr(method_search, "_CLOSE_DB", close_db)
+        statistics = dataclasses.replace(collected(fp32, train), rows=rows)
+        found = search_methods(fp32, auto(), statistics, train, lambda line: None)
+        return {row.method: row.sqnr_db for row in found.rows if not row.tensor and row.sqnr_db is not None}
+
+    deciding, others = figures(1e-9), figures(1e-9, np.roll(ROWS, -2, axis=0))
+    both = figures(1.0)
+    close = [method for method, db in deciding.items() if db > max(deciding.values()) - 1]
+    assert 1 < len(close) < len(deciding)
+    for method, db in deciding.items():
+        assert both[method] == pytest.approx((db + others[method]) / 2 if method in close else db, abs=2e-4)
 
 
 def test_equal_inputs_have_equal_choices() -> None:

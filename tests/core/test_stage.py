@@ -1,6 +1,7 @@
 """How a stage script ends, in real processes with real signals."""
 
 import ctypes
+import re
 import signal
 import subprocess
 import sys
@@ -66,6 +67,12 @@ def test_a_bug_keeps_its_traceback() -> None:
     assert process.returncode == 1
     assert "Traceback" in errors
     assert "KeyError: 'bug'" in errors
+
+
+def test_what_a_stage_has_done_is_one_line_with_its_seconds() -> None:
+    output, errors = start("return '320 images,\\n 32 tensors'").communicate()
+    assert errors == ""
+    assert re.fullmatch(r"calib: 320 images, 32 tensors \(\d\.\d s\)\n", output)
 
 
 def test_a_stage_that_ends_well_prints_nothing_of_its_own() -> None:

@@ -1,25 +1,24 @@
 """What is opened is what the card says, or an error in one line."""
 
 import os
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import pool, random_pixels, source
+from samples import random_pixels, save_dataset
 
 from ptqflow.core.artifacts import REMEDY
 from ptqflow.core.errors import ArtifactError
 from ptqflow.data.dataset import SPLITS, open_dataset
-from ptqflow.fetch.writing import save_dataset
 
 OUT = Path("dataset")
 
 
 @pytest.fixture(autouse=True)
 def _saved() -> None:
-    OUT.mkdir()
-    pools = {split: pool(random_pixels(6, 8, 8, 3), np.arange(6) % 3) for split in SPLITS}
-    save_dataset(OUT, "digits", source(pools["train"], pools["test"]), pools)
+    save_dataset(OUT, {split: (random_pixels(6, 8, 8, 3), np.arange(6) % 3) for split in SPLITS})
 
 
 def refusal() -> str:
@@ -158,3 +157,19 @@ def test_what_is_read_is_a_copy_of_the_rows_in_their_order() -> None:
 def test_images_of_another_type_or_order_are_reported(array: np.ndarray) -> None:
     np.save(OUT / "train_images.npy", array)
     assert "dataset: train holds images of" in refusal()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel reports the memory in /proc")
+def test_what_is_read_of_a_split_does_not_stay_in_memory() -> None:
+    def mapped() -> int:
+        return int(re.search(r"RssFile:\s+(\d+)", Path("/proc/self/status").read_text())[1]) << 10  # type: ignore[index]
+
+    images = random_pixels(300, 256, 256, 3)
+    labels = np.arange(300) % 3
+    save_dataset(Path("large"), dict.fromkeys(SPLITS, (images, labels)))
+    split = open_dataset(Path("large")).train
+    before = mapped()
+    for start in range(0, 300, 50):
+        assert (split.read(slice(start, start + 50)) == images[start : start + 50]).all()
+    assert (split.read(np.array([299, 3])) == images[[299, 3]]).all()
+    assert mapped() - before < images.nbytes / 10

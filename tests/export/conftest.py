@@ -6,12 +6,11 @@ import pytest
 import torch
 from exporting import PARAMS, ROOT, Exported, make_networks
 from quantizing import _engine_of_its_own, inputs  # noqa: F401
+from samples import save_dataset
 from torch import Tensor
 
 from ptqflow.data.dataset import open_dataset
 from ptqflow.export.export import write_files
-from ptqflow.fetch.splitting import Pool, Source
-from ptqflow.fetch.writing import save_dataset
 
 
 @pytest.fixture
@@ -20,12 +19,11 @@ def exported(tmp_path: Path, inputs: list[Tensor], monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     torch.manual_seed(0)
     dataset = tmp_path / "dataset"
-    dataset.mkdir()
-    pools = {
-        split: Pool(miniature.images(count, seed), np.arange(count), np.arange(count) % len(miniature.CLASSES))
+    splits = {
+        split: (miniature.images(count, seed), np.arange(count) % len(miniature.CLASSES))
         for seed, (split, count) in enumerate((("train", 40), ("val", 12), ("test", 50)))
     }
-    save_dataset(dataset, "noise", Source("noise", miniature.CLASSES, pools["train"], None, False), pools)
+    save_dataset(dataset, splits, classes=miniature.CLASSES)
     model = miniature.residual(6).eval()
     with torch.no_grad():
         model.fc.weight *= 20

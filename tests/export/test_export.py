@@ -17,7 +17,7 @@ from ptqflow.core.figures import ExportMetrics, FileCheck
 from ptqflow.data.fidelity import median_sqnr_db
 from ptqflow.data.logits import Logits
 from ptqflow.data.preprocessing import to_input
-from ptqflow.export.export import headline, pair_logits, require_runtimes, write_files
+from ptqflow.export.export import headline, pair_logits, require_runtimes, summarize, write_files
 from ptqflow.fx.prepare import without_torch_warnings
 from ptqflow.inference.classifier import softmax
 from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, REFERENCE, read_manifest
@@ -52,6 +52,9 @@ def test_every_file_passes_the_gate(exported: Exported) -> None:
     assert int8.lost + int8.gained <= 1
     assert int8.top1 == pytest.approx(top1 + (int8.gained - int8.lost) / 50)
     assert (fp32.file, fp32.runtime, fp32.agreement) == (FP32_ONNX, "onnxruntime", 1)
+    assert summarize(checks) == (
+        f"int8.torchscript.pt, int8.onnx, fp32.onnx pass; top-1 of int8.onnx {100 * int8.top1:.2f} % in onnxruntime"
+    )
     assert headline(checks) == ExportMetrics(
         onnx_top1=int8.top1, onnx_agreement=int8.fp32_agreement, onnx_sqnr_db=int8.median_sqnr_db
     )
@@ -79,6 +82,7 @@ def test_without_onnx_only_torchscript_is_written_and_checked(exported: Exported
     checks = alone.check(params)
     assert [(check.file, check.bit_exact) for check in checks] == [(INT8_TORCHSCRIPT, True)]
     assert headline(checks) == ExportMetrics()
+    assert summarize(checks) == "int8.torchscript.pt passes"
 
 
 def test_the_reference_holds_the_outputs_of_torch(exported: Exported) -> None:

@@ -1,4 +1,8 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -37,6 +41,20 @@ def test_files_that_must_be_equal_run_on_the_first_images_and_int8_onnx_on_all(
         (INT8_ONNX, 50),
         (FP32_ONNX, 20),
     ]
+
+
+def test_the_progress_of_a_file_is_that_of_its_process(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    advances: list[int] = []
+
+    @contextmanager
+    def bar(total: int, label: str, unit: str) -> Iterator[SimpleNamespace]:
+        assert (total, label, unit) == (50, "int8.onnx in onnxruntime", "image")
+        yield SimpleNamespace(update=advances.append)
+
+    monkeypatch.setattr("ptqflow.export.gate.progress_bar", bar)
+    gate = replace(exported.gate, batch_size=20)
+    assert len(gate.replay("onnxruntime", INT8_ONNX, 50)) == 50
+    assert advances == [20, 20, 10]
 
 
 def test_changed_bytes_are_not_run(exported: Exported) -> None:

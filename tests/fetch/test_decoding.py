@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import sklearn.datasets
+from PIL import Image, ImageOps
 from samples import bomb, chunk, encode, png, random_pixels
 
 import ptqflow
@@ -328,6 +329,63 @@ def test_exif_orientation_is_undone(orientation: int, back) -> None:  # type: ig
     assert (decode_image(encode(stored, exif=exif), 8, 3) == upright).all()
 
 
+PHOTOS = ("china.jpg", "flower.jpg")  # of scikit-learn, 640x427
+
+
+def photo(name: str) -> bytes:
+    return (Path(sklearn.datasets.__file__).parent / "images" / name).read_bytes()
+
+
+def decoded_in_full(data: bytes, size: int, resampling: Image.Resampling = Image.Resampling.BILINEAR) -> np.ndarray:
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    return np.asarray(ImageOps.fit(image, (size, size), resampling))
+
+
+def psnr(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return decibels, infinity for equal pixels."""
+    power = float(np.square(found.astype(float) - expected).mean())
+    return 10 * np.log10(255**2 / power) if power else np.inf
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("size", [24, 26, 27, 32, 53, 64, 100, 106, 107, 224])
+def test_a_jpeg_that_is_decoded_at_a_scale_differs_by_much_less_than_another_filter_does(name: str, size: int) -> None:
+    expected = decoded_in_full(photo(name), size)
+    bicubic = psnr(decoded_in_full(photo(name), size, Image.Resampling.BICUBIC), expected)
+    assert psnr(decode_image(photo(name), size, 3), expected) > max(45, bicubic + 5)
+
+
+@pytest.mark.parametrize(("size", "scale"), [(26, 8), (27, 4), (53, 4), (54, 2), (106, 2), (107, 1), (224, 1)])
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_leaves_twice_the_size(
+    size: int, scale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    resize = Image.Image.resize
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "resize", lambda image, *rest: decoded.append(image.size) or resize(image, *rest))
+        pixels = decode_image(photo("china.jpg"), size, 3)
+    assert decoded == [(-(-640 // scale), -(-427 // scale))]
+    assert scale > 1 or (pixels == decoded_in_full(photo("china.jpg"), size)).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_that_is_decoded_at_a_scale_is_turned_about_its_center(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.open(io.BytesIO(photo("china.jpg"))), "JPEG", quality=95, exif=exif)
+    # Of 427 rows at a scale of 1/4, the last one is there in part: a shift by it would leave 37 dB.
+    assert psnr(decode_image(data, 48, 3), decoded_in_full(data, 48)) > 46
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_an_opened_jpeg_is_fitted_as_its_file_is_and_stays_unchanged(channels: int) -> None:
+    with Image.open(io.BytesIO(photo("flower.jpg"))) as image:
+        assert (fit_image(image, 32, channels) == decode_image(photo("flower.jpg"), 32, channels)).all()
+        assert (image.size, image.mode) == ((640, 427), "RGB")
+        assert np.asarray(image).shape == (427, 640, 3)
+        assert psnr(fit_image(image, 32, 3), decode_image(photo("flower.jpg"), 32, 3)) > 46
+
+
 @pytest.mark.parametrize("upright", [False, True])
 def test_an_image_is_cropped_in_the_middle_to_a_square(upright: bool) -> None:
     middle = random_pixels(8, 8, 3)
@@ -353,7 +411,8 @@ def test_transparency_takes_the_memory_of_one_more_image() -> None:
     program = """
 import re
 from pathlib import Path
-from PIL import Image
+import sklearn.datasets
+from PIL import Image, ImageOps
 from ptqflow.fetch.decoding import fit_image
 
 def most() -> int:

@@ -18,34 +18,37 @@ from samples import (
     image_files,
     png,
     random_pixels,
+    read_pool,
     write_folder,
     write_zip,
     write_zip_of_raw_names,
 )
 
 from ptqflow.core.errors import DataError
+from ptqflow.data.dataset import SPLITS, Dataset, open_dataset
 from ptqflow.fetch.archives import list_files
 from ptqflow.fetch.decoding import decode_image
+from ptqflow.fetch.fetch import fetch
 from ptqflow.fetch.image_folder import _find_layout, load_image_folder
-from ptqflow.fetch.splitting import Pool, Source
+from ptqflow.fetch.splitting import Source
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
 
 def load(files: dict[str, bytes], **changes: object) -> Source:
-    return load_image_folder(write_folder(Path("given"), files), data_params(**changes), Path("spool"))
+    return load_image_folder(write_folder(Path("given"), files), data_params(**changes))
 
 
 def refusal(files: dict[str, bytes], **changes: object) -> str:
     with pytest.raises(DataError) as caught:
-        load(files, **changes)
+        fetched(files, **changes)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def pixels(pool: Pool | None) -> np.ndarray:
-    assert pool is not None
-    return pool.pixels[pool.rows]
+def fetched(files: dict[str, bytes], **changes: object) -> Dataset:
+    fetch(data_params(**changes), write_folder(Path("given"), files), Path("dataset"))
+    return open_dataset(Path("dataset"))
 
 
 def test_images_and_labels_are_those_of_the_files_in_the_order_of_their_names() -> None:
@@ -54,16 +57,10 @@ def test_images_and_labels_are_those_of_the_files_in_the_order_of_their_names() 
     assert source.classes == ("cat", "dog")
     assert source.train.labels.tolist() == [0] * 150 + [1] * 150
     train = [decode_image(files[name], 16, 3) for name in sorted(files) if name.startswith("train")]
-    assert (pixels(source.train) == np.stack(train)).all()
+    assert (read_pool(source, source.train) == np.stack(train)).all()
     assert source.test is not None
     assert source.test.labels.tolist() == [0, 0, 1, 1]
     assert (source.skipped, source.horizontal_flip, source.normalization) == (0, True, None)
-
-
-def test_decoded_images_are_mapped_not_held_in_memory() -> None:
-    source = load(image_files())
-    assert isinstance(source.train.pixels, np.memmap)
-    assert not source.train.pixels.flags.writeable
 
 
 @pytest.mark.parametrize("around", ["", "photos/", "a/b/", "test/"])
@@ -89,7 +86,7 @@ def test_hidden_and_system_files_are_no_classes_and_no_images_and_a_line_counts_
         "train/.cache/a": b"",
     }
     root = WRITERS[kind](Path("given"), image_files() | ignored)
-    source = load_image_folder(root, data_params(), Path("spool"))
+    source = load_image_folder(root, data_params())
     assert (source.classes, len(source.train), source.skipped, source.ignored) == (("cat", "dog"), 20, 0, 6)
     assert capsys.readouterr().out == (
         f"{root.resolve()}: 6 hidden or system files are ignored: '@eaDir' (2), '#recycle' (1), '__MACOSX' (1), "
@@ -130,7 +127,7 @@ def test_a_class_whose_name_is_not_utf8_is_refused() -> None:
 def test_a_class_is_the_same_composed_and_decomposed(kind: str, in_train: str, in_test: str) -> None:
     files = {name.replace("test/cat", f"test/{in_test}"): data for name, data in image_files().items()}
     files = {name.replace("train/cat", f"train/{in_train}"): data for name, data in files.items()}
-    source = load_image_folder(WRITERS[kind](Path("given"), files), data_params(), Path("spool"))
+    source = load_image_folder(WRITERS[kind](Path("given"), files), data_params())
     assert source.classes == (NFC, "dog")
     assert source.train.labels.tolist() == [0] * 10 + [1] * 10
     assert source.test is not None
@@ -150,8 +147,8 @@ def test_a_zip_of_windows_is_read_with_its_encoding() -> None:
     files = {name.replace("/", "\\").encode("gbk"): data for name, data in image_files(classes=("狗", "猫")).items()}
     archive = write_zip_of_raw_names(Path("windows.zip"), {b"train\\": b"", b"test\\": b""} | files)
     with pytest.raises(DataError, match=r"does not say in which encoding its name is; set data\.encoding to the one"):
-        load_image_folder(archive, data_params(), Path("spool"))
-    source = load_image_folder(archive, data_params(encoding="gbk"), Path("spool"))
+        load_image_folder(archive, data_params())
+    source = load_image_folder(archive, data_params(encoding="gbk"))
     assert (source.classes, len(source.train)) == (("狗", "猫"), 20)
 
 
@@ -161,8 +158,8 @@ def test_a_class_of_a_tar_whose_name_is_not_utf8_is_refused_with_the_key_that_de
     with pytest.raises(
         DataError, match=r"the class .* is not UTF-8; set data\.encoding to the encoding of the archive"
     ):
-        load_image_folder(archive, data_params(), Path("spool"))
-    assert load_image_folder(archive, data_params(encoding="latin-1"), Path("spool")).classes == ("Käfer", "dog")
+        load_image_folder(archive, data_params())
+    assert load_image_folder(archive, data_params(encoding="latin-1")).classes == ("Käfer", "dog")
 
 
 @pytest.mark.parametrize("kind", ARCHIVE_WRITERS)
@@ -170,11 +167,11 @@ def test_an_archive_yields_what_the_folder_yields_whatever_its_order(kind: str) 
     files = image_files()
     expected = load(files)
     archive = ARCHIVE_WRITERS[kind](Path("archive"), dict(reversed(files.items())))
-    found = load_image_folder(archive, data_params(), Path("spool of the archive"))
+    found = load_image_folder(archive, data_params())
     assert found.classes == expected.classes
     assert found.train.labels.tolist() == expected.train.labels.tolist()
-    assert (pixels(found.train) == pixels(expected.train)).all()
-    assert (pixels(found.test) == pixels(expected.test)).all()
+    assert (read_pool(found, found.train) == read_pool(expected, expected.train)).all()
+    assert (read_pool(found, found.test) == read_pool(expected, expected.test)).all()
 
 
 @pytest.mark.parametrize(
@@ -283,28 +280,27 @@ def test_ten_thousand_classes_cost_no_more_than_the_listing_of_their_files() -> 
 def test_an_empty_archive_is_reported(kind: str) -> None:
     archive = ARCHIVE_WRITERS[kind](Path("given"), {})
     with pytest.raises(DataError, match="given holds no files; expected"):
-        load_image_folder(archive, data_params(), Path("spool"))
+        load_image_folder(archive, data_params())
 
 
-def test_skipped_files_are_counted_and_the_others_keep_their_labels() -> None:
-    files = image_files() | {"train/cat/4.png": b"broken", "test/dog/0.png": b""}
-    source = load(files, on_bad_image="skip")
-    assert source.skipped == 2
-    assert source.train.labels.tolist() == [0] * 9 + [1] * 10
-    readable = [name for name in sorted(files) if name.startswith("train") and name != "train/cat/4.png"]
-    assert (pixels(source.train) == np.stack([decode_image(files[name], 16, 3) for name in readable])).all()
-    assert len(pixels(source.test)) == 7
+def test_splits_are_drawn_from_the_readable_images() -> None:
+    broken = {"train/cat/4.png": b"broken", "test/dog/0.png": b""}
+    found = fetched(image_files() | broken, on_bad_image="skip")
+    readable = {name: data for name, data in image_files().items() if name not in broken}
+    for name in broken:
+        (Path("given") / name).unlink()
+    expected = fetched(readable)
+    assert (found.card.skipped, expected.card.skipped) == (2, 0)
+    assert found.card.sha256 == expected.card.sha256
+    for split in SPLITS:
+        assert (getattr(found, split).digests == getattr(expected, split).digests).all()
+    assert (found.card.mean, found.card.std) == (expected.card.mean, expected.card.std)
 
 
 def test_a_class_that_loses_all_its_images_is_named() -> None:
     files = {name: b"broken" if name.startswith("train/cat") else data for name, data in image_files().items()}
     assert "the class 'cat' has no readable images in train" in refusal(files, on_bad_image="skip")
-
-
-def test_nothing_readable_is_reported() -> None:
-    assert "none of its files is a readable image" in refusal(
-        dict.fromkeys(image_files(), b"broken"), on_bad_image="skip"
-    )
+    assert not Path("dataset").exists()
 
 
 def test_limit_keeps_a_stratified_subset_that_the_seed_draws_and_decodes_no_more() -> None:
@@ -313,8 +309,9 @@ def test_limit_keeps_a_stratified_subset_that_the_seed_draws_and_decodes_no_more
     for seed in (0, 0, 1):
         source = load(files, limit=10, seed=seed)
         assert source.train.labels.tolist() == [0] * 5 + [1] * 5
-        assert len(source.train.pixels) == 20
-        draws.append(pixels(source.train).tobytes())
+        assert source.test is not None
+        assert len(source.train) + len(source.test) == 20
+        draws.append(read_pool(source, source.train).tobytes())
     assert draws[0] == draws[1] != draws[2]
 
 

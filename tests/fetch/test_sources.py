@@ -9,7 +9,6 @@ import shutil
 import socket
 import tarfile
 import threading
-import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import data_params, image_files, random_pixels, write_fashion_mnist, write_folder
+from samples import data_params, image_files, random_pixels, read_pool, write_fashion_mnist, write_folder
 from sklearn.datasets import load_digits
 
 from ptqflow.core.errors import DataError
@@ -105,20 +104,21 @@ def test_digits_are_scikit_learns_scaled_to_eight_bits() -> None:
     digits = load_digits()
     assert source.classes == tuple("0123456789")
     assert source.train.labels.tolist() == digits.target.tolist()
-    assert (source.train.pixels == np.rint(digits.images * 255 / 16)[..., None]).all()
+    assert (read_pool(source, source.train) == np.rint(digits.images * 255 / 16)[..., None]).all()
     assert (source.test, source.horizontal_flip, source.normalization) == (None, False, None)
 
 
 def test_digits_in_one_channel_are_their_grey_values() -> None:
     source = load("digits", image_size=8, channels=1)
-    assert source.train.pixels.shape == (1797, 8, 8, 1)
-    assert (source.train.pixels[..., 0] == np.rint(load_digits().images * 255 / 16)).all()
+    assert read_pool(source, source.train).shape == (1797, 8, 8, 1)
+    assert (read_pool(source, source.train)[..., 0] == np.rint(load_digits().images * 255 / 16)).all()
 
 
 @pytest.mark.parametrize("size", [28, 32])
 def test_fashion_mnist_has_its_grey_values_in_each_channel_and_is_opaque(size: int) -> None:
     write_fashion_mnist(GIVEN)
-    grey, rgb, rgba = (load("fashion_mnist", GIVEN, image_size=size, channels=n).train.pixels for n in (1, 3, 4))
+    sources = (load("fashion_mnist", GIVEN, image_size=size, channels=n) for n in (1, 3, 4))
+    grey, rgb, rgba = (read_pool(source, source.train) for source in sources)
     assert grey.shape == (COUNT, size, size, 1)
     if size == 28:
         assert (grey[..., 0] == random_pixels(COUNT, 28, 28)).all()
@@ -129,8 +129,9 @@ def test_fashion_mnist_has_its_grey_values_in_each_channel_and_is_opaque(size: i
 
 def test_digits_are_upscaled_smoothly() -> None:
     source, small = load("digits", image_size=32), load("digits", image_size=8)
-    assert source.train.pixels.shape == (1797, 32, 32, 3)
-    means = source.train.pixels.mean(axis=(1, 2, 3)) - small.train.pixels.mean(axis=(1, 2, 3))
+    large, original = read_pool(source, source.train), read_pool(small, small.train)
+    assert large.shape == (1797, 32, 32, 3)
+    means = large.mean(axis=(1, 2, 3)) - original.mean(axis=(1, 2, 3))
     assert np.abs(means).max() < 4
 
 
@@ -152,7 +153,7 @@ def test_cifar_is_found_at_data_path(dataset: type[CIFAR10], form: str, monkeypa
     assert source.classes == CLASSES
     for pool in (source.train, source.test):
         assert pool is not None
-        assert (pool.pixels == COLOURS.transpose(0, 2, 3, 1)).all()
+        assert (read_pool(source, pool) == COLOURS.transpose(0, 2, 3, 1)).all()
         assert pool.labels.tolist() == LABELS
     assert source.horizontal_flip
     assert sorted(GIVEN.rglob("*")) == before
@@ -174,7 +175,7 @@ def test_the_customary_normalization_is_that_of_three_channels(channels: int, mo
     archive = made.write(GIVEN)
     made.expect(monkeypatch, archive)
     source = load("cifar10", archive, image_size=32, channels=channels)
-    assert source.train.pixels.shape == (COUNT, 32, 32, channels)
+    assert read_pool(source, source.train).shape == (COUNT, 32, 32, channels)
     assert source.normalization is None
 
 
@@ -182,34 +183,16 @@ def test_fashion_mnist_is_found_at_data_path() -> None:
     write_fashion_mnist(GIVEN)
     source = load("fashion_mnist", GIVEN, image_size=28)
     assert source.classes[0] == "T-shirt/top"
-    assert (source.train.pixels == random_pixels(COUNT, 28, 28)[..., None]).all()
+    assert (read_pool(source, source.train) == random_pixels(COUNT, 28, 28)[..., None]).all()
     assert source.train.labels.tolist() == LABELS
 
 
-def test_images_of_a_torchvision_set_are_mapped_and_only_as_many_as_the_limit() -> None:
-    write_fashion_mnist(GIVEN, count=40)
-    source = load("fashion_mnist", GIVEN, image_size=28, limit=20)
-    for pool in (source.train, source.test):
-        assert isinstance(pool.pixels, np.memmap)
-        assert not pool.pixels.flags.writeable
-        assert pool.pixels.shape == (20, 28, 28, 3)
-
-
-def test_memory_does_not_grow_with_the_scaled_images() -> None:
+def test_images_of_a_torchvision_set_are_scaled_some_at_a_time() -> None:
     write_fashion_mnist(GIVEN, count=600)
-    tracemalloc.start()
     source = load("fashion_mnist", GIVEN, image_size=256)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert source.train.pixels.nbytes == 600 * 256 * 256 * 3
-    assert peak < source.train.pixels.nbytes / 10
-
-
-def test_a_disk_that_scaled_images_fill_up_is_named(small_disk: Path) -> None:
-    write_fashion_mnist(GIVEN)
-    with pytest.raises(OSError, match="No space left on device") as caught:
-        load_source(data_params(name="fashion_mnist", image_size=256), GIVEN, small_disk)
-    assert caught.value.filename == str(small_disk / "train")
+    steps = [decode().shape for _, decode in source.read(source.train.rows)]
+    assert set(steps) == {(4, 256, 256, 3)}
+    assert len(steps) == 150
 
 
 class Trap:
@@ -336,7 +319,7 @@ def test_a_data_set_is_downloaded_once(serve: Serve, monkeypatch: pytest.MonkeyP
     archive.unlink()
     again = load("cifar10", image_size=32)
     for source in (first, again):
-        assert (source.train.pixels == COLOURS.transpose(0, 2, 3, 1)).all()
+        assert (read_pool(source, source.train) == COLOURS.transpose(0, 2, 3, 1)).all()
 
 
 OK = b"HTTP/1.1 200 OK\r\n"

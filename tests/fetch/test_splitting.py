@@ -71,8 +71,8 @@ def test_a_limit_that_leaves_a_class_too_little_is_reported(limit: int, words: s
         stratified_subset(LABELS, limit, 0, CLASSES, least=2)
 
 
-def test_taking_from_a_pool_copies_no_pixels() -> None:
-    pool = Pool(np.zeros((5, 2, 2, 3), np.uint8), np.arange(5), np.array([4, 3, 2, 1, 0]))
+def test_what_is_taken_from_a_pool_keeps_its_numbers() -> None:
+    pool = Pool(np.arange(5), np.array([4, 3, 2, 1, 0]))
     taken = pool.take(np.array([3, 0])).take(np.array([1]))
-    assert taken.pixels is pool.pixels
+    assert pool.without(np.array([1, 3])).rows.tolist() == [0, 2, 4]
     assert (taken.rows.tolist(), taken.labels.tolist(), len(taken)) == ([0], [4], 1)

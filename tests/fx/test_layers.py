@@ -6,7 +6,7 @@ from torch.fx import GraphModule
 
 from ptqflow.core.engines import Engine, available_engines
 from ptqflow.fx.convert import convert
-from ptqflow.fx.layers import Layer, count_layers, describe_layers, list_layers
+from ptqflow.fx.layers import Layer, count_layers, describe_layers, list_layers, summarize_layers
 from ptqflow.fx.prepare import Scheme, prepare
 
 NO_KERNEL = "torch has no INT8 kernel for it"
@@ -92,6 +92,13 @@ def test_layers_are_counted_by_precision() -> None:
 
     assert count_layers(layers) == {"int8": 2, "fp32": 3}
     assert count_layers([]) == {"int8": 0, "fp32": 0}
+
+
+def test_the_summary_counts_reasons_the_most_frequent_first() -> None:
+    layers = [Layer(name, "ReLU", "fp32", note) for name, note in (("a", "one"), ("b", "two"), ("c", "two"))]
+
+    assert summarize_layers([*layers, Layer("d", "Linear", "int8", "")]) == "1 layers on INT8, 3 on FP32 (2 two, 1 one)"
+    assert summarize_layers([]) == "0 layers on INT8, 0 on FP32"
 
 
 def test_the_description_is_a_table_with_a_line_a_layer() -> None:

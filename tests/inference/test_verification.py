@@ -3,10 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from exported import TEST, change_manifest, manifest, replace_torchscript
-from samples import pool, source
+from samples import save_dataset
 
 from ptqflow.core.errors import ArtifactError
-from ptqflow.fetch.writing import save_dataset
 from ptqflow.inference.verification import Finding, compare_logits, compare_predictions, sqnr_db, verify
 from ptqflow.runtime.manifest import REFERENCE, read_manifest
 from ptqflow.runtime.reference import Reference, read_reference
@@ -20,9 +19,8 @@ def findings(export: Path, dataset: Path | None = None) -> dict[str, Finding]:
 def dataset(export: Path, tmp_path: Path) -> Path:
     """The test images with which the model was exported, all of which INT8 in torch classifies correctly."""
     directory = tmp_path / "dataset"
-    directory.mkdir()
-    test = pool(TEST, read_reference(export, read_manifest(export)).predicted)
-    card = save_dataset(directory, "noise", source(test, test), dict.fromkeys(("train", "val", "test"), test))
+    test = TEST, read_reference(export, read_manifest(export)).predicted
+    card = save_dataset(directory, dict.fromkeys(("train", "val", "test"), test))
     change_manifest(export, dataset_sha256=dict(card.sha256))
     return directory
 

@@ -137,5 +137,5 @@ def test_changed_user_code_is_found(tmp_path: Path, user_module: Callable[[str],
     load_fp32(tmp_path / "fp32")
 
     (tmp_path / f"{name.partition(':')[0]}.py").write_text(code + "depth = 2\n")
-    with pytest.raises(ArtifactError, match=f"the code of {name} has changed since `train` ran"):
+    with pytest.raises(ArtifactError, match=f"the code of {name} has changed since an earlier stage ran"):
         load_fp32(tmp_path / "fp32")

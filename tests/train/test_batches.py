@@ -64,10 +64,7 @@ def mapped(folder: Path, count: int) -> Split:
     return replace(miniature.split(count), images=np.load(folder / "images.npy", mmap_mode="r"))
 
 
-def test_images_on_disk_make_the_same_batches_also_where_their_pages_are_released_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_MOST_MAPPED", 0)
+def test_images_on_disk_make_the_same_batches(tmp_path: Path) -> None:
     on_disk = epoch(mapped(tmp_path, 100), 8)
     assert all(
         torch.equal(batch.images, other.images)

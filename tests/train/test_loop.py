@@ -13,6 +13,7 @@ from recipes import RECIPE as VALUES
 from recipes import params
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
+from samples import save_dataset
 from torch import Tensor, nn
 from torchvision.transforms import functional
 
@@ -20,8 +21,6 @@ import train as stage
 from ptqflow.core.errors import DataError, ModelError, PtqflowWarning
 from ptqflow.data.accuracy import evaluate
 from ptqflow.data.dataset import Split, digests_of
-from ptqflow.fetch.splitting import Pool, Source
-from ptqflow.fetch.writing import save_dataset
 from ptqflow.models.logits import compute_logits
 from ptqflow.train.augmentation import draw_epoch
 from ptqflow.train.checkpoints import Checkpoints
@@ -304,13 +303,11 @@ def run_stage(
     directory: Path, monkeypatch: pytest.MonkeyPatch, flip: bool | None, allowed: bool, epochs: int = 1
 ) -> dict[str, Tensor]:
     """Train as the pipeline does, on a data set that allows mirrored images or not."""
-    pools = {
-        split: Pool(miniature.images(count), np.arange(count), np.arange(count) % len(miniature.CLASSES))
+    splits = {
+        split: (miniature.images(count), np.arange(count) % len(miniature.CLASSES))
         for split, count in (("train", 30), ("val", 12), ("test", 12))
     }
-    (directory / "data" / "dataset").mkdir(parents=True)
-    source = Source("synthetic", miniature.CLASSES, pools["train"], None, horizontal_flip=allowed)
-    save_dataset(directory / "data" / "dataset", "noise", source, pools)
+    save_dataset(directory / "data" / "dataset", splits, classes=miniature.CLASSES, horizontal_flip=allowed)
     (directory / "params.yaml").write_text(
         "model: {name: miniature:residual, weights: null, stem: standard, mean: null, std: null}\n"
     )

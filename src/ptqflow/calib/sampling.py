@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from ptqflow.core.errors import DataError
 from ptqflow.core.normalization import Normalization
+from ptqflow.core.progress import track
 from ptqflow.data.dataset import Dataset, Split
 from ptqflow.data.preprocessing import to_input
 
@@ -58,5 +58,5 @@ def draw_images(dataset: Dataset, batches: int, batch_size: int, seed: int) -> D
 
 def input_batches(split: Split, rows: NDArray[np.int64], normalization: Normalization) -> Iterator[Tensor]:
     """Yield float32 inputs (batch size, C, H, W) of rows (batches, batch size), preprocessed as for evaluation."""
-    for batch in tqdm(rows, desc="calibration images", unit="batch", leave=False, disable=None):
+    for batch in track(rows, len(rows), "calib", "batch"):
         yield to_input(torch.from_numpy(split.read(batch)), normalization)

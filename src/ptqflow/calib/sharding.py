@@ -10,6 +10,7 @@ from ptqflow.calib.sampling import input_batches
 from ptqflow.calib.statistics import Statistics, decode, encode
 from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import Ranks
+from ptqflow.data.batching import images_per_pass
 from ptqflow.data.dataset import Split
 
 
@@ -23,7 +24,7 @@ def collect_in_parts(
     """Return what all ranks have seen of the images: the same, to the last bit, for any number of ranks.
 
     What one process would run through the network together stays together, so every pass is the same, and statistics
-    merge exactly.
+    merge exactly. A batch of large images runs in equal parts, as many as its pixels need, so that memory is bounded.
 
     Args:
         observed: of which nothing was collected before.
@@ -35,9 +36,13 @@ def collect_in_parts(
     Raises:
         ModelError: as `collect_statistics`.
     """
+    batch_size = rows.shape[1]
+    most = images_per_pass(split.images.shape[1], batch_size)
+    rows = rows.reshape(-1, next(count for count in range(most, 0, -1) if batch_size % count == 0))
     example = next(input_batches(split, rows[:1], normalization))
     size = batches_together(observed.prepared, example)
     share = ranks.part(-(-len(rows) // size))
     own = rows[share.start * size : share.stop * size]
     data = encode(collect_statistics(observed, input_batches(split, own, normalization), own)) if len(own) else b""
-    return reduce(Statistics.merged, (decode(part) for part in ranks.gather_bytes(data) if part))
+    merged = reduce(Statistics.merged, (decode(part) for part in ranks.gather_bytes(data) if part))
+    return merged.in_batches(batch_size)

@@ -61,6 +61,19 @@ class Statistics:
         means = {name: np.concatenate([mean, other.means[name]]) for name, mean in self.means.items()}
         return Statistics(tensors, means, np.concatenate([self.rows, other.rows]))
 
+    def in_batches(self, batch_size: int) -> "Statistics":
+        """Return the statistics of batches of `batch_size` images, each of which was collected in equal parts."""
+        passes, part = self.rows.shape
+        if part == batch_size:
+            return self
+        parts = batch_size // part
+        means = {
+            name: mean.reshape(passes // parts, parts, -1, mean.shape[1]).mean(axis=1).reshape(-1, mean.shape[1])
+            for name, mean in self.means.items()
+        }
+        tensors = {name: seen and seen.of_parts(passes, parts) for name, seen in self.tensors.items()}
+        return Statistics(tensors, means, self.rows.reshape(-1, batch_size))
+
     def ranges(self) -> list[ObservedRange]:
         """Return the smallest and the largest value of each tensor that had any, by name."""
         return [

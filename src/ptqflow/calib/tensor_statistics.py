@@ -1,7 +1,7 @@
 """What was seen of one tensor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -63,6 +63,16 @@ class TensorStatistics:
             self.histogram.merged(other.histogram),
             self.channels.merged(other.channels) if self.channels and other.channels else None,
         )
+
+    def of_parts(self, passes: int, parts: int) -> "TensorStatistics":
+        """Return the statistics where each of `passes` passes saw one of `parts` equal parts of a batch.
+
+        Where a pass had no value, the extremes of the parts stay.
+        """
+        if len(self.minima) != passes:
+            return self
+        minima, maxima = self.minima.reshape(-1, parts).min(axis=1), self.maxima.reshape(-1, parts).max(axis=1)
+        return replace(self, minima=minima, maxima=maxima)
 
     def divided(self, scales: NDArray[np.float32]) -> "TensorStatistics":
         """Return the statistics of the tensor with each channel divided by a number of its own.

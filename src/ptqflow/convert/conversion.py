@@ -15,6 +15,7 @@ from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import Quantized, quantize
 from ptqflow.convert.smoothing import require_equal
 from ptqflow.core.errors import ParamsError
+from ptqflow.data.batching import images_per_pass
 from ptqflow.data.dataset import Dataset
 from ptqflow.fx.fidelity import measure_fidelity, require_fidelity
 from ptqflow.models.fp32 import Fp32Model
@@ -74,7 +75,8 @@ def convert_network(
         search = replace(search, rows=(*search.rows, *correction_rows(quantized.correction)))
     card = quantized.card.model_copy(update={"smooth_quant": search.params.smooth_quant, "scales": smoothed.scales})
     quantized = replace(quantized, card=card)
-    images = next(input_batches(dataset.train, statistics.rows[:1], fp32.card.normalization))
+    few = images_per_pass(fp32.card.image_size, statistics.rows.shape[1])
+    images = next(input_batches(dataset.train, statistics.rows[:1, :few], fp32.card.normalization))
     require_equal(fp32, smoothed, images)
     fidelity = measure_fidelity(fp32.module, quantized.converted, images)
     require_fidelity(fidelity, params.min_sqnr_db, network.module, quantized.converted, images)

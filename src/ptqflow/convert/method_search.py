@@ -7,7 +7,7 @@ INT8, on calibration images and without labels: first for all tensors, then for 
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
 
@@ -35,9 +35,10 @@ CANDIDATES: tuple[Method, ...] = (
     *("minmax_1", "minmax_2", "minmax_4"),
 )
 """Of equal ones, the first is taken."""
+_CLOSE_DB = 0.5  # to the best method, within which a method is tried on other images too
 _TENSORS = 12  # that are tried alone, at most
 _COST_DB = 0.1  # that the rounding of such a tensor costs, at least
-_UNBEARABLE_DB = 1.0  # that the rounding of a tensor may cost with the best method
+_UNBEARABLE_DB = 0.3  # that the rounding of a tensor may cost with the best method
 ALPHAS = (0.15, 0.3, 0.5, 0.7, 0.85)
 """Of SmoothQuant, that are tried besides 0."""
 _GAIN_DB = 0.1  # that another method must gain, beside more than chance
@@ -62,7 +63,8 @@ def search_methods(
     """Choose the methods of `convert.activation.method=auto` and the alpha of `convert.smooth_quant=auto`.
 
     Of all tensors, that method is taken whose logits have the largest SQNR in decibels on calibration images: half the
-    mean of the images' own, half that of all images together, in which those with large logits count most. With this
+    mean of the images' own, half that of all images together, in which those with large logits count most. Methods
+    within 0.5 dB of the best are compared on twice as many images, on which the figure is then the mean. With this
     method, the alpha is taken that is best in the same way, if it gains more than chance would, on the images that
     decide and on others. So does another method of a single tensor than that of the rest.
 
@@ -89,9 +91,7 @@ def search_methods(
     if method != "auto" and not alphas:
         return Search(params, smoothed, (), 0.0)
     trials = _Trials(smoothed, params, train)
-    found = {one: trials.whole(one) for one in (CANDIDATES if method == "auto" else (method,))}
-    best = max(found, key=found.__getitem__)
-    rows = _describe({str(one): db for one, db in found.items()}, best, report)
+    best, rows = _choose_method(trials, CANDIDATES if method == "auto" else (method,), report)
     if alphas:
         others = {alpha: trials.of(smooth_network(fp32, statistics, pairs, alpha)) for alpha in alphas}
         alpha, tried = _choose_alpha(trials, others, best, report)
@@ -107,6 +107,18 @@ def _describe(found: Mapping[str, float], taken: str, report: Callable[[str], No
     for name, db in found.items():
         report(f"{name:<17} {db:7.2f} dB{'  taken' if name == taken else ''}")
     return [SearchRow(tensor="", method=name, sqnr_db=round(db, 4)) for name, db in found.items()]
+
+
+def _choose_method(
+    trials: "_Trials", methods: Sequence[Method], report: Callable[[str], None]
+) -> tuple[Method, list[SearchRow]]:
+    found = {method: trials.whole(method) for method in methods}
+    largest = max(found.values())
+    close = [method for method, db in found.items() if largest - db < _CLOSE_DB]
+    if len(close) > 1:
+        found |= {method: trials.on_all_images(method) for method in close}
+    best = max(close, key=found.__getitem__)
+    return best, _describe({str(method): db for method, db in found.items()}, best, report)
 
 
 def _choose_alpha(
@@ -184,6 +196,11 @@ class _Trials:
     def whole(self, method: Method) -> float:
         """Return the score in decibels with one method for all tensors."""
         return self._score(method, self._deciding).db
+
+    def on_all_images(self, method: Method) -> float:
+        """Return the mean of this score and of that on as many other images, if there are any."""
+        drawn = [images for images in (self._deciding, self._held_out) if images]
+        return sum(self._score(method, images).db for images in drawn) / len(drawn)
 
     def gains_over(self, other: "_Trials", method: Method) -> bool:
         """Return whether the network is better than another by more than chance, on images that did not decide too."""

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.fx import GraphModule, Node
-from tqdm import tqdm
 
 from ptqflow.core.errors import DataError
 from ptqflow.core.figures import DIGITS, SensitivityRow
+from ptqflow.core.progress import track
 from ptqflow.data.accuracy import predictions
 from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Split
@@ -145,7 +145,7 @@ class _Images:
         """Yield rows, as many at a time as fit into memory with all values of the network for them."""
         size = images_together(self.card.image_size, _PIXELS)
         starts = range(0, len(rows), size)
-        yield from (rows[start : start + size] for start in tqdm(starts, desc=label, leave=False, disable=None))
+        yield from (rows[start : start + size] for start in track(starts, len(starts), label, "batch"))
 
     def load(self, rows: NDArray[np.int64]) -> Tensor:
         """Return images as float32 (N, C, H, W), normalized."""

@@ -68,7 +68,7 @@ def read_outputs(lock: Path) -> list[Output]:
 
 
 def require_intact_deps(stage: str) -> None:
-    """Require that what a stage reads is what other stages wrote, but for large data, which have digests of their own.
+    """Require that the small files that a stage reads are what other stages wrote; images have digests of their own.
 
     Raises:
         ArtifactError: an output is damaged or was changed by hand; the error names it.

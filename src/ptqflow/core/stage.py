@@ -23,8 +23,10 @@ _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
-def run(name: str, main: Callable[[], None]) -> None:
+def run(name: str, main: Callable[[], str | None]) -> None:
     """Run a stage's `main`; exit with status 1 and one line on stderr where the user can fix the cause.
+
+    What `main` returns is printed in one line, with the seconds that it took.
 
     Stage scripts import torch inside `main`, so that what is set up here applies before torch is loaded.
 
@@ -43,9 +45,11 @@ def run(name: str, main: Callable[[], None]) -> None:
     _let_waiting_threads_sleep()
     _keep_freed_memory()
     _format_warnings(name)
+    start = time.monotonic()
     try:
         _require_intact_deps()
-        main()
+        if done := main():
+            print(f"{_line(name, done)} ({time.monotonic() - start:.1f} s)")
     except PtqflowError as error:
         _end(name, str(error))
     except OSError as error:

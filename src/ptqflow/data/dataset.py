@@ -83,12 +83,14 @@ class Split:
     def read(self, rows: slice | NDArray[np.int64] = slice(None)) -> NDArray[np.uint8]:
         """Return a copy of the images at some rows, (n, size, size, channels).
 
-        An image is compared with its digest when the process reads it for the first time.
+        An image is compared with its digest when the process reads it for the first time. Of the file, nothing stays in
+        the memory of this process.
 
         Raises:
             ArtifactError: an image is not the one that `fetch` stored; the error says which.
         """
         images = np.array(self.images[rows])
+        self.release()
         self._check(images, np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows)
         return images
 
@@ -125,10 +127,14 @@ def release_pages(array: NDArray[Any]) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
+def digest_of(image: NDArray[np.uint8]) -> bytes:
+    """Return the digest of an image, 16 bytes."""
+    return hashlib.blake2b(image.data, digest_size=DIGEST_BYTES).digest()
+
+
 def digests_of(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.void]:
     """Return the digest of each image, (N,)."""
-    digests = (hashlib.blake2b(image.data, digest_size=DIGEST_BYTES).digest() for image in images)
-    return np.frombuffer(b"".join(digests), dtype=_DIGEST)
+    return np.frombuffer(b"".join(map(digest_of, images)), dtype=_DIGEST)
 
 
 def hash_index(directory: Path, card: DatasetCard) -> str:

@@ -146,6 +146,18 @@ def headline(checks: Sequence[FileCheck]) -> ExportMetrics:
     return ExportMetrics()
 
 
+def summarize(checks: Sequence[FileCheck]) -> str:
+    """Return which files passed, and top-1 of int8.onnx in each runtime."""
+    files = dict.fromkeys(check.file for check in checks)
+    top1 = [f"{100 * check.top1:.2f} % in {check.runtime}" for check in checks if check.file == INT8_ONNX]
+    return "; ".join(
+        [
+            f"{', '.join(files)} {'pass' if len(files) > 1 else 'passes'}",
+            *([f"top-1 of {INT8_ONNX} {', '.join(top1)}"] if top1 else []),
+        ]
+    )
+
+
 def require_runtimes(params: ExportParams) -> None:
     """Check that the runtimes in which files are compared are installed.
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ptqflow.core.errors import ModelError, describe_failure
 from ptqflow.core.figures import DIGITS, FileCheck
+from ptqflow.core.progress import progress_bar
 from ptqflow.data.accuracy import predictions
 from ptqflow.data.fidelity import median_sqnr_db
 from ptqflow.export import replay
@@ -50,13 +51,20 @@ class Gate:
         Raises:
             ModelError: the process failed.
         """
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, progress_bar(count, f"{name} in {runtime}", "image") as bar:
             output = Path(folder) / ("steps.npz" if options else "logits.npy")
             arguments = [runtime, self.directory, name, self.dataset, count, self.batch_size, output, *options]
             command = [sys.executable, "-m", replay.__name__, *map(str, arguments)]
-            result = subprocess.run(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=False)
-            if result.returncode:
-                reason = describe_failure(result.returncode, result.stderr)
+            errors = Path(folder) / "stderr"
+            with (
+                errors.open("w") as stderr,
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr) as process,
+            ):
+                assert process.stdout
+                for line in filter(bytes.isdigit, map(bytes.strip, process.stdout)):
+                    bar.update(int(line))
+            if process.returncode:
+                reason = describe_failure(process.returncode, errors.read_text(errors="replace"))
                 raise ModelError(f"{name} does not run in {runtime}: {reason}")
             loaded = np.load(output, allow_pickle=False)
             return dict(loaded) if options else loaded

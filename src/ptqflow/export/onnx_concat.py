@@ -47,7 +47,7 @@ def _roundings(node: NodeProto, readers: Mapping[str, list[NodeProto]]) -> Itera
 
 
 def _rounded(node: NodeProto, rounding: NodeProto) -> list[NodeProto]:
-    """Give a node's output to a quantization as `rounding`, and that to the readers of the node."""
+    """Return nodes that quantize the output of a node as `rounding` does, and pass it to the readers of the node."""
     output, name = node.output[0], node.name
     exact, quantized = f"{output}.exact", f"{output}.quantized"
     node.output[0] = exact

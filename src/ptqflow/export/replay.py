@@ -2,13 +2,14 @@
 
 `python -m ptqflow.export.replay RUNTIME EXPORT FILE DATASET IMAGES BATCH OUTPUT [steps]` writes the logits of the first
 IMAGES test images as an .npy file, or with `steps` the output of every quantized step as an .npz file. Files are loaded
-and images normalized as by `ptqflow predict`. ONNX files need no torch.
+and images normalized as by `ptqflow predict`; the number of images of each batch is printed when it is done. ONNX files
+need no torch.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from ptqflow.data.dataset import Split, open_dataset
 from ptqflow.data.normalization import normalize
 from ptqflow.runtime.manifest import INPUT, Manifest, check_file, read_manifest
 from ptqflow.runtime.runtimes import Runtime, onnxruntime_session, open_file
+
+if TYPE_CHECKING:
+    from ptqflow.runtime.runtimes import Network
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -31,14 +35,19 @@ def main(arguments: Sequence[str]) -> None:
         np.savez(output, **_onnx_steps(file, np.concatenate(list(batches))))  # type: ignore[arg-type]
     else:
         network = open_file(file, cast(Runtime, runtime), manifest.engine)
-        np.save(output, np.concatenate([network(batch) for batch in batches]))
+        np.save(output, np.concatenate([_run(network, batch) for batch in batches]))
+
+
+def _run(network: "Network", batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    logits = network(batch)
+    print(len(batch), flush=True)
+    return logits
 
 
 def _batches(split: Split, manifest: Manifest, count: int, batch_size: int) -> Iterator[NDArray[np.float32]]:
     step = images_per_pass(manifest.image_size, batch_size)
     for start in range(0, count, step):
-        pixels = split.read(slice(start, min(start + step, count)))
-        yield normalize(pixels, manifest.input)
+        yield normalize(split.read(slice(start, min(start + step, count))), manifest.input)
 
 
 def _onnx_steps(file: Path, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

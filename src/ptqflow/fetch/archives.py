@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import os
 import re
 import tarfile
 import zipfile
@@ -99,7 +100,7 @@ def list_files(root: Path, encoding: str | None = None) -> Listing:
             or a device, a file twice, a name outside of it or one whose encoding is unknown.
     """
     if root.is_dir():
-        entries = [(path.relative_to(root).as_posix(), path.is_dir()) for path in root.rglob("*")]
+        entries = list(_folder_entries(root))
     else:
         entries = [(name, is_folder) for name, is_folder, _ in _archive_entries(root, (), encoding)]
     files: list[str] = []
@@ -141,6 +142,14 @@ def read_files(
         for name, _, packed in _archive_entries(root, wanted, encoding, max_megapixels):
             if packed is not None:
                 yield name, packed
+
+
+def _folder_entries(root: Path) -> Iterator[tuple[str, bool]]:
+    """Yield (name, is_folder), also of links to folders; not by `Path.rglob`, which keeps a path of each file."""
+    for around, folders, files in os.walk(root):
+        prefix = "" if around == str(root) else f"{Path(around).relative_to(root).as_posix()}/"
+        yield from ((f"{prefix}{name}", True) for name in folders)
+        yield from ((f"{prefix}{name}", False) for name in files)
 
 
 def _require_size(root: Path, name: str, size: int, max_megapixels: int) -> None:

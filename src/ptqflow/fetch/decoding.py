@@ -8,17 +8,21 @@ from ctypes.util import find_library
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from ptqflow.core.normalization import COLORS, Color
 
 _STRIP = 1_000_000  # pixels
+_SPARE = 2  # times the pixels on each side that are needed, below which no JPEG is decoded
+_UNTURNED, _FLIPPED_X, _FLIPPED_Y = (1, 2, 3, 4), (2, 3, 6, 7), (3, 4, 7, 8)
+"""EXIF orientations: rows stay rows; what was the last column, or row, of the file is the first of the image."""
 _MAX_SAMPLE_VALUE = 281  # tag of TIFF
 _MEASUREMENTS = ("FITS", "MCIDAS")  # formats whose integers are physical values
 _UNUSED = 16
@@ -52,7 +56,7 @@ def decode_image(data: bytes, size: int, channels: int, max_megapixels: int | No
     try:
         with Image.open(io.BytesIO(data)) as image:
             _require_decodable(image, max_megapixels)
-            return fit_image(image, size, channels)
+            return _fit(image, size, channels)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:  # its message is the address of the bytes in memory
@@ -87,18 +91,31 @@ def _silence_libtiff() -> None:
 def fit_image(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
     """Apply EXIF rotation, convert, crop to a square at the center and resize to (size, size, channels) uint8.
 
+    Of a JPEG that was opened and not decoded yet, this is what `decode_image` returns for its file, and the image stays
+    unchanged; one that was decoded is resized from all its pixels, which differs by little: see docs/scale.md.
+
     Raises:
         UnreadableImageError: as `decode_image`, of its values.
         OSError: the file of the image is truncated.
     """
+    if _is_unread_jpeg(image) and image.fp:
+        image.fp.seek(0)
+        with Image.open(io.BytesIO(image.fp.read())) as own:
+            return _fit(own, size, channels)
+    return _fit(image, size, channels)
+
+
+def _fit(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
     levels = _find_levels(image)
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+    beyond = _choose_scale(image, size)
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation != 1:
         image = ImageOps.exif_transpose(image)
     color = COLORS[channels]
     if image.mode != color or (color != "RGBA" and image.has_transparency_data):
         image = _convert_in_strips(image, levels, color)
     if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+        image = _resize_center(image, size, beyond, orientation)
     return np.asarray(image).reshape(size, size, channels)
 
 
@@ -109,6 +126,43 @@ def fit_arrays(images: NDArray[Any], size: int, channels: int) -> NDArray[np.uin
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]  # Pillow has no such axis
     return np.stack([fit_image(Image.fromarray(image), size, channels) for image in images])
+
+
+def _is_unread_jpeg(image: Image.Image) -> TypeGuard[JpegImageFile]:
+    return isinstance(image, JpegImageFile) and image.format == "JPEG" and bool(image.tile)
+
+
+def _choose_scale(image: Image.Image, size: int) -> tuple[float, float]:
+    """Have an unread JPEG decoded at the smallest scale at which its short side is at least twice `size`.
+
+    Nearer to `size`, the decoder's own averaging shows: docs/scale.md compares both with decoding at full size.
+
+    Returns:
+        Width and height of what the last column and row hold beyond the image, in their pixels: it may end in one.
+    """
+    width, height = image.size
+    scale = next((scale for scale in (8, 4, 2) if min(width, height) >= _SPARE * scale * size), 1)
+    if scale == 1 or not _is_unread_jpeg(image):
+        return 0, 0
+    image.draft(None, (width // scale, height // scale))
+    return image.width - width / scale, image.height - height / scale
+
+
+def _resize_center(image: Image.Image, size: int, beyond: tuple[float, float], orientation: int) -> Image.Image:
+    """Resize the square at the center, as `ImageOps.fit` does, which knows nothing of a pixel that is there in part.
+
+    Args:
+        image: upright.
+        size: in pixels.
+        beyond: as `_choose_scale` returns it.
+        orientation: of EXIF, that it had.
+    """
+    right, bottom = beyond if orientation in _UNTURNED else beyond[::-1]
+    width, height = image.width - right, image.height - bottom
+    side = min(width, height)
+    left = (width - side) / 2 + (right if orientation in _FLIPPED_X else 0)
+    top = (height - side) / 2 + (bottom if orientation in _FLIPPED_Y else 0)
+    return image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
 
 
 def _find_levels(image: Image.Image) -> _Levels | None:

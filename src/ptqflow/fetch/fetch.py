@@ -1,14 +1,16 @@
 """Read a data set, split it and store it."""
 
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ptqflow.core.artifacts import new_directory
-from ptqflow.data.dataset import DatasetCard
+from ptqflow.data.dataset import SPLITS, DatasetCard
 from ptqflow.fetch.params import DataParams
 from ptqflow.fetch.sources import load_source
 from ptqflow.fetch.splitting import Pool, Source, stratified_split, stratified_subset
-from ptqflow.fetch.writing import save_dataset
+from ptqflow.fetch.writing import read_written, save_card, write_images
 
 
 def fetch(params: DataParams, given: Path | None, directory: Path) -> DatasetCard:
@@ -23,11 +25,21 @@ def fetch(params: DataParams, given: Path | None, directory: Path) -> DatasetCar
         DataError: the source cannot be read, or has too few images for the splits.
         OSError: the disk is full.
     """
-    with new_directory(directory) as partial:
-        scratch = partial / "scratch"
+    shape = params.channels, params.image_size, params.image_size
+    with new_directory(directory) as made:
+        scratch = made / "scratch"
         scratch.mkdir()
         source = load_source(params, given, scratch)
-        card = save_dataset(partial, params.name, source, split_source(source, params))
+        splits = split_source(source, params)
+        written = write_images(made, source, splits, shape)
+        if len(written.unreadable):  # splits are drawn from readable images, so others may go elsewhere
+            for split in SPLITS:
+                (made / f"{split}_images.npy").rename(scratch / f"{split}_images.npy")
+            read = partial(read_written, scratch, splits, shape)
+            source = replace(source.without(written.unreadable), read=read)
+            splits = split_source(source, params)
+            written = write_images(made, source, splits, shape)
+        card = save_card(made, params.name, source, splits, written, params.image_size)
         shutil.rmtree(scratch)
     return card
 

@@ -1,29 +1,24 @@
 """The user's own images: one folder per class, in a folder or an archive."""
 
 import unicodedata
-import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from numpy.typing import NDArray
 
-from ptqflow.core.artifacts import naming
 from ptqflow.core.errors import DataError
-from ptqflow.core.machine import usable_cores
 from ptqflow.fetch.archives import Listing, list_files, read_files
 from ptqflow.fetch.decoding import UnreadableImageError, decode_image
 from ptqflow.fetch.params import DataParams
-from ptqflow.fetch.splitting import Pool, Source, stratified_subset
+from ptqflow.fetch.splitting import Decode, Pool, Rows, Source, stratified_subset
 
 _LAYOUT = "expected train/<class>/… and test/<class>/…, or <class>/… alone"
 _SPLIT_NAMES = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "eval"))
 _NAMED = 5  # names in the line about ignored files
-_AHEAD = 2  # files in memory for each core
 
 
 @dataclass(frozen=True)
@@ -37,35 +32,33 @@ class _Layout:
     """Split → (N,) int64, the class of each file."""
 
 
-def load_image_folder(root: Path, params: DataParams, spool: Path) -> Source:
-    """Read `train/<class>/…` and `test/<class>/…`, or `<class>/…` alone, below `root` or inside the archive `root`.
+def load_image_folder(root: Path, params: DataParams) -> Source:
+    """Find `train/<class>/…` and `test/<class>/…`, or `<class>/…` alone, below `root` or inside the archive `root`.
 
     Names of classes are compared and returned in NFC, the composed form of Unicode. Hidden and system files are left
-    out, and counted in one printed line. `spool` is the file for the decoded images, which may be more than fit in
-    memory; the source maps it.
+    out, and counted in one printed line. No image is decoded before the source reads it, which raises a DataError for
+    an unreadable one while `data.on_bad_image` is `error`.
 
     Raises:
         DataError: another layout, fewer than two classes, an empty class, a class of test that train lacks, a
-            class name that is not UTF-8, two folders of a split whose names are equal in NFC, or an unreadable image
-            while `data.on_bad_image` is `error`.
+            class name that is not UTF-8, or two folders of a split whose names are equal in NFC.
     """
     listing = list_files(root, params.encoding)
     if listing.ignored:
         print(_describe_ignored(root, listing.ignored), flush=True)
     layout = _limited(_find_layout(root, listing), params)
-    row_of = _decode([name for names in layout.names.values() for name in names], root, params, spool)
-    if not row_of:
-        raise DataError(f"{root.resolve()}: none of its files is a readable image")
-    size = params.image_size
-    pixels = np.memmap(spool, np.uint8, "r", shape=(len(row_of), size, size, params.channels))
-    pools = {split: _pool(root, layout, split, pixels, row_of) for split in layout.names}
+    names = [name for split in layout.names.values() for name in split]
+    pools, first = {}, 0
+    for split, labels in layout.labels.items():
+        pools[split] = Pool(np.arange(first, first + len(labels)), labels)
+        first += len(labels)
     return Source(
         origin="image files, one folder a class",
         classes=tuple(layout.classes),
         train=pools["train"],
         test=pools.get("test"),
         horizontal_flip=True,
-        skipped=sum(map(len, layout.names.values())) - len(row_of),
+        read=partial(_read, root, names, params),
         ignored=listing.ignored.total(),
     )
 
@@ -82,17 +75,20 @@ def _find_layout(root: Path, listing: Listing) -> _Layout:
         raise DataError(f"{root.resolve()} holds no files{besides}; {_LAYOUT}")
     composed = {name: unicodedata.normalize("NFC", name) for name in listing.files + listing.folders}
     depth = _common_depth([composed[name] for name in listing.files])
-    files = {name: composed[name].split("/")[depth:] for name in listing.files}
-    folders = [composed[name].split("/")[depth:] for name in listing.folders] + [p[:-1] for p in files.values()]
+
+    def inside(name: str) -> list[str]:  # split when needed: of a million names, the lists are half a gigabyte
+        return composed[name].split("/")[depth:]
+
+    folders = {tuple(inside(name)) for name in listing.folders} | {tuple(inside(name)[:-1]) for name in listing.files}
     tops = {parts[0] for parts in folders if parts}
     _require_known_splits(root, tops)
     head = [] if "train" in tops else ["train"]
-    for name, parts in files.items():
-        if len(head + parts) < 3:
+    for name in listing.files:
+        if len(head + inside(name)) < 3:
             raise DataError(f"{root.resolve()}: {name} is in no class folder; {_LAYOUT}")
     _require_one_form(root, composed, depth + 2 - len(head))
     classes_of: dict[str, set[str]] = {}
-    for parts in (head + folder for folder in folders):
+    for parts in ([*head, *folder] for folder in folders):
         if len(parts) > 1:
             classes_of.setdefault(parts[0], set()).add(parts[1])
     classes = sorted(classes_of["train"])
@@ -103,15 +99,17 @@ def _find_layout(root: Path, listing: Listing) -> _Layout:
     if garbled := [name for name in classes if name != name.encode(errors="replace").decode()]:
         remedy = "rename its folder" if root.is_dir() else "set data.encoding to the encoding of the archive's names"
         raise DataError(f"{root.resolve()}: the name of the class {garbled[0]!r} is not UTF-8; {remedy}")
-    split_of = {name: (head + parts)[0] for name, parts in files.items()}
-    class_of = {name: (head + parts)[1] for name, parts in files.items()}
-    names = {split: [name for name in files if split_of[name] == split] for split in classes_of}
     index_of = {name: index for index, name in enumerate(classes)}
-    labels = {split: np.array([index_of[class_of[name]] for name in names[split]], dtype=np.int64) for split in names}
-    for split, present in classes_of.items():
-        if empty := sorted(present - {class_of[name] for name in names[split]}):
+    names: dict[str, list[str]] = {split: [] for split in sorted(classes_of, reverse=True)}  # train first
+    labels: dict[str, list[int]] = {split: [] for split in names}
+    for name in listing.files:
+        split, label = (head + inside(name))[:2]
+        names[split].append(name)
+        labels[split].append(index_of[label])
+    for split in names:
+        if empty := sorted(classes_of[split] - {classes[index] for index in set(labels[split])}):
             raise DataError(f"{root.resolve()}: the class {empty[0]!r} has no images in {split}")
-    return _Layout(classes, names, labels)
+    return _Layout(classes, names, {split: np.array(indices, np.int64) for split, indices in labels.items()})
 
 
 def _require_one_form(root: Path, composed: dict[str, str], depth: int) -> None:
@@ -151,12 +149,12 @@ def _require_known_splits(root: Path, tops: set[str]) -> None:
 
 def _common_depth(files: list[str]) -> int:
     """Count the outer folders that hold everything, as in an archive of a single folder."""
-    parts = [name.split("/") for name in files]
+    first, least = files[0].split("/"), min(name.count("/") for name in files)
     depth = 0
     while (
-        len({p[depth] for p in parts}) == 1
-        and parts[0][depth].casefold() not in ("train", "training")
-        and min(map(len, parts)) > depth + 2
+        least > depth + 1
+        and first[depth].casefold() not in ("train", "training")
+        and all(name.split("/", depth + 1)[depth] == first[depth] for name in files)
     ):
         depth += 1
     return depth
@@ -175,55 +173,18 @@ def _limited(layout: _Layout, params: DataParams) -> _Layout:
     )
 
 
-def _decode(names: list[str], root: Path, params: DataParams, spool: Path) -> dict[str, int]:
-    """Write the decoded images to `spool` in turn and return the row of each; unreadable ones have none."""
-    row_of: dict[str, int] = {}
-    with (
-        naming(spool),
-        spool.open("wb") as out,
-        tqdm(total=len(names), desc="read images", unit="image", disable=None) as progress,
-    ):
-        for name, image in _decoded(root, names, params):
-            progress.update()
-            if isinstance(image, np.ndarray):
-                row_of[name] = len(row_of)
-                out.write(image.tobytes())
-            elif params.on_bad_image == "error":
-                raise DataError(
-                    f"{root.resolve()}: {name} is no readable image ({image}); fix or remove it, or set "
-                    "data.on_bad_image=skip"
-                )
-    return row_of
+def _read(root: Path, names: list[str], params: DataParams, rows: Rows) -> Iterator[tuple[Rows, Decode]]:
+    row_of = {names[row]: row for row in rows.tolist()}
+    for name, data in read_files(root, row_of, params.encoding, params.max_megapixels):
+        yield np.array([row_of[name]]), partial(_decode, root, name, data, params)
 
 
-def _decoded(
-    root: Path, names: list[str], params: DataParams
-) -> Iterator[tuple[str, np.ndarray | UnreadableImageError]]:
-    def decode(file: tuple[str, bytes]) -> tuple[str, np.ndarray | UnreadableImageError]:
-        name, data = file
-        try:
-            return name, decode_image(data, params.image_size, params.channels, params.max_megapixels)
-        except UnreadableImageError as error:
-            return name, error
-
-    files, cores = read_files(root, names, params.encoding, params.max_megapixels), usable_cores()
-    with (
-        warnings.catch_warnings(action="ignore"),  # Pillow's, about files that it reads nevertheless
-        ThreadPoolExecutor(cores) as threads,  # Pillow releases the interpreter lock while it decodes
-    ):
-        running = deque(threads.submit(decode, file) for file in islice(files, _AHEAD * cores))
-        while running:
-            yield running.popleft().result()
-            running.extend(threads.submit(decode, file) for file in islice(files, 1))
-
-
-def _pool(root: Path, layout: _Layout, split: str, pixels: np.ndarray, row_of: dict[str, int]) -> Pool:
-    kept = [
-        (row_of[name], label)
-        for name, label in zip(layout.names[split], layout.labels[split], strict=True)
-        if name in row_of
-    ]
-    pool = Pool(pixels, np.array([row for row, _ in kept], np.int64), np.array([label for _, label in kept], np.int64))
-    if lost := sorted({layout.classes[i] for i in layout.labels[split]} - {layout.classes[i] for i in pool.labels}):
-        raise DataError(f"{root.resolve()}: the class {lost[0]!r} has no readable images in {split}")
-    return pool
+def _decode(root: Path, name: str, data: bytes, params: DataParams) -> NDArray[np.uint8] | None:
+    try:
+        return decode_image(data, params.image_size, params.channels, params.max_megapixels)[np.newaxis]
+    except UnreadableImageError as error:
+        if params.on_bad_image == "skip":
+            return None
+        raise DataError(
+            f"{root.resolve()}: {name} is no readable image ({error}); fix or remove it, or set data.on_bad_image=skip"
+        ) from None

@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections.abc import Iterator, Sequence
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from ptqflow.data.batching import images_together
 from ptqflow.fetch.decoding import fit_arrays
 from ptqflow.fetch.image_folder import load_image_folder
 from ptqflow.fetch.params import DataParams
-from ptqflow.fetch.splitting import Pool, Rows, Source, stratified_subset
+from ptqflow.fetch.splitting import Decode, Pool, Rows, Source
 
 _PIXELS = 1 << 18  # of images in memory at a time
 # The usual constants of its recipes.
@@ -27,21 +29,21 @@ _UNUSABLE = (RuntimeError, OSError, HTTPException, ValueError, LookupError, Type
 
 
 def load_source(params: DataParams, given: Path | None, scratch: Path) -> Source:
-    """Load the data set; `given` is what `data.path` points to, `scratch` is a folder for files that the source maps.
+    """Load the data set; `given` is what `data.path` points to, `scratch` is a folder for unpacked files.
 
     Raises:
         DataError: the download fails, or what `data.path` holds is not this data set.
     """
     if params.name == "digits":
-        return _digits(params, scratch / "images")
+        return _digits(params)
     if params.name == "image_folder":
         if given is None:
             raise DataError("data.path is null: data.name=image_folder needs a folder or an archive")
-        return load_image_folder(given, params, scratch / "images")
+        return load_image_folder(given, params)
     return _torchvision_source(params, given, scratch)
 
 
-def _digits(params: DataParams, spool: Path) -> Source:
+def _digits(params: DataParams) -> Source:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -49,27 +51,31 @@ def _digits(params: DataParams, spool: Path) -> Source:
     return Source(
         origin="sklearn.datasets.load_digits",
         classes=tuple(str(name) for name in digits.target_names),
-        train=_spooled(images, digits.target, np.arange(len(images)), params, spool),
+        train=_pool(digits.target),
         test=None,
         horizontal_flip=False,
+        read=partial(_read, [images], params),
     )
 
 
-def _spooled(images: NDArray[np.uint8], labels: ArrayLike, rows: Rows, params: DataParams, spool: Path) -> Pool:
-    """Resize the images at `rows` into the file `spool`, because they may not fit in memory; the pool maps it."""
-    size, channels = params.image_size, params.channels
-    with naming(spool), spool.open("wb") as out:
-        step = images_together(size, _PIXELS)
-        for start in range(0, len(rows), step):
-            out.write(fit_arrays(images[rows[start : start + step]], size, channels).tobytes())
-    pixels = np.memmap(spool, np.uint8, "r", shape=(len(rows), size, size, channels))
-    return Pool(pixels, np.arange(len(rows), dtype=np.int64), np.asarray(labels, dtype=np.int64)[rows])
+def _pool(labels: ArrayLike, first: int = 0) -> Pool:
+    classes = np.asarray(labels, dtype=np.int64)
+    return Pool(np.arange(first, first + len(classes)), classes)
 
 
-def _drawn(data: Any, params: DataParams, spool: Path, least: int) -> Pool:
-    labels = np.asarray(data.targets, dtype=np.int64)
-    rows = stratified_subset(labels, params.limit, params.seed, data.classes, least)
-    return _spooled(np.asarray(data.data), data.targets, rows, params, spool)
+def _read(arrays: Sequence[NDArray[np.uint8]], params: DataParams, rows: Rows) -> Iterator[tuple[Rows, Decode]]:
+    """Yield images of arrays (N, H, W) or (N, H, W, C), which are numbered through, some at a time."""
+    step, first = images_together(params.image_size, _PIXELS), 0
+    for images in arrays:
+        own = rows[(rows >= first) & (rows < first + len(images))]
+        for start in range(0, len(own), step):
+            some = own[start : start + step]
+            yield some, partial(_fit, images, some - first, params)
+        first += len(images)
+
+
+def _fit(images: NDArray[np.uint8], rows: Rows, params: DataParams) -> NDArray[np.uint8]:
+    return fit_arrays(images[rows], params.image_size, params.channels)
 
 
 def _torchvision_source(params: DataParams, given: Path | None, scratch: Path) -> Source:
@@ -85,9 +91,10 @@ def _torchvision_source(params: DataParams, given: Path | None, scratch: Path) -
     return Source(
         origin=f"torchvision.datasets.{dataset.__name__}",
         classes=tuple(train.classes),
-        train=_drawn(train, params, scratch / "train", 2),
-        test=_drawn(test, params, scratch / "test", 0),
+        train=_pool(train.targets),
+        test=_pool(test.targets, len(train)),
         horizontal_flip=True,
+        read=partial(_read, [np.asarray(part.data) for part in (train, test)], params),
         normalization=_CIFAR10_NORMALIZATION if params.name == "cifar10" and params.channels == 3 else None,
     )
 

@@ -1,8 +1,8 @@
 """Labelled images before they are stored, and stratified draws from them."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,20 +14,26 @@ from ptqflow.core.normalization import Normalization
 Rows = NDArray[np.int64]
 
 
+Decode = Callable[[], NDArray[np.uint8] | None]
+"""Returns pixels (n, size, size, channels); None for a single image that is unreadable and to be left out."""
+
+
 @dataclass(frozen=True)
 class Pool:
-    """Images that are rows of a larger array, which may be memory-mapped; nothing is copied until it is read."""
+    """Labelled images of a source, by their numbers; nothing is read."""
 
-    pixels: NDArray[np.uint8]
-    """(M, size, size, channels)."""
     rows: Rows
-    """(N,), which rows of `pixels` belong to this pool."""
+    """(N,), numbers of the images in their source."""
     labels: NDArray[np.int64]
     """(N,), index into the classes."""
 
     def take(self, indices: NDArray[Any]) -> "Pool":
         """Return the images at these indices, in this order."""
-        return Pool(self.pixels, self.rows[indices], self.labels[indices])
+        return Pool(self.rows[indices], self.labels[indices])
+
+    def without(self, rows: Rows) -> "Pool":
+        """Return the images that do not have these numbers."""
+        return self.take(np.flatnonzero(~np.isin(self.rows, rows)))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -44,12 +50,27 @@ class Source:
     test: Pool | None
     horizontal_flip: bool
     """Whether a mirrored image is still of its class."""
+    read: Callable[[Rows], Iterator[tuple[Rows, Decode]]]
+    """Yields, of the images with these numbers, some at a time and in any order: their numbers, and how to decode them,
+    which may be called in a thread."""
     normalization: Normalization | None = None
     """Customary channel mean and std of pixels in 0..1; None: those of the training split."""
     skipped: int = 0
     """Unreadable files left out."""
     ignored: int = 0
     """Hidden files and those of operating systems and network storage, left out."""
+
+    def without(self, unreadable: Rows) -> "Source":
+        """Return the source without the images with these numbers.
+
+        Raises:
+            DataError: a class has no image left in train or in test.
+        """
+        train, test = self.train.without(unreadable), self.test and self.test.without(unreadable)
+        for name, before, after in (("train", self.train, train), ("test", self.test, test)):
+            if before and after and (lost := np.setdiff1d(before.labels, after.labels)).size:
+                raise DataError(f"the class {self.classes[lost[0]]!r} has no readable images in {name}")
+        return replace(self, train=train, test=test, skipped=self.skipped + len(unreadable))
 
 
 def stratified_subset(

@@ -1,5 +1,6 @@
 """Which layers of a converted network run on INT8, which stayed FP32, and why."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -94,6 +95,14 @@ def ends_with_relu(batch_norm: nn.Module) -> bool:
 def count_layers(layers: list[Layer]) -> dict[str, int]:
     """Count the layers of each precision."""
     return {precision: sum(layer.precision == precision for layer in layers) for precision in get_args(Precision)}
+
+
+def summarize_layers(layers: list[Layer]) -> str:
+    """Return how many layers run on INT8, and how many on FP32 for which reason, the most frequent first."""
+    count = count_layers(layers)
+    reasons = Counter(layer.note for layer in layers if layer.precision == "fp32")
+    why = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
+    return f"{count['int8']} layers on INT8, {count['fp32']} on FP32{f' ({why})' if why else ''}"
 
 
 def describe_layers(layers: list[Layer]) -> str:

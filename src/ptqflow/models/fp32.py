@@ -55,10 +55,12 @@ def build_from_card(card: ModelCard) -> nn.Module:
     """Build the user's network that a card describes, with random weights, in evaluation mode.
 
     Raises:
-        ArtifactError: the user's module has changed since the network was trained.
+        ArtifactError: the user's module has changed since the card was written.
     """
     if hash_code(card.name) != card.code_sha256:
-        raise ArtifactError(f"model.name: the code of {card.name} has changed since `train` ran; run `dvc repro`")
+        raise ArtifactError(
+            f"model.name: the code of {card.name} has changed since an earlier stage ran; run `dvc repro`"
+        )
     return build_model(card.name, card.stem, len(card.classes), card.input_shape).eval()
 
 

@@ -5,10 +5,10 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ptqflow.core.errors import DataError
 from ptqflow.core.normalization import Normalization
+from ptqflow.core.progress import track
 from ptqflow.core.ranks import ALONE, Ranks
 from ptqflow.data.batching import images_per_pass
 from ptqflow.data.dataset import Split
@@ -36,9 +36,8 @@ def compute_logits(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     model.eval()
 
-    def run(batch: Split) -> Tensor:
-        images = torch.from_numpy(batch.read()).to(device)
-        batch.release()
+    def run(batch: slice) -> Tensor:
+        images = torch.from_numpy(split.read(batch)).to(device)
         logits: Tensor = model(to_input(images, normalization))
         return logits.cpu().float()
 
@@ -46,10 +45,10 @@ def compute_logits(
     starts = range(0, len(split), step)
     own = starts[ranks.part(len(starts))]
     with torch.inference_mode():
-        bar = tqdm(own, desc=label, unit="batch", leave=False, disable=True if ranks.rank else None)
-        batches = (run(split[start : start + step]) for start in bar)
-        logits = _concatenate(batches, len(split[own[0] : own[-1] + step])) if own else run(split[:1])[:0]
-        result = torch.cat(ranks.gather(logits))
+        batches = (run(slice(start, start + step)) for start in track(own, len(own), label, "batch"))
+        logits = _concatenate(batches, len(split[own[0] : own[-1] + step])) if own else run(slice(1))[:0]
+        gathered = ranks.gather(logits)
+        result = torch.cat(gathered) if len(gathered) > 1 else gathered[0]
     finite = result.isfinite().all(dim=1)
     if not finite.all():
         raise DataError(f"{label}: the output for image {int(finite.int().argmin())} is not finite")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dvclive.live import Live
 from scmrepo.exceptions import SCMError
-from tqdm import tqdm
 
+from ptqflow.core.progress import print_beside_bars
 from ptqflow.core.ranks import Ranks
 from ptqflow.train.loop import Epoch
 
@@ -27,16 +27,16 @@ def live_log(folder: Path, ranks: Ranks, note: str | None = None) -> Iterator[Ca
     if note:
         print(note, flush=True)
     if not Path(".dvc").is_dir():  # DVCLive would create a repository
-        yield _print
+        yield print_beside_bars
         return
     try:
         live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None)
     except SCMError:  # a repository without a commit has no experiments
-        yield _print
+        yield print_beside_bars
         return
 
     def log(epoch: Epoch) -> None:
-        _print(epoch)
+        print_beside_bars(epoch)
         live.step = epoch.epoch
         figures = epoch.as_row().model_dump() | {"lr": epoch.lr, "images_per_second": epoch.images_per_second}
         for name, figure in figures.items():
@@ -46,8 +46,3 @@ def live_log(folder: Path, ranks: Ranks, note: str | None = None) -> Iterator[Ca
 
     with live:
         yield log
-
-
-def _print(epoch: Epoch) -> None:
-    with tqdm.external_write_mode():  # around the progress bar, if one shows
-        print(epoch, flush=True)

@@ -6,15 +6,14 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ptqflow.core.errors import DataError, LaunchError, ModelError
 from ptqflow.core.figures import DIGITS, EpochRow
+from ptqflow.core.progress import Bar, progress_bar
 from ptqflow.core.ranks import ALONE, Ranks
 from ptqflow.core.stage import is_rank
 from ptqflow.data.accuracy import Evaluation, evaluate
@@ -124,7 +123,8 @@ def fit(
     run = _Run(Trainer(model, recipe, params, ranks, device), batches, val, recipe, params, ranks)
     epochs = run.restore(checkpoints)
     yield from epochs
-    with _progress_bar(params.epochs, len(epochs), len(run.batches), ranks) as bar:
+    steps = len(batches)
+    with progress_bar(params.epochs * steps, "train", "batch", done=len(epochs) * steps) as bar:
         for number in range(len(epochs) + 1, params.epochs + 1):
             epochs.append(run.epoch(number, bar))
             if selected(epochs, params) is epochs[-1]:
@@ -166,7 +166,7 @@ class _Run:
         epochs = json.loads(self.ranks.gather_bytes(record)[0])
         return [Epoch(**{**epoch, "val": Evaluation(**epoch["val"])}) for epoch in epochs]
 
-    def epoch(self, number: int, bar: "tqdm[NoReturn]") -> Epoch:
+    def epoch(self, number: int, bar: Bar) -> Epoch:
         """Train an epoch, counted from 1, and evaluate the network after it."""
         bar.set_description(f"epoch {number}/{self.params.epochs}")
         start = time.perf_counter()
@@ -180,7 +180,7 @@ class _Run:
         rate = self._rate(number, len(self.batches))
         return Epoch(number, loss, top1, evaluation, rate, sum(self.batches.totals()) / seconds)
 
-    def _train(self, number: int, bar: "tqdm[NoReturn]") -> tuple[float, float]:
+    def _train(self, number: int, bar: Bar) -> tuple[float, float]:
         """Return the mean loss in nats and the share of correct predictions."""
         params = self.params
         _seed(params.seed, number, self.ranks.rank)
@@ -221,9 +221,3 @@ def _seed(seed: int, epoch: int, rank: int) -> None:
     torch.manual_seed(value)
     np.random.seed(value)  # the user's network may draw from it
     random.seed(value)
-
-
-def _progress_bar(epochs: int, done: int, batches: int, ranks: Ranks) -> "tqdm[NoReturn]":
-    """Return a bar over all epochs, shown by the first rank on a terminal only."""
-    hidden = True if ranks.rank else None
-    return tqdm(total=epochs * batches, initial=done * batches, unit="batch", leave=False, disable=hidden)
