@@ -35,7 +35,7 @@ test-slow: $(INSTALLED)
 TRIES ?= 1000
 SEED ?= 0
 faults: $(INSTALLED)
-	pytest -n 2 -m faults --tries $(TRIES) --seed $(SEED) --reliability docs/reliability.md $(or $(TESTS),tests/faults)
+	pytest -n 2 -m "faults" --tries $(TRIES) --seed $(SEED) --reliability docs/reliability.md $(or $(TESTS),tests/faults)
 
 test-zoo: $(INSTALLED)
 	pytest -n 2 -m slow tests/zoo
