@@ -5,10 +5,11 @@
 # make networks  install, measure the networks of tests/zoo, write the table of docs/networks.md
 # make test    install, run the tests; COVERAGE=1 measures what they cover
 # make test-slow  the slow tests, those in a browser (Debian's chromium), a quarter of the zoo
+# make faults  kills, damage and attacks at random: TRIES of each quick kind and 1 in 100 of each slow one, from SEED
 # make test-zoo  all networks of tests/zoo
 .DEFAULT_GOAL := repro
 .DELETE_ON_ERROR:
-.PHONY: repro check format docs networks test test-slow test-zoo benchmark spread lint types lock
+.PHONY: repro check format docs networks test test-slow faults test-zoo benchmark spread lint types lock
 
 PYTHON ?= python3
 INSTALLED := .venv/installed
@@ -25,10 +26,16 @@ repro: $(INSTALLED)
 check: lint types test
 
 test: $(INSTALLED)
-	pytest -n 2 -m "not slow and not browser" $(if $(COVERAGE),--cov --cov-report=term) $(TESTS)
+	pytest -n 2 -m "not slow and not browser and not faults" $(if $(COVERAGE),--cov --cov-report=term) $(TESTS)
 
 test-slow: $(INSTALLED)
 	pytest -n 2 -m "(slow or browser) and not zoo" $(TESTS)
+
+# Writes docs/reliability.md. A failing try is repeated alone by its name: make faults TESTS='tests/faults/…[0-17]'
+TRIES ?= 1000
+SEED ?= 0
+faults: $(INSTALLED)
+	pytest -n 2 -m "faults" --tries $(TRIES) --seed $(SEED) --reliability docs/reliability.md $(or $(TESTS),tests/faults)
 
 test-zoo: $(INSTALLED)
 	pytest -n 2 -m slow tests/zoo

@@ -55,6 +55,7 @@ def broken_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(f"raise ImportError({reason!r})\n")
     monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent), prepend=os.pathsep)
     for module in [name for name in sys.modules if name.partition(".")[0] == "openvino"]:
         monkeypatch.delitem(sys.modules, module)
     return reason

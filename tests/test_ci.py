@@ -85,14 +85,15 @@ def commands_of(*arguments: str) -> list[str]:
     return subprocess.run(command, text=True, capture_output=True, check=True, env=environment).stdout.splitlines()
 
 
-def test_ci_runs_lint_types_the_everyday_tests_and_the_slow_ones() -> None:
+def test_ci_runs_lint_types_the_everyday_tests_the_slow_ones_and_some_faults() -> None:
     targets = re.findall(r"^make ([\w =-]+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     planned = [line for target in targets for line in commands_of(*target.split())]
     assert set(planned) >= {*commands_of("lint"), *commands_of("types")}
     tests = [line for line in planned if line.startswith("pytest")]
     assert [re.findall(r'-m "([^"]+)"', line) for line in tests] == [
-        ["not slow and not browser"],
+        ["not slow and not browser and not faults"],
         ["(slow or browser) and not zoo"],
+        ["faults"],
     ]
 
 

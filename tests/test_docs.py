@@ -150,3 +150,10 @@ def test_what_a_page_imports_from_ptqflow_exists(page: Path) -> None:
     for module, names in re.findall(r"^from (ptqflow[\w.]*) import ([\w, ]+)$", page.read_text(), re.MULTILINE):
         for name in names.split(", "):
             assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+
+
+def test_every_test_that_a_claim_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/strangers.md").read_text()))
+    tests = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    assert named
+    assert {name for name in named if f"def {name}(" not in tests} == set()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ptqflow.core.errors import PtqflowError, describe_os_error
+from ptqflow.core.printable import printable
 from ptqflow.runtime.runtimes import BY_DEFAULT, RUNTIMES
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def complain(message: str) -> None:
     """Print one line on stderr."""
-    print("ptqflow:", " ".join(message.split()), file=sys.stderr, flush=True)
+    print("ptqflow:", printable(" ".join(message.split())), file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,7 +138,7 @@ def _predict(options: argparse.Namespace) -> int:
         complain(message)
 
     for prediction in predict(classifier, options.images, options.k, fail, complain):
-        print(json.dumps(prediction.as_json()) if options.json else prediction.as_text(), flush=True)
+        print(json.dumps(prediction.as_json()) if options.json else printable(prediction.as_text()), flush=True)
     return 1 if failures else 0
 
 
@@ -167,7 +168,7 @@ def _inspect(options: argparse.Namespace) -> int:
     manifest = read_manifest(options.model)
     wrong = find_changed_files(options.model, manifest)
     if options.json:
-        print(manifest.model_dump_json(indent=2))
+        print(json.dumps(manifest.model_dump(mode="json"), indent=2))
     else:
         for line in describe(manifest, wrong):
             print(line)
@@ -194,12 +195,21 @@ With --data, the test images are used, and the predicted classes are compared wi
 gate of the stage `export`: the net loss of images that are predicted as FP32 does, and of images that are predicted
 correctly, is within `export.margin`, or within chance.
 
+Each runtime has a process of its own, which is ended after --timeout seconds.
+
 TorchScript is one of the runtimes: its file is a program, so verify only a model whose author you trust.
 
 For a runtime that fails, one line is printed on stderr, and the exit status is 1.""",
     )
     _add_model(parser)
     parser.add_argument("--data", metavar="DATASET", type=Path, help="written by `fetch`, such as data/dataset")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_positive,
+        default=600,
+        help="after which a runtime is ended and counts as failed (default: 600)",
+    )
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -207,12 +217,12 @@ def _verify(options: argparse.Namespace) -> int:
     from ptqflow.runtime.manifest import read_manifest
 
     failed = False
-    for finding in verify(options.model, read_manifest(options.model), options.data):
+    for finding in verify(options.model, read_manifest(options.model), options.data, options.timeout):
         if finding.passed is False:
             failed = True
             complain(str(finding))
         else:
-            print(finding, flush=True)
+            print(printable(str(finding)), flush=True)
     return 1 if failed else 0
 
 

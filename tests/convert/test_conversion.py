@@ -13,7 +13,7 @@ from ptqflow.calib.sampling import input_batches
 from ptqflow.convert.bias_correction import correction_rows, describe_correction
 from ptqflow.convert.conversion import Conversion, convert_network
 from ptqflow.convert.params import ConvertParams
-from ptqflow.core.errors import ModelError, PtqflowWarning
+from ptqflow.core.errors import ModelError, ParamsError, PtqflowWarning
 from ptqflow.data.dataset import Dataset, open_dataset
 from ptqflow.models.canonical import canonicalize
 from ptqflow.models.fp32 import Fp32Model
@@ -92,3 +92,10 @@ def test_a_method_that_cuts_off_signal_is_reported_where_it_was_asked_for(datase
 def test_a_network_below_the_floor_is_refused(dataset: Dataset) -> None:
     with pytest.raises(ModelError, match=r"convert\.min_sqnr_db is 100"):
         convert(dataset, convert_params(min_sqnr_db=100), [])
+
+
+@pytest.mark.parametrize("method", ["auto", "mse"])
+@pytest.mark.parametrize("keep", [["*"], ["conv*"]])
+def test_to_keep_everything_fp32_is_refused_by_name(dataset: Dataset, method: str, keep: list[str]) -> None:
+    with pytest.raises(ParamsError, match=r"^convert\.keep_fp32=\['.*\*'\] leaves no layer to quantize; name fewer$"):
+        convert(dataset, convert_params(keep_fp32=keep, activation={"method": method}), [])

@@ -173,3 +173,16 @@ def test_a_file_that_is_not_utf8_is_refused() -> None:
 def test_a_missing_file_names_where_to_run() -> None:
     with pytest.raises(ParamsError, match=r"params.yaml is missing: run from the root of the repository"):
         read_params("calib", Section)
+
+
+def test_a_number_beyond_float32_and_a_file_of_deep_nesting_are_one_line(tmp_path: Path) -> None:
+    class Rates(Params):
+        rate: float
+
+    file = tmp_path / "deep.yaml"
+    file.write_text("rates: {rate: 1.0e+300}\n")
+    with pytest.raises(ParamsError, match=r"rates\.rate is 1e\+300: beyond the range of float32, .* 3\.4e\+38$"):
+        read_params("rates", Rates, file)
+    file.write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(ParamsError, match=r"deep\.yaml is nested more deeply than YAML is read"):
+        read_params("rates", Rates, file)

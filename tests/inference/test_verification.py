@@ -12,7 +12,7 @@ from ptqflow.runtime.reference import Reference, read_reference
 
 
 def findings(export: Path, dataset: Path | None = None) -> dict[str, Finding]:
-    return {found.runtime: found for found in verify(export, read_manifest(export), dataset)}
+    return {found.runtime: found for found in verify(export, read_manifest(export), dataset, 120)}
 
 
 @pytest.fixture

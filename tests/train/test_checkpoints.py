@@ -180,3 +180,15 @@ def test_the_previous_one_stays_where_a_process_is_killed_while_it_writes(tmp_pa
     assert found.record == {"epoch": 1}
     checkpoints.remove()
     assert not list(tmp_path.rglob("*"))
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save(1, tensors(1), {"epoch": 1})
+    for name in ("9x-y.safetensors", "9-y.safetensors", "٣-y.safetensors", "000009-.safetensors"):
+        (checkpoints.folder / name).write_bytes(b"x")
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.record == {"epoch": 1}
+    checkpoints.save(2, tensors(2), {"epoch": 2})
+    assert len(list(checkpoints.folder.iterdir())) == 6

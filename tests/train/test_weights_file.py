@@ -195,3 +195,9 @@ def test_a_file_that_is_no_checkpoint_is_refused(path: Path, content: bytes) -> 
     path.write_bytes(content)
 
     refuse(path)
+
+
+@pytest.mark.parametrize("save", [save_zip, save_legacy])
+def test_a_tensor_expanded_to_a_trillion_numbers_is_refused_before_they_take_memory(save: Save, path: Path) -> None:
+    save({"weight": torch.zeros(1).expand(10**6, 10**6)}, path)
+    assert "weight is expanded to (1000000, 1000000) from 4 bytes; save it contiguous" in refuse(path)

@@ -14,6 +14,7 @@ from ptqflow.convert.method_search import Search, search_methods
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import Quantized, quantize
 from ptqflow.convert.smoothing import require_equal
+from ptqflow.core.errors import ParamsError
 from ptqflow.data.batching import images_per_pass
 from ptqflow.data.dataset import Dataset
 from ptqflow.fx.fidelity import measure_fidelity, require_fidelity
@@ -47,7 +48,7 @@ def convert_network(
         PtqflowWarning: the method of the params cuts off signal.
 
     Raises:
-        ParamsError: as `quantize` and `meet_budget`.
+        ParamsError: as `quantize` and `meet_budget`, or nothing is left to quantize.
         ModelError: as `quantize`, or INT8 is too far from FP32 for `convert.min_sqnr_db`.
     """
     search = search_methods(fp32, params, statistics, dataset.train, report)
@@ -65,6 +66,9 @@ def convert_network(
         )
     network, seen = smoothed.fp32, smoothed.statistics
     quantized = quantize(network.module, fp32.card, search.params, seen, dataset.train, budget.kept)
+    if not quantized.qparams:
+        named = f"convert.keep_fp32={list(params.keep_fp32)} leaves no layer to quantize; name fewer"
+        raise ParamsError(f"convert.max_drop={params.max_drop} and {named}, or raise it" if budget.kept else named)
     warn_of_clipping(network, quantized.prepared, quantized.scheme, params, seen, dataset.train)
     if quantized.correction:
         report(describe_correction(quantized.correction))

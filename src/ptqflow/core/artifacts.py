@@ -4,8 +4,10 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,10 +26,11 @@ REMEDY = "run `ptqflow repair`, then `dvc repro`"
 class Card(BaseModel):
     """Base of the JSON cards that lie beside arrays and weights and hold all that a later stage needs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True, allow_inf_nan=False)
 
 
 C = TypeVar("C", bound=Card)
+_MOST_TEXT = 1 << 28  # bytes
 
 
 @contextmanager
@@ -168,9 +171,29 @@ def read_card(path: Path, card: type[C]) -> C:
         raise ArtifactError(f"{path}: {where}: {problem}; {REMEDY}") from None
 
 
+def read_regular(path: Path, most: int) -> bytes:
+    """Return the bytes of a regular file, or of one that a link points to; pipes and devices may never end.
+
+    Raises:
+        ArtifactError: it is no regular file, or has more than `most` bytes.
+        OSError: it cannot be read.
+    """
+    with naming(path), open(path, "rb", opener=_open_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ArtifactError(f"{path} is no file: a pipe, a device or a folder; {REMEDY}")
+        if status.st_size > most:
+            raise ArtifactError(f"{path} has {status.st_size:,} bytes, and {most:,} are the most; {REMEDY}")
+        return file.read(status.st_size)  # files of /proc have size 0, and some never end
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe waits for who writes into it
+
+
 def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, _MOST_TEXT).decode()
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing: run `dvc repro`") from None
     except UnicodeDecodeError as error:

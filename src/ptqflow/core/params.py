@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -17,6 +17,7 @@ from ruamel.yaml.error import YAMLError
 from ptqflow.core.errors import ParamsError
 
 PARAMS_FILE = Path("params.yaml")
+_LARGEST = 3.4028234663852886e38
 
 
 class Params(BaseModel):
@@ -25,6 +26,13 @@ class Params(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _is_in_range_of_float32(cls, value: Any) -> Any:
+        if isinstance(value, float) and abs(value) > _LARGEST:
+            raise ValueError(f"beyond the range of float32, whose largest number is {_LARGEST:.3g}")
+        return value
 
 
 P = TypeVar("P", bound=Params)
@@ -80,6 +88,8 @@ def _load(path: Path) -> dict[str, Any]:
         values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path} is missing: run from the root of the repository") from None
+    except RecursionError:
+        raise ParamsError(f"{path} is nested more deeply than YAML is read; keys have 2 or 3 levels") from None
     except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
         raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import EvaluationFigures
+from ptqflow.core.printable import printable
 from ptqflow.core.text_table import format_text_table
 from ptqflow.runtime.manifest import Manifest, check_file
 
@@ -29,7 +30,7 @@ def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
     """
     (channels, height, width), wrong, given = manifest.input_shape, set(wrong), manifest.input
     numbers = {"mean": given.mean, "std": given.std}
-    rows = {
+    texts = {
         "model": f"{manifest.architecture}, stem {manifest.stem}, {len(manifest.classes)} classes",
         "classes": ", ".join(manifest.classes),
         "input": f"{given.name}, {given.dtype} (N, {channels}, {height}, {width}), {given.color}, "
@@ -42,13 +43,13 @@ def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
         "format": f"{manifest.format_version}, written by ptqflow {manifest.ptqflow_version}",
         "top-1": _figures(manifest.metrics),
     }
-    yield from format_text_table([[name, text] for name, text in rows.items()]).split("\n")
+    yield from _table([[name, text] for name, text in texts.items()])
     yield ""
     files = [
         [name, f"{file.bytes / 1e6:.3f} MB", "CHANGED OR MISSING" if name in wrong else "as exported", file.sha256]
         for name, file in manifest.files.items()
     ]
-    yield from format_text_table([["file", "size", "state", "sha256"], *files]).split("\n")
+    yield from _table([["file", "size", "state", "sha256"], *files])
     yield ""
     layers = [
         [
@@ -60,7 +61,12 @@ def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
         ]
         for layer in manifest.layers
     ]
-    yield from format_text_table([["layer", "operation", "precision", "scale", "zero point"], *layers]).split("\n")
+    yield from _table([["layer", "operation", "precision", "scale", "zero point"], *layers])
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """Return the lines of a table of what a manifest says, which may be anything."""
+    return format_text_table([[printable(cell) for cell in row] for row in rows]).split("\n")
 
 
 def _figures(metrics: EvaluationFigures) -> str:

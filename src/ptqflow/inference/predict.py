@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ptqflow.core.artifacts import naming
-from ptqflow.core.errors import DataError, describe_os_error
+from ptqflow.core.artifacts import naming, read_regular
+from ptqflow.core.errors import ArtifactError, DataError, describe_os_error
 from ptqflow.fetch.decoding import UnreadableImageError, decode_image
 from ptqflow.fetch.system_files import system_name
 from ptqflow.inference.classifier import Classifier, batch_size
 from ptqflow.runtime.manifest import Manifest
 
+_MOST_BYTES = 1 << 30
 Report = Callable[[str], None]
 """Called with one line about a file or folder; the others are still processed."""
 
@@ -121,6 +122,7 @@ def _decode(files: Iterable[Path], manifest: Manifest, complain: Report) -> Iter
 
 
 def _read(file: Path) -> bytes:
-    if file.exists() and not file.is_file():  # reading a device may never end
-        raise UnreadableImageError("neither a file nor a folder")
-    return file.read_bytes()
+    try:
+        return read_regular(file, _MOST_BYTES)
+    except ArtifactError:
+        raise UnreadableImageError(f"no file, or one of more than {_MOST_BYTES:,} bytes") from None

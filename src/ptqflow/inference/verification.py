@@ -16,10 +16,10 @@ from ptqflow.core.errors import ArtifactError, EngineError
 from ptqflow.data.dataset import Split, open_dataset
 from ptqflow.data.fidelity import sqnr_db
 from ptqflow.export.agreement import SQNR_MARGIN_DB, compare, find_fault, find_loss
-from ptqflow.inference.classifier import compute_logits
+from ptqflow.inference.fresh_run import run_fresh
 from ptqflow.runtime.manifest import Manifest, check_file
-from ptqflow.runtime.reference import IMAGES, Reference, generate_images, read_reference
-from ptqflow.runtime.runtimes import RUNTIMES, Runtime, find_obstacle, open_network
+from ptqflow.runtime.reference import Reference, read_reference
+from ptqflow.runtime.runtimes import RUNTIMES, Runtime, find_obstacle
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,14 @@ class Finding:
         return f"{self.runtime}: {word}: {self.text}"
 
 
-def verify(directory: Path, manifest: Manifest, dataset: Path | None) -> Iterator[Finding]:
+def verify(directory: Path, manifest: Manifest, dataset: Path | None, seconds: float) -> Iterator[Finding]:
     """Run an exported model in each runtime that is installed and compare it with the reference.
 
     Args:
         directory: of the exported model.
         manifest: of the same.
         dataset: written by the stage `fetch`, whose test images are used; None for generated images.
+        seconds: that each runtime has, in a process of its own.
 
     Yields:
         The finding for each runtime.
@@ -54,18 +55,17 @@ def verify(directory: Path, manifest: Manifest, dataset: Path | None) -> Iterato
         check_file(directory, manifest, name)
     reference = read_reference(directory, manifest)
     test = None if dataset is None else _open_test(dataset, directory, manifest)
-    images = generate_images(IMAGES, manifest.input_shape)
+    if test is not None and len(reference.predicted) != len(test):
+        raise ArtifactError(f"{directory} has predictions for {len(reference.predicted)} test images, not {len(test)}")
     for runtime in RUNTIMES:
         if reason := find_obstacle(runtime, manifest):
             yield Finding(runtime, None, reason)
             continue
         try:
-            network = open_network(directory, manifest, runtime)
+            logits = run_fresh(runtime, directory, dataset, seconds)
             if test is None:
-                logits = compute_logits(network, manifest, images)
                 yield compare_logits(runtime, logits, reference)
             else:
-                logits = compute_logits(network, manifest, test.images)
                 yield compare_predictions(runtime, logits, reference, test.labels, manifest.margin)
         except EngineError as error:
             yield Finding(runtime, False, str(error))

@@ -1,12 +1,11 @@
 """The manifest of an exported model, model.json beside its files; read without torch."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from ptqflow.core.artifacts import Card, read_card, sha256_file, write_card
+from ptqflow.core.artifacts import Card, read_card, read_regular, sha256_file, write_card
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import EvaluationFigures
 from ptqflow.core.normalization import COLORS, Color, InputShape, Normalization
@@ -25,6 +24,12 @@ INPUT: Final = "images"
 OUTPUT: Final = "logits"
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+"""Of a file in the directory of the manifest, so no path."""
+_MOST_BYTES = 1 << 25
+"""Of a manifest; a network of a thousand layers and classes has 0.2 MB."""
+_LEAST_STD, _LARGEST = 1e-6, 1e6
 
 _COPY_AGAIN = "copy the whole directory again"
 
@@ -42,6 +47,14 @@ class InputCard(Normalization):
     def of(cls, normalization: Normalization) -> Self:
         """Describe the input of a network by its normalization."""
         return cls(mean=normalization.mean, std=normalization.std, color=COLORS[normalization.channels])
+
+    @model_validator(mode="after")
+    def _numbers_are_of_pixels(self) -> Self:
+        if not all(_LEAST_STD <= std <= _LARGEST for std in self.std):
+            raise ValueError(f"std is {list(self.std)}, not between {_LEAST_STD:g} and {_LARGEST:g}")
+        if not all(abs(mean) <= _LARGEST for mean in self.mean):
+            raise ValueError(f"mean is {list(self.mean)}, not between {-_LARGEST:g} and {_LARGEST:g}")
+        return self
 
     @model_validator(mode="after")
     def _color_has_the_channels(self) -> Self:
@@ -67,7 +80,7 @@ class CalibrationCard(Card):
     """The images from which the ranges of the activations were computed."""
 
     images: PositiveInt
-    indices_sha256: str
+    indices_sha256: Sha256
     """Of their rows in the train split, little-endian int64, in the order in which they were seen."""
 
 
@@ -85,7 +98,7 @@ class LayerCard(Card):
 class FileCard(Card):
     """A file in the directory of the manifest."""
 
-    sha256: str
+    sha256: Sha256
     bytes: PositiveInt
 
 
@@ -98,9 +111,9 @@ class Manifest(Card):
     architecture: str
     """A torchvision classifier, or the user's `module:function`."""
     stem: str
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
     """In the order of the logits."""
-    image_size: PositiveInt
+    image_size: Annotated[int, Field(ge=1, le=4096)]
     """Height and width in pixels."""
     input: InputCard
     output: OutputCard = OutputCard()
@@ -113,16 +126,16 @@ class Manifest(Card):
     `model.weights` is there where it is the name of published weights."""
     dataset_sha256: dict[str, str]
     """Images, then labels, of each split."""
-    code_sha256: str
+    code_sha256: Sha256
     """Of the packages of ptqflow that the stage `export` depends on."""
-    model_code_sha256: str | None
+    model_code_sha256: Sha256 | None
     """Of the module of the user's network; None for one of torchvision's."""
-    weights_sha256: str
+    weights_sha256: Sha256
     """Of the FP32 weights that were quantized, as `train` wrote them."""
     calibration: CalibrationCard
     layers: tuple[LayerCard, ...]
     """In the order in which they run."""
-    files: dict[str, FileCard]
+    files: dict[FileName, FileCard]
     margin: Share
     """`export.margin`: share of the test images by which a runtime may be worse than torch's INT8 network."""
     metrics: EvaluationFigures
@@ -132,6 +145,12 @@ class Manifest(Card):
     def input_shape(self) -> InputShape:
         """Channels, height and width of an image."""
         return self.input.channels, self.image_size, self.image_size
+
+
+class _Versioned(BaseModel):
+    """What manifests of all formats have."""
+
+    format_version: int
 
 
 def describe_file(file: Path) -> FileCard:
@@ -163,10 +182,9 @@ def read_manifest(directory: Path) -> Manifest:
 def _format_version(path: Path) -> int | None:
     """Return the format version in a manifest, None if there is none."""
     try:
-        version = json.loads(path.read_bytes())["format_version"]
-    except (OSError, ValueError, TypeError, KeyError):
+        return _Versioned.model_validate_json(read_regular(path, _MOST_BYTES)).format_version
+    except (OSError, ValidationError):
         return None
-    return version if isinstance(version, int) else None
 
 
 def check_file(directory: Path, manifest: Manifest, name: str) -> Path:
@@ -180,7 +198,8 @@ def check_file(directory: Path, manifest: Manifest, name: str) -> Path:
         raise ArtifactError(f"{directory} has no {name}, only {', '.join(sorted(manifest.files))}")
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; run `dvc repro`, or {_COPY_AGAIN}")
-    if sha256_file(path) != manifest.files[name].sha256:
+    card = manifest.files[name]
+    if path.stat().st_size != card.bytes or sha256_file(path) != card.sha256:
         raise ArtifactError(
             f"{path} has changed: its hash is not the one in {MANIFEST_FILE}; run `dvc repro`, or {_COPY_AGAIN}"
         )

@@ -2,6 +2,8 @@
 
 import io
 import math
+import zipfile
+import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from ptqflow.core.errors import ArtifactError
 from ptqflow.core.normalization import InputShape
 from ptqflow.runtime.manifest import REFERENCE, Manifest, check_file
 
+_MOST_BYTES = 1 << 30
+_DAMAGES = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 IMAGES = 64
 """How many images `generate_images` is called for."""
 
@@ -45,10 +49,32 @@ def read_reference(directory: Path, manifest: Manifest) -> Reference:
     """
     file = check_file(directory, manifest, REFERENCE)
     try:
+        _require_size(file)
         with np.load(file, allow_pickle=False) as arrays:
-            return Reference(**{field.name: arrays[field.name] for field in fields(Reference)})
-    except (OSError, ValueError, KeyError) as error:
+            reference = Reference(**{field.name: arrays[field.name] for field in fields(Reference)})
+        return _with_shapes(reference, len(manifest.classes))
+    except _DAMAGES as error:
         raise ArtifactError(f"{file} is not what the stage `export` writes: {error}; run `dvc repro`") from None
+
+
+def _require_size(file: Path) -> None:
+    with zipfile.ZipFile(file) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > _MOST_BYTES:
+        raise ValueError(f"its arrays have {size:,} bytes, and {_MOST_BYTES:,} are the most")
+
+
+def _with_shapes(reference: Reference, classes: int) -> Reference:
+    """Return a reference whose arrays have the shapes and dtypes that `write_reference` writes."""
+    for name in ("int8", "fp32"):
+        logits = getattr(reference, name)
+        if logits.shape != (IMAGES, classes) or logits.dtype != np.float32 or not np.isfinite(logits).all():
+            raise ValueError(f"{name} is not finite float32 ({IMAGES}, {classes})")
+    for name in ("predicted", "fp32_predicted"):
+        predicted = getattr(reference, name)
+        if predicted.shape != (len(reference.predicted),) or predicted.dtype != np.int64:
+            raise ValueError(f"{name} is not int64 ({len(reference.predicted)},)")
+    return reference
 
 
 def generate_images(count: int, input_shape: InputShape) -> NDArray[np.uint8]:

@@ -71,13 +71,43 @@ def open_network(directory: Path, manifest: "Manifest", runtime: Runtime) -> "Ne
 
     Raises:
         ArtifactError: its file is missing or changed.
-        EngineError: the runtime cannot run it here.
+        EngineError: the runtime cannot run it here, or it does not return logits of this shape for one and two images.
     """
+    import numpy as np
+
     from ptqflow.runtime.manifest import check_file
 
     if reason := find_obstacle(runtime, manifest):
         raise EngineError(f"{runtime} cannot run the model here: {reason}; {_ANYWHERE}")
-    return open_file(check_file(directory, manifest, _file(runtime)), runtime, manifest.engine)
+    path = check_file(directory, manifest, _file(runtime))
+    network = _checked(open_file(path, runtime, manifest.engine), runtime, path, len(manifest.classes))
+    for count in (1, 2):  # of any number of images, it says
+        network(np.zeros((count, *manifest.input_shape), np.float32))
+    return network
+
+
+def _checked(network: "Network", runtime: Runtime, path: Path, classes: int) -> "Network":
+    """Return a network that raises an `EngineError` where it fails or returns anything but float32 (N, classes)."""
+    import numpy as np
+
+    def run(images: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        try:
+            logits = network(images)
+        except Exception as error:  # each runtime raises its own, and a program whatever it likes
+            raise EngineError(f"{runtime} cannot run {path}: {_one_line(error)}") from None
+        found = f"{logits.dtype} {logits.shape}" if isinstance(logits, np.ndarray) else type(logits).__name__
+        if found != f"float32 {(len(images), classes)}":
+            raise EngineError(
+                f"{path} returns {found} for {len(images)} images of {classes} classes in {runtime}: it is not a "
+                "classifier that ptqflow exported"
+            )
+        return logits
+
+    return run
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def open_file(path: Path, runtime: Runtime, engine: str) -> "Network":
@@ -95,7 +125,7 @@ def open_file(path: Path, runtime: Runtime, engine: str) -> "Network":
     try:
         return opener(path, engine)
     except Exception as error:  # each runtime raises its own, and any if it is too old or its installation is broken
-        raise EngineError(f"{runtime} cannot load {path}: {' '.join(str(error).split())}; {_ANYWHERE}") from None
+        raise EngineError(f"{runtime} cannot load {path}: {_one_line(error)}; {_ANYWHERE}") from None
 
 
 def onnxruntime_session(model: Path | bytes, **options: Any) -> Any:

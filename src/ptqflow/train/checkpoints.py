@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from torch import Tensor
 from ptqflow.core.artifacts import write_bytes
 from ptqflow.core.errors import PtqflowWarning, describe_os_error
 
+_NAME = re.compile(r"\d{6,18}-[0-9a-f]{64}\.safetensors")
 _KEPT = 2  # newest ones, so that a truncated one costs little
 
 
@@ -87,7 +89,8 @@ class Checkpoints:
             self.folder.parent.rmdir()
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*-*.safetensors"), key=_epoch, reverse=True)
+        names = (file for file in self.folder.glob("*.safetensors") if _NAME.fullmatch(file.name))
+        return sorted(names, key=_epoch, reverse=True)
 
     def _read(self, file: Path) -> Checkpoint:
         with file.open("rb") as opened:

@@ -65,7 +65,7 @@ def read_weights_file(path: Path) -> WeightsFile:
 
 
 def require_plain(state: State, where: str) -> None:
-    """Require that all tensors are dense, in memory, of a supported dtype, and that all values are finite.
+    """Require that all tensors are dense, in memory, of a supported dtype, not expanded, and all values finite.
 
     Raises:
         ModelError: one is not; the error starts with `where` and names it.
@@ -75,6 +75,11 @@ def require_plain(state: State, where: str) -> None:
             raise ModelError(
                 f"{where}: {name} is a tensor of {tensor.dtype}, {tensor.layout}, on {tensor.device}; save a dense one "
                 "of floats on the CPU"
+            )
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ModelError(
+                f"{where}: {name} is expanded to {tuple(tensor.shape)} from {tensor.untyped_storage().nbytes()} bytes; "
+                "save it contiguous: tensor.contiguous()"
             )
         if not tensor.isfinite().all():
             raise ModelError(f"{where}: {name} holds NaN or infinity; these weights cannot be quantized")
