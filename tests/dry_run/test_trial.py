@@ -2,9 +2,11 @@
 
 import random
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import miniature
+import numpy as np
 import pytest
 import torch
 from exporting import PARAMS
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import quantize
 from ptqflow.core.errors import ModelError, ParamsError
+from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.dry_run.trial import try_network
 from ptqflow.fx.layers import list_layers
@@ -69,6 +72,18 @@ def scaled(num_classes: int) -> nn.Module:
     return followed_by_classifier(Applied(lambda x: F.interpolate(x, (8, 8), mode="nearest-exact")), num_classes)
 
 
+def as_hugging_face(num_classes: int) -> nn.Module:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = miniature.residual(num_classes)
+
+        def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> dict[str, Tensor | None]:
+            return {"loss": None, "logits": self.network(pixel_values)}
+
+    return Wrapped()
+
+
 def try_miniature(name: str, convert: ConvertParams | None = None, *, onnx: bool = True) -> list[str]:
     card = miniature.card().model_copy(update={"name": name, "code_sha256": hash_code(name)})
     export = PARAMS.model_copy(update={"onnx": onnx})
@@ -120,3 +135,22 @@ def test_without_onnx_a_network_may_have_what_onnx_has_not() -> None:
 def test_patterns_that_match_nothing_are_refused_before_the_training(changes: dict[str, object]) -> None:
     with pytest.raises(ParamsError, match=r"layer9\.\*"):
         try_miniature("miniature:residual", convert_params(**changes))
+
+
+def test_a_classifier_that_returns_a_dict_as_hugging_faces_has_the_layers_of_its_network() -> None:
+    wrapped = [layer.replace("network.", "") for layer in try_miniature("untried:as_hugging_face")]
+    assert wrapped == try_miniature("miniature:residual")
+
+
+@pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
+@pytest.mark.filterwarnings("ignore")  # of timm and torch about the network
+@pytest.mark.parametrize("name", ["resnet", "efficientnet", "nfnet", pytest.param("vit2", marks=pytest.mark.slow)])
+def test_networks_that_timm_has_for_tests_go_all_the_way(name: str) -> None:
+    """Batch norms with activations, padding as in TensorFlow, standardized weights, attention."""
+    size = 64
+    card = miniature.card().model_copy(update={"name": f"timm:test_{name}", "code_sha256": None, "image_size": size})
+    pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    train = Split(pixels, np.zeros(2, np.int64), np.zeros(2, "V16"))
+    layers = try_network(card, convert_params(), PARAMS, train)
+    assert not [layer for layer in layers if "batch_norm" in layer.operation.lower()]
+    assert sum(layer.precision == "int8" for layer in layers) > len(layers) / 4

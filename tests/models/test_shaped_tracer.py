@@ -44,6 +44,8 @@ NETWORKS: dict[str, Callable[[Tensor], Tensor]] = {
     "a size that grows with the number of images": merged,
     "ranks": counted,
     "type": lambda x: x * 2 if x.dtype == torch.float32 else x,
+    "device": lambda x: x * 2 if x.device.type == "cpu" else x,
+    "zeros on a device": lambda x: x + torch.ones(1, device=x.device),
     "zeros of a shape": lambda x: x + torch.zeros(x.shape) + x.new_ones(x.shape[0], 1, 1, 1),
     "positions": lambda x: x + torch.arange(x.shape[-1], dtype=x.dtype),
     "an attribute that tensors lack": lambda x: x * 2 if hasattr(x, "tensors") else x,

@@ -70,7 +70,7 @@ def measure(name: str, directory: Path) -> Measured:
     """
     torch.set_num_threads(1)
     (train, calibration), (test, images) = gratings(CALIBRATION, 0), gratings(TESTED, 1)
-    model, card = _train(name, train, calibration)
+    model, card = train_briefly(f"zoo.networks:{name}", train, calibration)
     save_fp32(directory / "fp32", model, card, calibration[:BATCH])
     loaded = load_fp32(directory / "fp32")
     fp32, card = loaded.module, loaded.card
@@ -86,18 +86,18 @@ def measure(name: str, directory: Path) -> Measured:
     sensitivities = measure_sensitivity(fp32, card, made.card, made.converted, test, SENSITIVITY)
     onnx_db, own_db, note = None, None, ""
     try:
-        onnx_db = sqnr_db(_run(to_onnx(build_qdq(made.converted, INPUT_SHAPE), INPUT_SHAPE, {}), images), exact)
+        onnx_db = sqnr_db(run_file(to_onnx(build_qdq(made.converted, INPUT_SHAPE), INPUT_SHAPE, {}), images), exact)
         (directory / "fp32.onnx").write_bytes(to_onnx(fp32, INPUT_SHAPE, {}))
-        own_db = sqnr_db(_run(_quantize_in_onnxruntime(directory / "fp32.onnx", calibration), images), exact)
+        own_db = sqnr_db(run_file(quantize_in_onnxruntime(directory / "fp32.onnx", calibration), images), exact)
     except (ModelError, OnnxRuntimeError) as error:
         note = str(error)
     return Measured(sqnr_db(logits, exact), onnx_db, own_db, torch.equal(logits, reloaded), sensitivities, note)
 
 
 @cache
-def gratings(count: int, seed: int) -> tuple[Split, Tensor]:
+def gratings(count: int, seed: int, size: int = SIZE) -> tuple[Split, Tensor]:
     """Return images of waves, whose direction is their class, and the same as input."""
-    random, (y, x) = np.random.default_rng(seed), np.mgrid[:SIZE, :SIZE] / SIZE
+    random, (y, x) = np.random.default_rng(seed), np.mgrid[:size, :size] / size
     labels = np.arange(count) % len(CLASSES)
     angles, phases, heights = (
         np.pi * labels / len(CLASSES),
@@ -107,31 +107,32 @@ def gratings(count: int, seed: int) -> tuple[Split, Tensor]:
     rise = x * np.cos(angles)[:, None, None] + y * np.sin(angles)[:, None, None]
     waves = np.sin(19 * rise + phases[:, None, None]) * heights[:, None, None]
     colours = waves[..., None] * random.uniform(0.5, 1, (count, 1, 1, 3))
-    values = 0.5 + colours + random.normal(0, 0.08, (count, SIZE, SIZE, 3))
+    values = 0.5 + colours + random.normal(0, 0.08, (count, size, size, 3))
     images = (values.clip(0, 1) * 255).astype(np.uint8)
     split = Split(images, labels.astype(np.int64), digests_of(images))
     return split, to_input(torch.from_numpy(images), NORMALIZATION)
 
 
-def _train(name: str, train: Split, inputs: Tensor) -> tuple[nn.Module, ModelCard]:
-    """Build and train a network of the zoo; return it in evaluation mode, with its card."""
-    full = f"zoo.networks:{name}"
+def train_briefly(
+    name: str, train: Split, inputs: Tensor, rate: float = 3e-3, steps: int = STEPS
+) -> tuple[nn.Module, ModelCard]:
+    """Build a network by its `model.name` and train it; return it in evaluation mode, with its card."""
     torch.manual_seed(0)
-    model = build_model(full, "standard", len(CLASSES), INPUT_SHAPE).train()
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    model = build_model(name, "standard", len(CLASSES), tuple(inputs.shape[1:])).train()
+    optimizer = torch.optim.Adam(model.parameters(), rate)
     labels = torch.from_numpy(train.labels)
-    for step in range(STEPS):
+    for step in range(steps):
         rows = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(step))[:BATCH]
         optimizer.zero_grad()
         F.cross_entropy(model(inputs[rows]), labels[rows]).backward()
         optimizer.step()
     card = ModelCard(
-        name=full,
+        name=name,
         stem="standard",
         classes=CLASSES,
-        image_size=SIZE,
+        image_size=inputs.shape[-1],
         normalization=NORMALIZATION,
-        code_sha256=hash_code(full),
+        code_sha256=hash_code(name),
     )
     return model.eval(), card
 
@@ -142,7 +143,7 @@ def sqnr_db(logits: Tensor, reference: Tensor) -> float:
     return float(10 * torch.log10(reference.double().square().sum() / noise))
 
 
-def _run(file: bytes, images: Tensor) -> Tensor:
+def run_file(file: bytes, images: Tensor) -> Tensor:
     """Return the logits of an ONNX file.
 
     Raises:
@@ -155,7 +156,7 @@ def _run(file: bytes, images: Tensor) -> Tensor:
         raise OnnxRuntimeError(f"the file does not run in ONNX Runtime: {' '.join(str(error).split())}") from error
 
 
-def _quantize_in_onnxruntime(fp32: Path, calibration: Tensor) -> bytes:
+def quantize_in_onnxruntime(fp32: Path, calibration: Tensor) -> bytes:
     """Return what ONNX Runtime's own quantizer makes of an FP32 file.
 
     Raises:

@@ -71,6 +71,10 @@ class _Proxy(fx.Proxy):
     def dtype(self) -> Any:
         return self._equal("dtype")
 
+    @property
+    def device(self) -> Any:
+        return self._equal("device")
+
     def size(self, dim: int | None = None) -> Any:
         shape = self._sizes()
         if shape is None:
