@@ -2,12 +2,15 @@
 
 import re
 import shutil
+import signal
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from ray_cluster import cluster, sweep_command, wait_until
 from repository import Repository
-from sweeping import add_remotes
+from sweeping import add_remotes, make_project
 
 GRID = ("calib.batches=1,3", "convert.activation.method=mse,minmax")
 COMBINATIONS = [(batches, method) for batches in (1, 3) for method in ("mse", "minmax")]
@@ -87,3 +90,46 @@ def test_though_hosts_fail_every_experiment_is_there_once_with_the_figures_of_a_
     assert swept_figures(repository) == expected
     shown = repository.run("dvc", "exp", "show", "--csv", "--only-changed").output
     assert len(re.findall(r"\bsweep-\w{8}\b", shown)) == 4
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_what_runs_keeps_what_is_finished_and_the_same_command_runs_the_rest(tmp_path: Path) -> None:
+    repository = make_project(tmp_path / "project")
+    go = tmp_path / "go"
+    wait = f"\nimport time\nwhile made[0].get('batches') == 3 and not Path({str(go)!r}).exists(): time.sleep(0.1)\n"
+    (repository.path / "stage.py").write_text((repository.path / "stage.py").read_text() + wait)
+    repository.commit("an experiment that does not end")
+    log = tmp_path / "sweep.log"
+    command = sweep_command(repository.path, "-S", "calib.batches=1,3", "calib")
+
+    with log.open("w") as output, repository.running(*command, output=output) as sweep:
+        wait_until(lambda: "1 of 2: " in log.read_text() or sweep.poll() is not None)
+        wait_until(lambda: stages_below(tmp_path) or sweep.poll() is not None)
+        sweep.send_signal(signal.SIGINT)
+        assert sweep.wait(60) == 130
+        wait_until(lambda: not stages_below(tmp_path), 20)
+    assert log.read_text().splitlines()[-1] == (
+        "ptqflow: interrupted: running tasks have ended; finished experiments stay, and the same command runs the rest"
+    )
+    assert len(experiments(repository)) == 1
+    assert [*(repository.path / ".dvc/tmp/exps/sweep").iterdir()] == []
+
+    go.touch()
+    again = repository.run(*command).output
+    assert re.search(r"^sweep-\w{8} exists and is not run again", again, re.MULTILINE)
+    assert "1 of 1: " in again
+    assert len(experiments(repository)) == 2
+
+
+def experiments(repository: Repository) -> list[str]:
+    return repository.run("dvc", "exp", "list", "--name-only").output.split()
+
+
+def stages_below(folder: Path) -> list[int]:
+    """Return the processes of stages that run in clones below a folder."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if "stage.py" in process.cmdline() and Path(process.cwd()).is_relative_to(folder):
+                found.append(process.pid)
+    return found

@@ -3,10 +3,11 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ptqflow.core.params import PARAMS_FILE
 
 # Where a queued experiment of DVC runs too: `inputs` looks relative paths up in the repository around it.
 _FOLDER = Path(".dvc/tmp/exps/sweep")
+_LOOK = 0.5  # seconds between looks for a cancellation
 _FULL_DISK = re.compile(r"No space left on device|Disk quota exceeded")
 
 
@@ -84,7 +86,7 @@ def run_command(command: list[str], folder: Path, environment: dict[str, str] | 
     Raises:
         CommandError: it failed.
     """
-    finished = subprocess.run(
+    process = subprocess.Popen(
         command,
         cwd=folder,
         env=(environment or dict(os.environ)) | {"LC_ALL": "C.UTF-8", "GIT_TERMINAL_PROMPT": "0"},
@@ -93,12 +95,26 @@ def run_command(command: list[str], folder: Path, environment: dict[str, str] | 
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        check=False,
+        start_new_session=True,
     )
-    if finished.returncode:
+    try:
+        printed = _output_of(process)
+    except BaseException:  # Ctrl-C, or Ray has cancelled the task
+        os.killpg(process.pid, signal.SIGKILL)  # dvc and its stage
+        process.wait()
+        raise
+    if process.returncode:
         shown = "dvc" if command[0] == sys.executable else command[0]
-        raise CommandError(shown, finished.stdout)
-    return finished.stdout
+        raise CommandError(shown, printed)
+    return printed
+
+
+def _output_of(process: "subprocess.Popen[str]") -> str:
+    """Wait for a process to end; return what it printed."""
+    while True:
+        # Again and again: Ray cancels a task by a flag, which Python looks at between two calls alone.
+        with suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=_LOOK)[0]
 
 
 def _share_storage(repository: Path, target: Path) -> None:
