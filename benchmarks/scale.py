@@ -115,14 +115,16 @@ def _write_fp32(folder: Path) -> None:
     from ptqflow.core.paths import DATASET, FP32
     from ptqflow.data.dataset import open_dataset
     from ptqflow.data.preprocessing import first_images
+    from ptqflow.dry_run.description import describe_model
     from ptqflow.models.fp32 import save_fp32
     from ptqflow.models.params import ModelParams
     from ptqflow.train.params import TrainParams
     from ptqflow.train.setup import prepare
 
     dataset = open_dataset(DATASET)
-    start = prepare(read_params("model", ModelParams), read_params("train", TrainParams), dataset.card, None)
-    save_fp32(FP32, start.network.model, start.card, first_images(dataset.val, start.card.normalization))
+    card = describe_model(read_params("model", ModelParams), dataset.card)
+    start = prepare(card, read_params("train", TrainParams), dataset.card, None)
+    save_fp32(FP32, start.network.model, card, first_images(dataset.val, card.normalization))
 
 
 if __name__ == "__main__":
