@@ -12,31 +12,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from ptqflow.benchmark.params import BenchmarkParams
-from ptqflow.calib.params import CalibParams
-from ptqflow.convert.params import ConvertParams, SensitivityParams
 from ptqflow.core.params import Params
-from ptqflow.core.run_params import RunParams
-from ptqflow.export.params import ExportParams
-from ptqflow.fetch.params import DataParams
-from ptqflow.models.params import ModelParams
-from ptqflow.spread.params import CalibSpreadParams
-from ptqflow.train.params import TrainParams
+from ptqflow.sweep.sections import SECTIONS
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- params: `make docs` writes this table -->\n", "<!-- end of params -->\n"
-SECTIONS: dict[str, type[Params]] = {
-    "data": DataParams,
-    "model": ModelParams,
-    "train": TrainParams,
-    "calib": CalibParams,
-    "convert": ConvertParams,
-    "sensitivity": SensitivityParams,
-    "export": ExportParams,
-    "calib_spread": CalibSpreadParams,
-    "benchmark": BenchmarkParams,
-    "run": RunParams,
-}
 
 
 def main() -> int:

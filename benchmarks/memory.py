@@ -24,7 +24,7 @@ from torch import nn
 
 from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import ALONE
-from ptqflow.data.dataset import DIGEST_BYTES, Split
+from ptqflow.data.dataset import Split, digests_of
 from ptqflow.models.logits import compute_logits
 from ptqflow.train.augmentation import draw_epoch
 from ptqflow.train.batches import Batches
@@ -124,7 +124,9 @@ def map_images(path: Path) -> tuple[Split, nn.Module, Recipe]:
     convolution = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU())
     model = nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
     recipe = Recipe(Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)), True)
-    return Split(images, labels, np.empty(0, f"V{DIGEST_BYTES}")), model, recipe
+    split = Split(images, labels, digests_of(images))
+    split.release()
+    return split, model, recipe
 
 
 def watch(work: Callable[[], object]) -> dict[str, float]:

@@ -334,6 +334,7 @@ def train_params(batch_size: int, epochs: int = 1, seed: int = 0) -> TrainParams
         nodes=1,
         precision=None,
         sync_batchnorm=True,
+        channels_last=True,
     )
 
 

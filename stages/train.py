@@ -1,7 +1,7 @@
 """Train the FP32 network, or keep the user's weights unchanged."""
 
 from ptqflow.core.launch import run_in_ranks
-from ptqflow.core.paths import CHECKPOINTS, DATASET, FP32, LIVE
+from ptqflow.core.paths import CHECKPOINTS, DATASET, FP32, LIVE, NETWORK
 from ptqflow.core.stage import run
 
 
@@ -9,19 +9,18 @@ def main() -> None:
     """Write models/fp32, metrics/train.json and metrics/plots/train.csv; the last two after every epoch."""
     from ptqflow.core.params import read_params
     from ptqflow.core.run_params import RunParams
-    from ptqflow.models.params import ModelParams
     from ptqflow.train.params import TrainParams
 
-    model_params, params = read_params("model", ModelParams), read_params("train", TrainParams)
-    run_params = read_params("run", RunParams)
+    params, run_params = read_params("train", TrainParams), read_params("run", RunParams)
     if params.epochs and run_in_ranks(params.devices, params.nodes):
         return
 
+    from ptqflow.core.artifacts import read_card
     from ptqflow.core.inputs import WEIGHTS, given
     from ptqflow.core.ranks import joined
     from ptqflow.data.dataset import open_dataset
     from ptqflow.data.preprocessing import first_images
-    from ptqflow.models.fp32 import save_fp32
+    from ptqflow.models.fp32 import ModelCard, save_fp32
     from ptqflow.train.checkpoints import Checkpoints
     from ptqflow.train.live import live_log
     from ptqflow.train.loop import fit, pick_device
@@ -29,8 +28,9 @@ def main() -> None:
     from ptqflow.train.setup import fingerprint, prepare, require_equal_inputs
 
     dataset, weights = open_dataset(DATASET), given(WEIGHTS)
-    start = prepare(model_params, params, dataset.card, weights)
-    card, model, device = start.card, start.network.model, pick_device()
+    card = read_card(NETWORK, ModelCard)
+    start = prepare(card, params, dataset.card, weights)
+    model, device = start.network.model, pick_device()
     with joined(run_params.threads, device) as ranks, live_log(LIVE, ranks, start.network.note) as log:
         inputs = require_equal_inputs(ranks, fingerprint(card, params, dataset.card, weights))
         checkpoints = Checkpoints(CHECKPOINTS, inputs, run_params.checkpoint_every)

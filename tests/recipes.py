@@ -22,6 +22,7 @@ RECIPE = {
     "nodes": 1,
     "precision": None,
     "sync_batchnorm": True,
+    "channels_last": True,
 }
 
 

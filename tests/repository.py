@@ -84,9 +84,19 @@ class Repository:
 
     @contextmanager
     def running(self, *command: str, output: IO[str] | int = subprocess.DEVNULL) -> Iterator["subprocess.Popen[str]"]:
+        """Run a command as `start` does; at the end what is left is killed."""
+        process = self.start(*command, output=output)
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def start(self, *command: str, output: IO[str] | int = subprocess.DEVNULL) -> "subprocess.Popen[str]":
         """Start a command in a session of its own, with this environment's tools first on the path.
 
-        `output` is a file, for a pipe that nobody empties would stop the command. At the end what is left is killed.
+        `output` is a file, for a pipe that nobody empties would stop the command.
         """
         home = self.path.parent
         environment = {
@@ -100,7 +110,7 @@ class Repository:
             "GIT_COMMITTER_EMAIL": "a@example.org",
             "OMP_NUM_THREADS": "1",
         }
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             cwd=self.path,
             env=environment,
@@ -110,12 +120,6 @@ class Repository:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-        try:
-            yield process
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
     def try_run(self, *command: str) -> Result:
         """Run a command to its end, well or not."""

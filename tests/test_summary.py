@@ -108,4 +108,4 @@ def test_a_file_that_is_cut_off_is_one_line(tmp_path: Path) -> None:
     result = summarize(tmp_path, ALL.model_dump_json()[:100])
     assert result.returncode == 1
     assert result.stderr.startswith("data/predictions/figures.json: the file: Invalid JSON")
-    assert result.stderr.endswith("run `dvc repro` to write it again\n")
+    assert result.stderr.endswith("run `ptqflow repair`, then `dvc repro`\n")

@@ -67,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_verify(commands)
     _add_compare(commands)
+    _add_sweep(commands)
+    _add_repair(commands)
     return parser
 
 
@@ -238,6 +240,79 @@ def _compare(options: argparse.Namespace) -> int:
 
     comparison = compare_revisions(*options.revisions)
     print(json.dumps(comparison.as_json(), indent=2) if options.json else comparison.as_text())
+    return 0
+
+
+def _add_sweep(commands: "Commands") -> None:
+    parser = _add_command(
+        commands,
+        _sweep,
+        "run experiments with every combination of params, on many hosts",
+        """\
+examples:
+  ptqflow sweep -S calib.batches=1,5,20 -S convert.activation.method=mse,minmax
+  ptqflow sweep -S train.lr=0.01,0.02 --cpus 4 --address auto
+  ptqflow sweep -S calib.batches=1,5,20 evaluate
+
+Run it at the root of the repository, without uncommitted changes. Each combination is a DVC experiment, run by Ray in a
+clone of the commit, pushed to the git remote and the default DVC remote, and fetched as it finishes: `dvc exp show`
+lists it. What several combinations share is run once. Experiments that exist are not run again, so the same command
+continues after Ctrl-C or a failure.
+
+Without --address, this host's cores are used. If an experiment is missing in the end, the exit status is 1.""",
+    )
+    parser.add_argument("targets", metavar="TARGET", nargs="*", help="stages to reproduce (default: all of dvc.yaml)")
+    parser.add_argument(
+        "-S",
+        "--set-param",
+        metavar="KEY=VALUE,…",
+        dest="expressions",
+        action="append",
+        required=True,
+        help="a key of params.yaml and its values, as of `dvc exp run --queue`",
+    )
+    parser.add_argument("--address", help="of a cluster of Ray that this host is in, such as auto or 10.0.0.1:6379")
+    parser.add_argument("--cpus", type=_positive, default=1, help="cores of each task (default: 1)")
+    parser.add_argument("--gpus", type=float, default=0, help="GPUs of each task, or a share of one (default: 0)")
+    parser.add_argument(
+        "--git-remote", metavar="NAME", default="origin", help="what experiments are pushed to (default: origin)"
+    )
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tasks on other hosts must be ended
+    from ptqflow.sweep.cluster import Resources
+    from ptqflow.sweep.run import Request, run_sweep
+
+    resources = Resources(options.cpus, options.gpus)
+    request = Request(options.expressions, options.targets, options.address, options.git_remote, resources)
+    try:
+        return 0 if run_sweep(request, lambda line: print(line, flush=True), complain) else 1
+    except KeyboardInterrupt:
+        complain("interrupted: running tasks have ended; finished experiments stay, and the same command runs the rest")
+        return 128 + signal.SIGINT
+
+
+def _add_repair(commands: "Commands") -> None:
+    _add_command(
+        commands,
+        _repair,
+        "remove damaged files of a repository, which `dvc repro` then makes again",
+        """\
+example:
+  ptqflow repair && dvc repro
+
+Run it in the root of the repository. Removes objects of DVC's cache whose content is not that of their name, outputs
+that are not what their stage wrote, by dvc.lock, and partial outputs that killed runs left; prints each. DVC itself
+compares neither, so that a plain `dvc repro` restores a damaged file again and again.""",
+    )
+
+
+def _repair(_: argparse.Namespace) -> int:
+    from ptqflow.repair import repair
+
+    removed = list(map(print, repair()))
+    print(f"{len(removed)} removed; `dvc repro` makes them again" if removed else "nothing is damaged")
     return 0
 
 

@@ -230,7 +230,7 @@ def refusal(directory: Path) -> str:
     with pytest.raises(ArtifactError) as error:
         load_statistics(directory, miniature.card())
     assert "\n" not in str(error.value)
-    assert "run `dvc repro`" in str(error.value)
+    assert "`dvc repro`" in str(error.value)
     return str(error.value)
 
 

@@ -155,7 +155,7 @@ def test_cards_come_back_equal() -> None:
 )
 def test_a_card_that_is_not_ours_is_one_line(content: bytes, words: str) -> None:
     Path("card.json").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"run `dvc repro` to write it again") as caught:
+    with pytest.raises(ArtifactError, match="run `ptqflow repair`, then `dvc repro`") as caught:
         read_card(Path("card.json"), Example)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -10,6 +10,8 @@ from ptqflow.core.artifacts import Table, write_card, write_metrics
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import (
     CLASSES,
+    EPOCHS,
+    RELIABILITY,
     SENSITIVITY,
     TRIALS,
     ClassRow,
@@ -123,6 +125,7 @@ def test_a_table_without_rows_has_a_header() -> None:
         ("modules,drop,chosen,kept\n0,0.5\n", "line 2: not 4 cells"),
         ("modules,drop,chosen,kept\n0,0.5,True,,fc\n", "line 2: not 4 cells"),
         ("modules,drop,chosen,kept\n0,0.5,True,\n1,much,True,\n", "line 3: drop: Input should be a valid number"),
+        (f"modules,drop,chosen,kept\n0,0.5,True,{'x' * 200_000}\n", "field larger than field limit"),
         ("<<<<<<< HEAD\nmodules,drop,chosen,kept\n", "holds conflict markers of git"),
     ],
 )
@@ -133,6 +136,15 @@ def test_another_table_is_one_line_that_names_file_and_line(text: str, message: 
         TRIALS.read()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("table", [EPOCHS, RELIABILITY])
+def test_a_table_that_lost_all_rows_which_it_always_has_is_one_line(table: Table) -> None:
+    table.write([])
+    with pytest.raises(
+        ArtifactError, match=r"\.csv has 0 rows, not 1 or more; run `ptqflow repair`, then `dvc repro`$"
+    ):
+        table.read()
 
 
 def test_no_two_tables_have_one_file() -> None:

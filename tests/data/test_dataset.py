@@ -1,5 +1,6 @@
 """What is opened is what the card says, or an error in one line."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from samples import random_pixels, save_dataset
 
+from ptqflow.core.artifacts import REMEDY
 from ptqflow.core.errors import ArtifactError
 from ptqflow.data.dataset import SPLITS, open_dataset
 
@@ -43,7 +45,7 @@ def test_a_file_that_is_missing_or_no_array_is_reported(split: str, part: str, c
     file.unlink() if content is None else file.write_bytes(content)
     message = refusal()
     assert f"dataset: the {split} split cannot be read" in message
-    assert message.endswith("run `dvc repro`")
+    assert message.endswith(REMEDY)
 
 
 @pytest.mark.parametrize("part", ["images", "labels", "digests"])
@@ -68,7 +70,7 @@ def test_an_array_of_another_shape_is_reported(part: str, array: np.ndarray) -> 
     message = refusal()
     assert "dataset: train holds images of shape (" in message
     assert f"{len(array)} {part}" in message or f"shape {array.shape}" in message
-    assert "the card says images of shape (6, 8, 8, 3); run `dvc repro`" in message
+    assert "the card says images of shape (6, 8, 8, 3); " in message
 
 
 def test_pickled_objects_are_never_loaded() -> None:
@@ -88,8 +90,73 @@ def test_a_missing_card_is_reported() -> None:
 
 def test_a_card_of_another_version_is_reported() -> None:
     card = (OUT / "card.json").read_text()
-    (OUT / "card.json").write_text(card.replace('"format_version": 2', '"format_version": 3'))
-    assert "card.json: format_version: Input should be 2; run `dvc repro`" in refusal()
+    (OUT / "card.json").write_text(card.replace('"format_version": 3', '"format_version": 4'))
+    assert "card.json: format_version: Input should be 3; " in refusal()
+
+
+def flip(file: Path, byte: int) -> None:
+    """Flip a bit and leave size and times, as a bad disk does."""
+    status = file.stat()
+    content = bytearray(file.read_bytes())
+    content[byte] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("part", ["labels", "digests"])
+def test_one_changed_bit_of_a_label_or_a_digest_is_reported_when_the_data_set_is_opened(split: str, part: str) -> None:
+    flip(OUT / f"{split}_{part}.npy", -1)
+    assert "dataset: the card, labels or digests are not those that `fetch` stored" in refusal()
+
+
+def test_a_changed_figure_of_the_card_is_reported() -> None:
+    card = (OUT / "card.json").read_text()
+    (OUT / "card.json").write_text(card.replace('"horizontal_flip": true', '"horizontal_flip": false'))
+    assert (OUT / "card.json").read_text() != card
+    assert "dataset: the card, labels or digests are not those that `fetch` stored" in refusal()
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_one_changed_bit_of_an_image_is_reported_with_its_split_and_number_when_it_is_read(number: int) -> None:
+    flip(OUT / "test_images.npy", -1 - 192 * (5 - number))
+    test = open_dataset(OUT).test
+    intact = np.array([row for row in range(6) if row != number])
+
+    assert np.array_equal(test.read(intact), test.images[intact])
+    for rows in (slice(None), slice(number, number + 1), np.array([number, number])):
+        with pytest.raises(ArtifactError, match=f"dataset: test image {number} is not the one that `fetch` stored; "):
+            test.read(rows)
+
+
+def test_the_image_that_an_error_names_is_counted_in_the_stored_split_also_from_a_part_of_it() -> None:
+    flip(OUT / "val_images.npy", -1 - 192)
+    part = open_dataset(OUT).val[2:][::2]
+    with pytest.raises(ArtifactError, match="val image 4 is not"):
+        part.read()
+
+
+def test_an_image_is_compared_once_in_a_process_also_through_parts_of_its_split() -> None:
+    train = open_dataset(OUT).train
+    train[2:4].read()
+    assert train.checked is not None
+    assert train.checked.tolist() == [False, False, True, True, False, False]
+
+
+def test_what_is_read_is_a_copy_of_the_rows_in_their_order() -> None:
+    train = open_dataset(OUT).train
+    rows = np.array([4, 0, 4])
+    found = train.read(rows)
+    assert np.array_equal(found, train.images[rows])
+    assert not isinstance(found, np.memmap)
+    assert found.flags.writeable
+    assert train.read(slice(0)).shape == (0, 8, 8, 3)
+
+
+@pytest.mark.parametrize("array", [np.zeros((6, 8, 8, 3), np.int8), np.zeros((6, 8, 8, 3), np.uint8, order="F")])
+def test_images_of_another_type_or_order_are_reported(array: np.ndarray) -> None:
+    np.save(OUT / "train_images.npy", array)
+    assert "dataset: train holds images of" in refusal()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel reports the memory in /proc")

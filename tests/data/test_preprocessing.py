@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from ptqflow.core.normalization import Channels, Normalization
-from ptqflow.data.dataset import Split
+from ptqflow.data.dataset import Split, digests_of
 from ptqflow.data.preprocessing import first_images, to_input
 
 EVERY_VALUE = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
@@ -39,7 +39,7 @@ def test_the_images_are_left_unchanged() -> None:
 def test_the_first_images_are_few_where_they_are_large(size: int, count: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
     images = np.repeat(np.repeat(pixels, size // 8, axis=1), size // 8, axis=2) if size > 8 else pixels
-    split = Split(images, np.zeros(40, np.int64), np.zeros(40, "V16"))
+    split = Split(images, np.zeros(40, np.int64), digests_of(images))
 
     found = first_images(split, miniature.NORMALIZATION)
 

@@ -1,5 +1,8 @@
 """Folders and archives are listed and read alike, and archives cannot lead out of themselves."""
 
+import gzip
+import os
+import subprocess
 import sys
 import tarfile
 import warnings
@@ -18,6 +21,7 @@ from samples import (
     write_zip_of_raw_names,
 )
 
+import ptqflow
 from ptqflow.core.errors import DataError
 from ptqflow.fetch.archives import list_files, read_files
 
@@ -316,3 +320,65 @@ def test_damaged_bytes_are_found(kind: str, at: int) -> None:
 def test_what_is_no_archive_is_refused(content: bytes) -> None:
     GIVEN.write_bytes(content)
     assert "cannot be read as a .tar, .tar.gz, .tar.xz or .zip archive (" in refusal()
+
+
+def header_of(size: int, pax: bool) -> bytes:
+    """Return the start of a tar whose only file says that it has so many bytes."""
+    member = tarfile.TarInfo("cat/0.png")
+    if pax:
+        member.pax_headers = {"size": str(size)}
+        return member.tobuf(tarfile.PAX_FORMAT)
+    member.size = size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("pax", [False, True])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_tar_that_says_its_file_has_exabytes_is_no_endless_loop(pack: Callable[[bytes], bytes], pax: bool) -> None:
+    GIVEN.write_bytes(pack(header_of(1 << 62, pax) + bytes(20_000)))
+    with pytest.raises(DataError, match="it ends in the middle of a file"):
+        list_files(GIVEN)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_file_of_more_than_four_bytes_a_pixel_is_refused_before_it_is_read(kind: str) -> None:
+    root = WRITERS[kind](GIVEN, {"cat/0.png": bytes(4_000_000), "cat/1.png": bytes(4_000_001)})
+    assert dict(read_files(root, ["cat/0.png"], None, 1)) == {"cat/0.png": bytes(4_000_000)}
+    with pytest.raises(DataError) as caught:
+        list(read_files(root, ["cat/1.png"], None, 1))
+    assert str(caught.value) == (
+        f"{root.resolve()}: cat/1.png has 4,000,001 bytes, and data.max_megapixels=1 allows 4 MB in a file, 4 bytes a "
+        "pixel; raise it, or remove the file"
+    )
+
+
+@pytest.mark.parametrize(
+    "compression",
+    [
+        zipfile.ZIP_DEFLATED,
+        pytest.param(zipfile.ZIP_BZIP2, marks=pytest.mark.slow),
+        pytest.param(zipfile.ZIP_LZMA, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("stated", [100, 3 << 30])
+def test_a_zip_that_expands_ten_thousandfold_takes_no_memory(compression: int, stated: int) -> None:
+    with zipfile.ZipFile(GIVEN, "w", compression) as archive, archive.open("cat/0.png", "w") as file:
+        for _ in range(400):
+            file.write(bytes(1 << 20))
+    packed = GIVEN.read_bytes().replace((400 << 20).to_bytes(4, "little"), stated.to_bytes(4, "little"))
+    GIVEN.write_bytes(packed)
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
+        "from pathlib import Path\n"
+        "from ptqflow.core.errors import DataError\n"
+        "from ptqflow.fetch.archives import read_files\n"
+        "try: list(read_files(Path('given'), ['cat/0.png']))\n"
+        "except DataError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert ("Bad CRC-32" if stated == 100 else "has 3,221,225,472 bytes") in result.stdout
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(ptqflow.__file__).parents[1]), "OPENBLAS_NUM_THREADS": "1"}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -511,3 +512,26 @@ def test_grey_arrays_of_one_column_are_images_too() -> None:
     grey = random_pixels(2, 8, 1)
     assert fit_arrays(grey, 8, 1).shape == (2, 8, 8, 1)
     assert (fit_arrays(grey, 8, 1) == fit_arrays(grey[..., None], 8, 1)).all()
+
+
+def test_an_image_of_more_pixels_than_allowed_is_refused_by_its_header() -> None:
+    square = encode(Image.new("L", (1000, 1000)))
+    assert decode_image(square, 8, 3, 1).shape == (8, 8, 3)
+    wide = encode(Image.new("L", (1001, 1000)))
+    with pytest.raises(UnreadableImageError, match=r"^1001 x 1000 pixels, and data\.max_megapixels=1 allows fewer; "):
+        decode_image(wide[:100], 8, 3, 1)
+
+
+def test_postscript_is_a_program_and_is_not_run() -> None:
+    with pytest.raises(UnreadableImageError, match=r"^PostScript is a program, which is not run"):
+        decode_image(encode(Image.new("RGB", (8, 8)), "EPS"), 8, 3)
+
+
+def test_libtiff_prints_nothing_about_a_broken_file(capfd: pytest.CaptureFixture[str]) -> None:
+    whole = encode(Image.fromarray(random_pixels(64, 64, 3)), "TIFF", compression="tiff_lzw")
+    for place in range(8, 2000, 100):
+        broken = whole[:place] + b"\xff" * 64 + whole[place + 64 :]
+        with suppress(UnreadableImageError):
+            decode_image(broken, 8, 3)
+    output = capfd.readouterr()
+    assert (output.out, output.err) == ("", "")

@@ -329,3 +329,37 @@ def test_observer_nodes_are_the_calls_of_observers(network: nn.Module) -> None:
     names = {node.name for node in observer_nodes(prepared)}
 
     assert names == {node.name for node in prepared.graph.nodes if node.name.startswith("activation_post_process")}
+
+
+class NormalizedAndActivated(nn.BatchNorm2d):
+    """As timm has it: a normalization that checks its input and applies an activation of its own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch._assert(x.ndim == 4, "four dimensions")
+        statistics = (
+            (self.running_mean, self.running_var) if not self.training or self.track_running_stats else (None,) * 2
+        )
+        x = F.batch_norm(x, *statistics, self.weight, self.bias, self.training, self.momentum, self.eps)
+        return self.act(self.drop(x))
+
+
+def test_a_batch_norm_that_applies_an_activation_is_folded_as_the_two_are_apart(inputs: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    together = miniature.vary(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), NormalizedAndActivated(8))).eval()
+    norm = nn.BatchNorm2d(8).eval()
+    norm.load_state_dict(together[1].state_dict())
+    apart = nn.Sequential(together[0], norm, nn.ReLU())
+
+    prepared, expected = (
+        prepare(canonicalize(network, miniature.INPUT_SHAPE), miniature.INPUT_SHAPE, EVERYTHING)
+        for network in (together, apart)
+    )
+
+    kinds, expected_kinds = ({type(each) for each in network.children()} for network in (prepared, expected))
+    assert nn.BatchNorm2d not in {type(each) for each in prepared.modules()}
+    assert kinds == expected_kinds
+    assert torch.equal(prepared(inputs[0]), expected(inputs[0]))

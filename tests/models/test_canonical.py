@@ -44,6 +44,25 @@ class Standardized(nn.Conv2d):
         return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias, self.stride, self.padding)
 
 
+class StandardizedByBatchNorm(nn.Conv2d):
+    """Weight standardization as timm has it: the weight is normalized as a batch of one image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, ones = self.weight.reshape(1, self.out_channels, -1), torch.ones(self.out_channels)
+        weight = F.batch_norm(rows, None, None, weight=ones * 0.5, training=True, momentum=0.0, eps=1e-6)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias, self.stride, self.padding)
+
+
+class PaddedAsInTensorFlow(nn.Conv2d):
+    """Pads by what the size of its input needs, unevenly."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
+        amounts = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size, kernel, stride in sizes]
+        pads = [part for total in reversed(amounts) for part in (total // 2, total - total // 2)]
+        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
+
+
 def hooked(layer: nn.Module) -> nn.Module:
     layer.register_forward_pre_hook(lambda _module, inputs: (inputs[0] * 2,))
     return layer
@@ -103,6 +122,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "subclass of a convolution": lambda: Body(lambda x, c: c(x), Sub(6, 6, 3, padding=1)),
     "subclass of a normalization": lambda: Body(lambda x, n: n(x), normed(SubNorm(6))),
     "weight standardization": lambda: Body(lambda x, c: c(x), Standardized(6, 6, 3, padding=1)),
+    "weight standardization by batch norm": lambda: Body(
+        lambda x, c: c(x), StandardizedByBatchNorm(6, 6, 3, padding=1)
+    ),
+    "padding of TensorFlow": lambda: Body(lambda x, c: c(x), PaddedAsInTensorFlow(6, 6, 3, stride=2)),
     "functional convolution without bias": lambda: Body(
         lambda x, h: h(x), Holding((6, 1, 3, 3), lambda x, k: F.conv2d(x, k, padding=1, groups=6))
     ),
@@ -171,6 +194,8 @@ def test_only_modules_of_torch_are_called_and_none_works_in_place(name: str) -> 
     [
         ("subclass of a convolution", "parts.0", nn.Conv2d),
         ("weight standardization", "parts.0", nn.Conv2d),
+        ("weight standardization by batch norm", "parts.0", nn.Conv2d),
+        ("padding of TensorFlow", "parts.0", nn.Conv2d),
         ("functional convolution without bias", "parts.0", nn.Conv2d),
         ("matmul with a weight", "parts.0", nn.Linear),
         ("functional linear with a normalized weight", "parts.0", nn.Linear),

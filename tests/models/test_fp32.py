@@ -102,7 +102,7 @@ def test_a_card_of_another_version_is_refused_by_key(saved: Path, key: str, valu
     card = json.loads((saved / "card.json").read_text())
     (saved / "card.json").write_text(json.dumps(card | {key: value}))
 
-    with pytest.raises(ArtifactError, match=rf"card.json: {key}: .*run `dvc repro`"):
+    with pytest.raises(ArtifactError, match=rf"card.json: {key}: .*run `ptqflow repair`"):
         load_fp32(saved)
 
 
@@ -118,7 +118,9 @@ def test_weights_that_do_not_fit_the_network_are_refused(saved: Path, change: st
     card["weights_sha256"] = hashlib.sha256(WEIGHTS.path(saved).read_bytes()).hexdigest()
     (saved / "card.json").write_text(json.dumps(card))
 
-    with pytest.raises(ArtifactError, match=r"(?s)does not fit miniature:residual .*conv\d.weight.*run `dvc repro`"):
+    with pytest.raises(
+        ArtifactError, match=r"(?s)does not fit miniature:residual .*conv\d.weight.*run `ptqflow repair`"
+    ):
         load_fp32(saved)
 
 
@@ -135,5 +137,5 @@ def test_changed_user_code_is_found(tmp_path: Path, user_module: Callable[[str],
     load_fp32(tmp_path / "fp32")
 
     (tmp_path / f"{name.partition(':')[0]}.py").write_text(code + "depth = 2\n")
-    with pytest.raises(ArtifactError, match=f"the code of {name} has changed since `train` ran"):
+    with pytest.raises(ArtifactError, match=f"the code of {name} has changed since an earlier stage ran"):
         load_fp32(tmp_path / "fp32")

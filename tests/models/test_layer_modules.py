@@ -37,6 +37,11 @@ FUNCTIONS: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor], Tensor], 
     "matmul by keywords": ((6, 6), last(lambda x, w: torch.matmul(input=x, other=w)), "Linear"),
     "method": ((6, 6), last(lambda x, w: x.matmul(w)), "Linear"),
     "method by keyword": ((6, 6), last(lambda x, w: x.matmul(other=w * 2)), "Linear"),
+    "layer normalization": ((6,), last(lambda x, w: F.layer_norm(x, (6,), w, w.square(), 1e-3)), "LayerNorm"),
+    "layer normalization without bias": ((6,), last(lambda x, w: F.layer_norm(x, (6,), w)), "LayerNorm"),
+    "layer normalization of weight one": ((1,), last(lambda x, w: F.layer_norm(x, x.shape[3:]) + w), "LayerNorm"),
+    "group normalization": ((6,), lambda x, w: F.group_norm(x, 3, w, bias=w * 2), "GroupNorm"),
+    "group normalization of weight one": ((1,), lambda x, w: F.group_norm(x, 2, eps=1e-3) + w, "GroupNorm"),
     "mm": ((6, 6), last(lambda x, w: x.reshape(-1, 6).mm(w).view(x.shape)), "Linear"),
 }
 
@@ -51,11 +56,14 @@ def test_a_function_of_a_value_and_a_constant_is_a_module(name: str) -> None:
 
     torch.testing.assert_close(logits(canonical), logits(network))
     assert kind in called(canonical)
-    assert not {"conv2d", "conv_transpose2d", "linear", "matmul", "mm"} & set(called(canonical))
+    functions = {"conv2d", "conv_transpose2d", "linear", "matmul", "mm", "layer_norm", "group_norm"}
+    assert not functions & set(called(canonical))
 
 
 OTHERS: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor], Tensor], str]] = {
     "einsum": ((6, 6), lambda x, w: torch.einsum("bchw,oc->bohw", x, w), "einsum"),
+    "layer normalization with a bias alone": ((6,), last(lambda x, w: F.layer_norm(x, (6,), None, w)), "layer_norm"),
+    "group normalization with a weight alone": ((6,), lambda x, w: F.group_norm(x, 3, w), "group_norm"),
     "constant from the left": ((SIZE, SIZE), lambda x, w: w @ x, "matmul"),
     "constant of four dimensions": ((1, 6, SIZE, SIZE), lambda x, w: x @ w, "matmul"),
     "weights from the input": ((6, 6, 3, 3), lambda x, w: F.conv2d(x, w * x.mean(), padding=1), "conv2d"),

@@ -11,7 +11,7 @@ from ptqflow.calib.collection import collect_statistics, observe
 from ptqflow.convert.quantize import quantize
 from ptqflow.core.errors import DataError
 from ptqflow.data.accuracy import evaluate
-from ptqflow.data.dataset import Split
+from ptqflow.data.dataset import Split, digests_of
 from ptqflow.data.preprocessing import to_input
 from ptqflow.models.logits import compute_logits
 
@@ -70,7 +70,9 @@ def test_large_images_go_through_the_network_in_smaller_batches(size: int, batch
     pixels = np.random.default_rng(0).integers(0, 256, (9, size, size, 3), dtype=np.uint8)
     model = Passes()
 
-    logits = logits_of(model, dataclasses.replace(miniature.split(9), images=pixels), batch_size)
+    logits = logits_of(
+        model, dataclasses.replace(miniature.split(9), images=pixels, digests=digests_of(pixels)), batch_size
+    )
     assert model.images == passes
     expected = to_input(torch.from_numpy(pixels), miniature.NORMALIZATION).mean((2, 3))
     assert torch.allclose(logits, expected, atol=1e-5)
@@ -112,7 +114,7 @@ def test_an_output_that_is_not_finite_names_the_network_and_the_first_image(valu
     images = split.images.copy()
     images[:, 0, 0, 0] = 0
     images[[90, 40], 0, 0, 0] = 255
-    spoilt = dataclasses.replace(split, images=images)
+    spoilt = dataclasses.replace(split, images=images, digests=digests_of(images))
 
     with pytest.raises(DataError, match=r"^int8_uncalibrated: the output for image 40 is not finite$"):
         compute_logits(Spoilt(value), spoilt, miniature.NORMALIZATION, 16, "int8_uncalibrated")

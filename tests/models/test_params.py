@@ -41,6 +41,8 @@ def test_what_no_network_can_use_is_refused_by_key(tmp_path: Path, changes: dict
     assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize(("name", "is_user_code"), [("resnet18", False), ("package.module:function", True)])
-def test_a_colon_makes_the_name_the_users_own_code(tmp_path: Path, name: str, is_user_code: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "is_user_code"), [("resnet18", False), ("package.module:function", True), ("timm:resnet18", False)]
+)
+def test_a_colon_makes_the_name_the_users_own_code_but_for_timm(tmp_path: Path, name: str, is_user_code: bool) -> None:
     assert read(tmp_path, name=name).is_user_code is is_user_code

@@ -98,6 +98,6 @@ def test_a_network_for_another_number_of_channels_is_refused_before_it_is_traine
 ) -> None:
     use_network(repository, in_channels, data_channels)
     result = repository.try_run("dvc", "repro")
-    assert_one_clear_line(result, "train: ", f"in_channels={in_channels} (0)", f"have {data_channels};", remedy)
-    assert result.ran[-1] == "train"
+    assert_one_clear_line(result, "dry_run: ", f"in_channels={in_channels} (0)", f"have {data_channels};", remedy)
+    assert result.ran[-1] == "dry_run"
     assert "epoch" not in result.output

@@ -56,10 +56,9 @@ RECIPE = {
     },
     "run": {"checkpoint_every": 1},
 }
-# The network is called three times before it is trained, then for 6 batches an epoch; its moving average, a copy, for
-# one.
-INSIDE_THE_FOURTH_EPOCH = f"True {3 + 3 * 6 + 3}"
-AFTER_THE_FOURTH_EPOCH = f"False {3 + 4}"
+# The network is called once before it is trained, then for 6 batches an epoch; its moving average, a copy, for one.
+INSIDE_THE_FOURTH_EPOCH = f"True {1 + 3 * 6 + 3}"
+AFTER_THE_FOURTH_EPOCH = f"False {1 + 4}"
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from samples import random_pixels
 
+from ptqflow.data.dataset import Split, digests_of
 from ptqflow.evaluate.predictions import Prediction
 from ptqflow.report.images import BLUE, changed_images, image_uri, matrix_uri
 
@@ -26,8 +27,9 @@ def test_changed_images_come_by_the_sum_of_both_margins() -> None:
     fp32 = predictions([0, 1, 2, 0, 1], [0.125, 0.875, 0.75, 0.375, 0.25])
     int8 = predictions([1, 1, 0, 1, 0], [0.625, 0.875, 0.125, 0.25, 0.375])
     pixels = random_pixels(5, 8, 8, 3)
+    test = Split(pixels, np.array([0, 1, 1, 0, 1]), digests_of(pixels))
 
-    changed = changed_images(pixels, np.array([0, 1, 1, 0, 1]), ("ant", "bee", "cat"), fp32, int8)
+    changed = changed_images(test, ("ant", "bee", "cat"), fp32, int8)
 
     assert [image.row for image in changed] == [2, 0, 3, 4]  # of equal margins the first in the test set
     first = changed[0]
@@ -56,10 +58,11 @@ def test_a_large_transparent_image_is_white_and_a_large_grey_one_grey() -> None:
 
 def test_twenty_four_are_shown_and_none_where_nothing_changed() -> None:
     fp32, int8 = predictions([0] * 30, [0.5] * 30), predictions([1] * 30, [0.5] * 30)
-    pixels, labels = random_pixels(30, 8, 8, 3), np.zeros(30, dtype=np.int64)
+    pixels = random_pixels(30, 8, 8, 3)
+    test = Split(pixels, np.zeros(30, dtype=np.int64), digests_of(pixels))
 
-    assert len(changed_images(pixels, labels, ("ant", "bee"), fp32, int8)) == 24
-    assert changed_images(pixels, labels, ("ant", "bee"), fp32, fp32) == []
+    assert len(changed_images(test, ("ant", "bee"), fp32, int8)) == 24
+    assert changed_images(test, ("ant", "bee"), fp32, fp32) == []
 
 
 @pytest.mark.parametrize(

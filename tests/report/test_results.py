@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from finished_run import write_benchmark, write_run
+from finished_run import budget_of, write_benchmark, write_run
 
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import (
@@ -91,3 +91,15 @@ def test_the_report_is_made_without_torch() -> None:
         check=True,
         env={"PYTHONPATH": ":".join(filter(None, sys.path))},
     )
+
+
+def test_a_table_that_lost_the_rows_which_others_need_is_one_line() -> None:
+    write_run(budget=budget_of("conv1", (0, 3, ""), (1, 0, "conv1")))
+    bins, trials = RELIABILITY.read(), TRIALS.read()
+    RELIABILITY.write(row for row in bins if row.network != "int8")
+    with pytest.raises(ArtifactError, match=r"reliability\.csv has no row of the network int8; run `ptqflow repair`"):
+        read_results()
+    RELIABILITY.write(bins)
+    TRIALS.write(row for row in trials if not row.chosen)
+    with pytest.raises(ArtifactError, match=r"budget\.csv has no row that was chosen; run `ptqflow repair`"):
+        read_results()

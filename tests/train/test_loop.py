@@ -20,7 +20,7 @@ from torchvision.transforms import functional
 import train as stage
 from ptqflow.core.errors import DataError, ModelError, PtqflowWarning
 from ptqflow.data.accuracy import evaluate
-from ptqflow.data.dataset import Split
+from ptqflow.data.dataset import Split, digests_of
 from ptqflow.models.logits import compute_logits
 from ptqflow.train.augmentation import draw_epoch
 from ptqflow.train.checkpoints import Checkpoints
@@ -376,6 +376,7 @@ def test_val_is_evaluated_in_batches_of_a_number_of_pixels() -> None:
     seen: list[int] = []
     model = network()
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    large = Split(np.zeros((40, 128, 128, 3), np.uint8), np.arange(40) % 6, np.zeros(40, "V16"))
+    black = np.zeros((40, 128, 128, 3), np.uint8)
+    large = Split(black, np.arange(40) % 6, digests_of(black))
     list(fit(model, miniature.split(4), large, RECIPE, params(epochs=0), CPU))
     assert seen == [16, 16, 8], "2**18 pixels at a time"

@@ -7,78 +7,34 @@ import miniature
 import pytest
 import torch
 from imports import closure
+from miniature import DATASET_CARD
 from recipes import params
 from safetensors.torch import save_file
 
 from ptqflow.core.code import hash_packages
-from ptqflow.core.errors import LaunchError, ModelError, ParamsError
-from ptqflow.core.normalization import Normalization
+from ptqflow.core.errors import ArtifactError, LaunchError, ModelError, ParamsError
 from ptqflow.core.ranks import ALONE, Ranks
-from ptqflow.data.dataset import DatasetCard
-from ptqflow.models.architecture import build_model
-from ptqflow.models.params import ModelParams
 from ptqflow.train.setup import (
     build_network,
-    describe_model,
     fingerprint,
     prepare,
     require_equal_inputs,
     resolve_recipe,
 )
 
-DATASET_CARD = DatasetCard(
-    name="digits",
-    source="synthetic",
-    classes=miniature.CLASSES,
-    image_size=miniature.SIZE,
-    sizes={"train": 30, "val": 20, "test": 20},
-    mean=(0.1, 0.2, 0.3),
-    std=(0.4, 0.5, 0.6),
-    normalization=Normalization(mean=(0.11, 0.22, 0.33), std=(0.44, 0.55, 0.66)),
-    horizontal_flip=True,
-    skipped=0,
-    sha256={},
-)
-
-
-@pytest.mark.parametrize(
-    ("given", "expected_normalization"),
-    [
-        ((None, None), ((0.11, 0.22, 0.33), (0.44, 0.55, 0.66))),
-        (((0.5, 0.5, 0.5), (0.1, 0.1, 0.1)), ((0.5, 0.5, 0.5), (0.1, 0.1, 0.1))),
-        (((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
-    ],
-    ids=["of the data set", "of the weights", "none"],
-)
-def test_normalization_comes_from_the_params_or_the_data_set(given: tuple, expected_normalization: tuple) -> None:
-    mean, std = given
-    model = ModelParams(name="miniature:residual", weights=None, stem="standard", mean=mean, std=std)
-
-    card = describe_model(model, DATASET_CARD)
-
-    assert (card.normalization.mean, card.normalization.std) == expected_normalization
-    expected = miniature.card().model_dump(exclude={"normalization"})
-    assert card.model_dump(exclude={"normalization"}) == expected
-
 
 def test_a_training_starts_from_the_network_of_its_card_with_the_recipe_of_the_data_set() -> None:
-    model = ModelParams(name="miniature:residual", weights=None, stem="standard", mean=None, std=None)
-    start = prepare(model, params(), DATASET_CARD, None)
-    assert start.card == describe_model(model, DATASET_CARD)
-    assert start.recipe == resolve_recipe(start.card, params(), DATASET_CARD)
-    expected = build_network(start.card, None, params()).model.state_dict()
+    card = miniature.card()
+    start = prepare(card, params(), DATASET_CARD, None)
+    assert start.recipe == resolve_recipe(card, params(), DATASET_CARD)
+    expected = build_network(card, None, params()).model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in start.network.model.state_dict().items())
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 4])
-def test_a_mean_for_another_number_of_channels_is_one_line(count: int) -> None:
-    model = ModelParams(name="resnet18", weights=None, stem="standard", mean=(0.5,) * count, std=(0.5,) * count)
-    with pytest.raises(ParamsError) as refusal:
-        describe_model(model, DATASET_CARD)
-    assert str(refusal.value) == (
-        f"model.mean and model.std have {count} values each, and data.channels is 3; set one value per channel, or "
-        "change data.channels"
-    )
+def test_a_network_whose_code_was_edited_since_the_dry_run_is_refused() -> None:
+    card = miniature.card().model_copy(update={"code_sha256": "0" * 64})
+    with pytest.raises(ArtifactError, match="the code of miniature:residual has changed since an earlier stage ran"):
+        prepare(card, params(), DATASET_CARD, None)
 
 
 def test_a_recipe_mirrors_as_asked_or_as_the_data_set_allows() -> None:
@@ -106,57 +62,6 @@ def test_a_network_is_built_from_random_weights_or_the_users(tmp_path: Path, epo
     start = build_network(miniature.card(), weights, params(epochs=epochs))
     assert start.note is None
     assert start.model(torch.zeros(1, 3, miniature.SIZE, miniature.SIZE)).shape == (1, len(miniature.CLASSES))
-
-
-RANDOM = """
-import random
-import torch
-from torch import nn
-
-class Noised(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("noise", torch.randn(3, 8, 8), persistent=False)
-
-    def forward(self, x):
-        return x + self.noise
-
-def noised(num_classes):
-    return nn.Sequential(nn.Sequential(Noised()), nn.Flatten(), nn.Linear(3 * 8 * 8, num_classes))
-
-def of_random_width(num_classes):
-    width = random.randrange(10**9) % 9973 + 1
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, width), nn.Linear(width, num_classes))
-"""
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        ("noised", "Sequential computes .*: 0.0.noise, a buffer with persistent=False, is outside the state_dict; "),
-        ("of_random_width", "model.name: .*:of_random_width is another network each time that it is built "),
-    ],
-)
-def test_a_network_that_its_state_dict_does_not_determine_is_refused_before_it_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, message: str
-) -> None:
-    (tmp_path / "random_networks.py").write_text(RANDOM)
-    monkeypatch.syspath_prepend(tmp_path)
-    card = miniature.card().model_copy(update={"name": f"random_networks:{function}"})
-
-    with pytest.raises(ModelError, match=f"^{message}") as refusal:
-        build_network(card, None, params(epochs=1))
-    assert "\n" not in str(refusal.value)
-
-
-def test_the_checks_draw_no_random_numbers_of_the_training() -> None:
-    card, recipe = miniature.card(), params(epochs=1)
-    build_network(card, None, recipe)
-    after = torch.rand(3)
-
-    torch.manual_seed(recipe.seed)
-    build_model(card.name, card.stem, len(card.classes), card.input_shape)
-    assert torch.equal(torch.rand(3), after)
 
 
 def test_what_was_done_to_the_users_weights_is_one_line_with_the_path_of_their_file(tmp_path: Path) -> None:

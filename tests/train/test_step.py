@@ -112,3 +112,20 @@ def test_the_average_of_weights_that_are_shared_moves_once_a_step() -> None:
 def test_batch_norm_of_several_ranks_stays_torchs_own_on_cpus() -> None:
     one = Trainer(miniature.residual(len(miniature.CLASSES)), RECIPE, params(sync_batchnorm=True), Ranks(0, 2), CPU)
     assert (type(one.model.bn1), type(one.model.bn2)) == (nn.BatchNorm2d, nn.BatchNorm2d)
+
+
+def order_of_inputs(stem: nn.Conv2d, **changes: bool) -> tuple[bool, bool]:
+    """Return whether weights and inputs have their channels last in a step."""
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), stem, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    one, seen = Trainer(model, RECIPE, params(**changes), ALONE, CPU), list[torch.Tensor]()
+    model[0].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    one.step(batch(), 1, 0.1)
+    return tuple(value.is_contiguous(memory_format=torch.channels_last) for value in (model[0].weight, seen[0]))
+
+
+def test_a_step_has_channels_last_unless_they_are_switched_off_or_crash_on_cpus() -> None:
+    stem = nn.Conv2d(3, len(miniature.CLASSES), 1, stride=2)  # which ends the process for large images, channels last
+    assert order_of_inputs(stem) == (False, False)
+    plain = nn.Conv2d(3, len(miniature.CLASSES), 3, stride=2)
+    assert order_of_inputs(plain) == (True, True)
+    assert order_of_inputs(plain, channels_last=False) == (False, False)

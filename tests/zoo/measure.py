@@ -18,7 +18,7 @@ from ptqflow.convert.sensitivity import Sensitivity, measure_sensitivity
 from ptqflow.core.errors import ModelError
 from ptqflow.core.normalization import Normalization
 from ptqflow.core.params import read_params
-from ptqflow.data.dataset import Split
+from ptqflow.data.dataset import Split, digests_of
 from ptqflow.data.preprocessing import to_input
 from ptqflow.export.onnx import to_onnx
 from ptqflow.export.qdq import build_qdq
@@ -109,7 +109,7 @@ def gratings(count: int, seed: int) -> tuple[Split, Tensor]:
     colours = waves[..., None] * random.uniform(0.5, 1, (count, 1, 1, 3))
     values = 0.5 + colours + random.normal(0, 0.08, (count, SIZE, SIZE, 3))
     images = (values.clip(0, 1) * 255).astype(np.uint8)
-    split = Split(images, labels.astype(np.int64), np.zeros(count, "V16"))
+    split = Split(images, labels.astype(np.int64), digests_of(images))
     return split, to_input(torch.from_numpy(images), NORMALIZATION)
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from ptqflow.calib.channel_statistics import BINS, ChannelStatistics
 from ptqflow.calib.histogram import Histogram
 from ptqflow.calib.tensor_statistics import TensorStatistics
-from ptqflow.core.artifacts import Card, HashedFile, new_directory
+from ptqflow.core.artifacts import REMEDY, Card, HashedFile, new_directory
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import ObservedRange
 from ptqflow.models.fp32 import ModelCard
@@ -122,7 +122,7 @@ def load_statistics(directory: Path, model: ModelCard) -> Statistics:
     try:
         return decode(data)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{STATISTICS_FILE.path(directory)} cannot be read ({error}); run `dvc repro`") from None
+        raise ArtifactError(f"{STATISTICS_FILE.path(directory)} cannot be read ({error}); {REMEDY}") from None
 
 
 def six_digits(value: float) -> float:

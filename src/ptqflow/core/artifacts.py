@@ -17,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.paths import METRICS, PLOTS
 
+REMEDY = "run `ptqflow repair`, then `dvc repro`"
+"""For a damaged output. A plain `dvc repro` restores it from a damaged object of DVC's cache, again and again."""
+
 
 class Card(BaseModel):
     """Base of the JSON cards that lie beside arrays and weights and hold all that a later stage needs."""
@@ -90,6 +93,8 @@ class Table(Generic[C]):
     name: str
     row: type[C]
     """Its fields, or their aliases, are the columns. A field with a default of None may have empty cells."""
+    fewest: int = 0
+    """Rows."""
 
     @property
     def path(self) -> Path:
@@ -109,32 +114,38 @@ class Table(Generic[C]):
         """Read the rows back.
 
         Raises:
-            ArtifactError: the file is missing, has other columns, or a cell does not hold what this version writes.
+            ArtifactError: the file is missing, has other columns or too few rows, or a cell does not hold what this
+                version writes.
         """
+        try:
+            rows = self._read_rows()
+        except csv.Error as error:
+            raise ArtifactError(f"{self.path}: {error}; {REMEDY}") from None
+        if len(rows) < self.fewest:
+            raise ArtifactError(f"{self.path} has {len(rows)} rows, not {self.fewest} or more; {REMEDY}")
+        return rows
+
+    def _read_rows(self) -> list[C]:
         text = _read_text(self.path)
         if not text.endswith("\n"):
-            raise ArtifactError(f"{self.path} is empty or cut off: run `dvc repro`")
+            raise ArtifactError(f"{self.path} is empty or cut off: {REMEDY}")
         reader = csv.DictReader(io.StringIO(text, newline=""))
         if reader.fieldnames != self.columns:
             raise ArtifactError(
                 f"{self.path} has the columns {', '.join(reader.fieldnames or [])}, not {', '.join(self.columns)}; "
-                "run `dvc repro`"
+                f"{REMEDY}"
             )
         optional = {field.alias or name for name, field in self.row.model_fields.items() if not field.is_required()}
         rows = []
         for row in reader:
             if None in row or None in row.values():
-                raise ArtifactError(
-                    f"{self.path}, line {reader.line_num}: not {len(self.columns)} cells; run `dvc repro`"
-                )
+                raise ArtifactError(f"{self.path}, line {reader.line_num}: not {len(self.columns)} cells; {REMEDY}")
             cells = {column: cell for column, cell in row.items() if cell or column not in optional}
             try:
                 rows.append(self.row.model_validate_strings(cells))
             except ValidationError as error:
                 where, problem = _first_problem(error)
-                raise ArtifactError(
-                    f"{self.path}, line {reader.line_num}: {where}: {problem}; run `dvc repro`"
-                ) from None
+                raise ArtifactError(f"{self.path}, line {reader.line_num}: {where}: {problem}; {REMEDY}") from None
         return rows
 
 
@@ -154,7 +165,7 @@ def read_card(path: Path, card: type[C]) -> C:
         return card.model_validate_json(text)
     except ValidationError as error:
         where, problem = _first_problem(error)
-        raise ArtifactError(f"{path}: {where}: {problem}; run `dvc repro` to write it again") from None
+        raise ArtifactError(f"{path}: {where}: {problem}; {REMEDY}") from None
 
 
 def _read_text(path: Path) -> str:
@@ -163,7 +174,7 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing: run `dvc repro`") from None
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path} is not UTF-8 text ({error}); run `dvc repro`") from None
+        raise ArtifactError(f"{path} is not UTF-8 text ({error}); {REMEDY}") from None
     if re.search(r"^(<<<<<<<|>>>>>>>)", text, re.MULTILINE):
         raise ArtifactError(f"{path} holds conflict markers of git: resolve the conflict, then run `dvc repro`")
     return text
@@ -203,7 +214,7 @@ class HashedFile(Generic[C]):
         card, file = read_card(directory / "card.json", self.card), self.path(directory)
         data = file.read_bytes() if file.exists() else None
         if data is None or hashlib.sha256(data).hexdigest() != getattr(card, self.hash_key):
-            raise ArtifactError(f"{file} is missing or not the file that `{self.stage}` wrote; run `dvc repro`")
+            raise ArtifactError(f"{file} is missing or not the file that `{self.stage}` wrote; {REMEDY}")
         return data, card
 
 

@@ -323,7 +323,7 @@ class BenchmarkRow(Card):
     """Of the exported INT8 file."""
 
 
-EPOCHS = Table("train.csv", EpochRow)
+EPOCHS = Table("train.csv", EpochRow, fewest=1)
 CALIB_CLASSES = Table("calib_classes.csv", ClassImages)
 OBSERVED_RANGES = Table("calib_tensors.csv", ObservedRange)
 QUANTIZED_RANGES = Table("ranges.csv", QuantizedRange)
@@ -331,7 +331,7 @@ SEARCH = Table("search.csv", SearchRow)
 TRIALS = Table("budget.csv", TrialRow)
 SENSITIVITY = Table("sensitivity.csv", SensitivityRow)
 CLASSES = Table("classes.csv", ClassRow)
-RELIABILITY = Table("reliability.csv", ReliabilityBin)
+RELIABILITY = Table("reliability.csv", ReliabilityBin, fewest=1)
 FILE_CHECKS = Table("export.csv", FileCheck)
 BENCHMARK = Table("benchmark.csv", BenchmarkRow)
 

@@ -6,6 +6,8 @@ INPUTS = Path("inputs")
 DATASET = Path("data/dataset")
 CHECKPOINTS = Path("checkpoints")
 LIVE = Path("live")
+NETWORK = Path("models/network.json")
+"""The card of the network that is trained."""
 FP32 = Path("models/fp32")
 STATISTICS = Path("models/statistics")
 INT8 = Path("models/int8")

@@ -31,6 +31,7 @@ def run(name: str, main: Callable[[], str | None]) -> None:
     Stage scripts import torch inside `main`, so that what is set up here applies before torch is loaded.
 
     - Ctrl-C ends the process at once: outputs appear whole or not at all, so there is nothing to clean up.
+    - What `dvc` has the stage read is what other stages wrote, by dvc.lock; see `require_intact_deps`.
     - When `dvc` is killed, the stage ends with it; otherwise the next `dvc repro` would run at the same time (Linux
       only).
     - A `PtqflowWarning` is one line on stderr.
@@ -46,6 +47,7 @@ def run(name: str, main: Callable[[], str | None]) -> None:
     _format_warnings(name)
     start = time.monotonic()
     try:
+        _require_intact_deps()
         if done := main():
             print(f"{_line(name, done)} ({time.monotonic() - start:.1f} s)")
     except PtqflowError as error:
@@ -56,6 +58,13 @@ def run(name: str, main: Callable[[], str | None]) -> None:
         if not is_rank():
             raise
         _report(traceback.format_exc())
+
+
+def _require_intact_deps() -> None:
+    if "DVC_STAGE" in os.environ and not is_rank():
+        from ptqflow.core.outputs import require_intact_deps
+
+        require_intact_deps(os.environ["DVC_STAGE"])
 
 
 def _end(name: str, message: str) -> NoReturn:

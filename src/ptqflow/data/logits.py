@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from safetensors import SafetensorError
 
-from ptqflow.core.artifacts import Card, HashedFile, new_directory
+from ptqflow.core.artifacts import REMEDY, Card, HashedFile, new_directory
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.paths import LOGITS
 from ptqflow.data.dataset import DatasetCard
@@ -69,7 +69,7 @@ def load_logits(directory: Path) -> Logits:
     try:
         return Logits(safetensors.numpy.load(data)["logits"], card)
     except (SafetensorError, KeyError) as error:
-        raise ArtifactError(f"{LOGITS_FILE.path(directory)} cannot be read ({error}); run `dvc repro`") from None
+        raise ArtifactError(f"{LOGITS_FILE.path(directory)} cannot be read ({error}); {REMEDY}") from None
 
 
 def load_all_logits(dataset: DatasetCard) -> Mapping[NetworkName, Logits]:

@@ -2,7 +2,6 @@
 
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,7 +34,7 @@ def first_images(split: Split, normalization: Normalization) -> Tensor:
     """Return the first images of a split, normalized: at most 32, and as many as 2**19 pixels hold."""
     size = split.images.shape[1]
     count = min(32, images_together(size, 1 << 19))
-    return to_input(torch.from_numpy(np.array(split.images[:count])), normalization)
+    return to_input(torch.from_numpy(split.read(slice(count))), normalization)
 
 
 @lru_cache(maxsize=16)  # a copy to a GPU would wait for it, and cannot be part of a CUDA graph

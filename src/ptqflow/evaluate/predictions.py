@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from scipy.special import softmax
 
-from ptqflow.core.artifacts import Card, HashedFile, new_directory, write_card
+from ptqflow.core.artifacts import REMEDY, Card, HashedFile, new_directory, write_card
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import EvaluationFigures
 from ptqflow.core.paths import FIGURES
@@ -109,4 +109,4 @@ def load_predictions(directory: Path) -> Predictions:
         }
         return Predictions(card, arrays["labels"], networks)
     except (SafetensorError, KeyError) as error:
-        raise ArtifactError(f"{PREDICTIONS_FILE.path(directory)} cannot be read ({error}); run `dvc repro`") from None
+        raise ArtifactError(f"{PREDICTIONS_FILE.path(directory)} cannot be read ({error}); {REMEDY}") from None

@@ -174,7 +174,7 @@ def require_runtimes(params: ExportParams) -> None:
 def _where(gate: Gate, networks: Networks, test: Split) -> str:
     card = networks.card
     count = min(images_per_pass(card.image_size, EXAMPLES), len(test))
-    images = to_input(torch.from_numpy(np.array(test.images[:count])), card.normalization)
+    images = to_input(torch.from_numpy(test.read(slice(count))), card.normalization)
     expected = step_outputs(networks.int8.module, images)
     layer = first_divergence(expected, gate.replay("onnxruntime", INT8_ONNX, count, "steps"))
     return f"the first layer that differs is {layer}" if layer else "no single layer stands out"

@@ -39,6 +39,9 @@ _COMPRESSIONS: dict[bytes, Callable[[Path, Literal["rb"]], object]] = {
     rb"BZh\d1AY&SY": bz2.open,
 }
 _BLOCK = 1 << 20  # bytes
+_PAST_END = 16  # reads that return nothing: tarfile would read for as long as a header says
+_BYTES_PER_PIXEL = 4
+_SMALL_STEP = 1 << 12  # bytes; bz2 and lzma expand all that zipfile reads of them at once
 _UTF8_FLAG = 0x800  # of an entry of a zip
 _ENCODINGS = ("utf-8", "gbk", "shift_jis", "cp866", "cp850")  # of Linux and macOS, and of Windows by region
 
@@ -57,6 +60,20 @@ class _TarMember(tarfile.TarInfo):
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"{error} at byte {archive.offset}") from None
+
+
+class _Ending:
+    """A stream that raises where a reader does not see that it has ended."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._empty = stream, 0
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._empty = 0 if data else self._empty + 1
+        if self._empty > _PAST_END:
+            raise EOFError("it ends in the middle of a file")
+        return data
 
 
 @dataclass(frozen=True)
@@ -103,23 +120,26 @@ def list_files(root: Path, encoding: str | None = None) -> Listing:
     return Listing(files, folders, +ignored)
 
 
-def read_files(root: Path, names: Collection[str], encoding: str | None = None) -> Iterator[tuple[str, bytes]]:
+def read_files(
+    root: Path, names: Collection[str], encoding: str | None = None, max_megapixels: int = 50
+) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of each file in `names`, in the order in which they are stored.
 
     `encoding` is that of `list_files`, which returned the names.
 
     Raises:
-        DataError: as in `list_files`.
+        DataError: as in `list_files`, or a file has more than 4 bytes for each of `max_megapixels`; it is not read.
         OSError: a file of a folder cannot be read.
     """
     if root.is_dir():
         for name in sorted(names):
             with naming(root / name):
+                _require_size(root, name, (root / name).stat().st_size, max_megapixels)
                 content = (root / name).read_bytes()
             yield name, content
     else:
         wanted = frozenset(names)
-        for name, _, packed in _archive_entries(root, wanted, encoding):
+        for name, _, packed in _archive_entries(root, wanted, encoding, max_megapixels):
             if packed is not None:
                 yield name, packed
 
@@ -132,15 +152,25 @@ def _folder_entries(root: Path) -> Iterator[tuple[str, bool]]:
         yield from ((f"{prefix}{name}", False) for name in files)
 
 
+def _require_size(root: Path, name: str, size: int, max_megapixels: int) -> None:
+    """Refuse a file before it takes memory."""
+    if size > max_megapixels * 1_000_000 * _BYTES_PER_PIXEL:
+        raise DataError(
+            f"{root.resolve()}: {name} has {size:,} bytes, and data.max_megapixels={max_megapixels} allows "
+            f"{max_megapixels * _BYTES_PER_PIXEL} MB in a file, {_BYTES_PER_PIXEL} bytes a pixel; raise it, or remove "
+            "the file"
+        )
+
+
 def _archive_entries(
-    path: Path, wanted: Collection[str], encoding: str | None
+    path: Path, wanted: Collection[str], encoding: str | None, max_megapixels: int = 0
 ) -> Iterator[tuple[str, bool, bytes | None]]:
     """Yield (name, is_folder, content), the content only of wanted files."""
     try:
         if zipfile.is_zipfile(path):
-            yield from _zip_entries(path, wanted, encoding)
+            yield from _zip_entries(path, wanted, encoding, max_megapixels)
         else:
-            yield from _tar_entries(path, wanted, encoding)
+            yield from _tar_entries(path, wanted, encoding, max_megapixels)
     except UnicodeDecodeError as error:
         said = f"data.encoding={encoding}" if encoding else "the UTF-8 that it is said to be"
         remedy = f"set it to another, such as {', '.join(_ENCODINGS)}" if encoding else "pack it again"
@@ -154,13 +184,19 @@ def _archive_entries(
         ) from None
 
 
-def _tar_entries(path: Path, wanted: Collection[str], encoding: str | None) -> Iterator[tuple[str, bool, bytes | None]]:
+def _tar_entries(
+    path: Path, wanted: Collection[str], encoding: str | None, max_megapixels: int
+) -> Iterator[tuple[str, bool, bytes | None]]:
     errors = "strict" if encoding else "surrogateescape"
     with (
         _decompressed(path) as stream,
         # A stream, because seeking back in a compressed archive decompresses it from its start.
         tarfile.open(
-            fileobj=stream, mode="r|", tarinfo=_TarMember, encoding=encoding or "utf-8", errors=errors
+            fileobj=cast(BinaryIO, _Ending(stream)),
+            mode="r|",
+            tarinfo=_TarMember,
+            encoding=encoding or "utf-8",
+            errors=errors,
         ) as archive,
     ):
         for member in archive:
@@ -173,6 +209,8 @@ def _tar_entries(path: Path, wanted: Collection[str], encoding: str | None) -> I
             if member.isdir():
                 yield name, True, None
             elif member.isfile():
+                if name in wanted:
+                    _require_size(path, name, member.size, max_megapixels)
                 file = archive.extractfile(member) if name in wanted else None
                 yield name, False, file.read() if file else None
             else:
@@ -189,7 +227,9 @@ def _decompressed(path: Path) -> BinaryIO:
     return cast(BinaryIO, opener(path, "rb"))
 
 
-def _zip_entries(path: Path, wanted: Collection[str], encoding: str | None) -> Iterator[tuple[str, bool, bytes | None]]:
+def _zip_entries(
+    path: Path, wanted: Collection[str], encoding: str | None, max_megapixels: int
+) -> Iterator[tuple[str, bool, bytes | None]]:
     with zipfile.ZipFile(path, metadata_encoding=encoding) as archive:
         for member in archive.infolist():
             if encoding is None:
@@ -200,7 +240,17 @@ def _zip_entries(path: Path, wanted: Collection[str], encoding: str | None) -> I
             if member.flag_bits & 1:
                 raise DataError(f"{path.resolve()}: {member.filename!r} is encrypted; pack it without a password")
             is_folder = member.filename.endswith(("/", "\\"))  # a backslash in zips of PowerShell 5
-            yield name, is_folder, archive.read(member) if name in wanted else None
+            if name in wanted:
+                _require_size(path, name, member.file_size, max_megapixels)
+            yield name, is_folder, _read_member(archive, member) if name in wanted else None
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """Return the content of a file, of which zipfile reads no more than the size that its header states."""
+    is_bounded = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    step = member.file_size + 1 if is_bounded else _SMALL_STEP
+    with archive.open(member) as file:
+        return b"".join(iter(lambda: file.read(step), b""))
 
 
 def _require_known_encoding(archive: Path, member: zipfile.ZipInfo) -> None:

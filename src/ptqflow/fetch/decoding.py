@@ -1,11 +1,17 @@
 """Image files of any mode and size as arrays of one size and number of channels."""
 
+import ctypes
 import io
 from collections.abc import Iterator
+from contextlib import suppress
+from ctypes.util import find_library
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
@@ -35,7 +41,7 @@ class _Levels:
     white: int
 
 
-def decode_image(data: bytes, size: int, channels: int) -> NDArray[np.uint8]:
+def decode_image(data: bytes, size: int, channels: int, max_megapixels: int | None = None) -> NDArray[np.uint8]:
     """Decode an image of any format that Pillow reads to uint8 of shape (size, size, channels).
 
     The channels are 1 (grey), 3 (RGB) or 4 (RGBA). EXIF rotation is applied, transparency is composited on white for
@@ -43,11 +49,13 @@ def decode_image(data: bytes, size: int, channels: int) -> NDArray[np.uint8]:
     that the format states. The image is cropped to a square at its center and resized bilinearly with antialiasing.
 
     Raises:
-        UnreadableImageError: not an image, truncated, larger than Pillow's decompression-bomb limit, of floats or of
-            integers whose maximum the format does not state, or of more than 8 bits and almost all of its range unused.
+        UnreadableImageError: not an image, truncated, of more pixels than `max_megapixels` or Pillow's limit of 179
+            million, PostScript, which is a program, of floats or of integers whose maximum the format does not state,
+            or of more than 8 bits and almost all of its range unused.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            _require_decodable(image, max_megapixels)
             return _fit(image, size, channels)
     except UnreadableImageError:
         raise
@@ -55,6 +63,29 @@ def decode_image(data: bytes, size: int, channels: int) -> NDArray[np.uint8]:
         raise UnreadableImageError("Pillow does not know its format") from None
     except Exception as error:  # Pillow has about 40 plugins, which raise anything on damaged files
         raise UnreadableImageError(str(error) or type(error).__name__) from None
+
+
+def _require_decodable(image: Image.Image, max_megapixels: int | None) -> None:
+    """Refuse by its header what would take too much memory, and what Pillow would have Ghostscript run."""
+    if isinstance(image, TiffImageFile):
+        _silence_libtiff()
+    if image.format == "EPS":
+        raise UnreadableImageError("PostScript is a program, which is not run; save it in another format")
+    if max_megapixels is not None and image.width * image.height > max_megapixels * 1_000_000:
+        raise UnreadableImageError(
+            f"{image.width} x {image.height} pixels, and data.max_megapixels={max_megapixels} allows fewer; raise it"
+        )
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Have libtiff print nothing: Pillow raises what is wrong with a file, and libtiff says it on stderr besides."""
+    bundled = sorted(Path(PIL.__file__).parents[1].glob("pillow.libs/libtiff*"))
+    library = str(bundled[0]) if bundled else find_library("tiff")
+    with suppress(OSError, AttributeError):
+        tiff = ctypes.CDLL(library)
+        tiff.TIFFSetErrorHandler(None)
+        tiff.TIFFSetWarningHandler(None)
 
 
 def fit_image(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:

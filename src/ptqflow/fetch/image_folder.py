@@ -175,13 +175,13 @@ def _limited(layout: _Layout, params: DataParams) -> _Layout:
 
 def _read(root: Path, names: list[str], params: DataParams, rows: Rows) -> Iterator[tuple[Rows, Decode]]:
     row_of = {names[row]: row for row in rows.tolist()}
-    for name, data in read_files(root, row_of, params.encoding):
+    for name, data in read_files(root, row_of, params.encoding, params.max_megapixels):
         yield np.array([row_of[name]]), partial(_decode, root, name, data, params)
 
 
 def _decode(root: Path, name: str, data: bytes, params: DataParams) -> NDArray[np.uint8] | None:
     try:
-        return decode_image(data, params.image_size, params.channels)[np.newaxis]
+        return decode_image(data, params.image_size, params.channels, params.max_megapixels)[np.newaxis]
     except UnreadableImageError as error:
         if params.on_bad_image == "skip":
             return None

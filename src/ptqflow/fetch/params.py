@@ -43,6 +43,9 @@ class DataParams(Params):
     """Height and width in pixels: images are scaled to it on the short side and cropped at the center."""
     channels: Literal[1, 3, 4]
     """What images are decoded to: 1 is grey, 3 is RGB, 4 is RGBA. 1 and 4 need a network of your own."""
+    max_megapixels: Annotated[int, Field(ge=1, le=178)] = 50
+    """Largest image of a folder or an archive, in millions of pixels; its file may have 4 bytes for each. Larger ones
+    are refused before they take memory."""
     limit: Annotated[int, Field(ge=2)] | None
     """Keep at most so many images of train (val included) and of test, stratified by class; of an image folder without
     `test/`, of all images. null: all."""

@@ -1,6 +1,5 @@
 """Decode the images of a source in threads, a bounded number at a time."""
 
-import hashlib
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from PIL import Image
 from ptqflow.core.machine import usable_cores
 from ptqflow.core.normalization import InputShape
 from ptqflow.data.batching import images_together
-from ptqflow.data.dataset import DIGEST_BYTES
+from ptqflow.data.dataset import digest_of
 from ptqflow.fetch.splitting import Decode, Rows, Source
 
 _AHEAD = 2  # of the source's steps in memory for each core
@@ -64,7 +63,7 @@ def _decode(rows: Rows, decode: Decode, counted: NDArray[np.bool_]) -> Decoded:
     pixels = decode()
     if pixels is None:
         return Decoded(rows, None, [], np.zeros((1, 256), np.int64))
-    digests = [hashlib.blake2b(image.data, digest_size=DIGEST_BYTES).digest() for image in pixels]
+    digests = [digest_of(image) for image in pixels]
     return Decoded(rows, pixels, digests, _count_values(pixels[counted[rows]]))
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ptqflow.core.artifacts import naming, write_card
 from ptqflow.core.normalization import Channels, InputShape, Normalization
 from ptqflow.core.progress import progress_bar
-from ptqflow.data.dataset import DIGEST_BYTES, DatasetCard
+from ptqflow.data.dataset import DIGEST_BYTES, DatasetCard, hash_index
 from ptqflow.fetch.reading import decode
 from ptqflow.fetch.splitting import Decode, Pool, Rows, Source
 
@@ -108,6 +108,7 @@ def save_card(
         ignored=source.ignored,
         sha256=dict(written.sha256),
     )
+    card = card.model_copy(update={"index_sha256": hash_index(directory, card)})
     write_card(directory / "card.json", card)
     return card
 

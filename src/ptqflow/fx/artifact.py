@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor
 from torch.fx import GraphModule
 
-from ptqflow.core.artifacts import Card, HashedFile, new_directory, write_text
+from ptqflow.core.artifacts import REMEDY, Card, HashedFile, new_directory, write_text
 from ptqflow.core.errors import ArtifactError, EngineError, ModelError
 from ptqflow.fx.convert import convert
 from ptqflow.fx.layers import Layer, describe_layers
@@ -116,7 +116,5 @@ def load_int8(directory: Path, engine: str | None = None) -> Int8Model:
         with without_torch_warnings():
             module.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
     except (pickle.UnpicklingError, RuntimeError, KeyError) as error:
-        raise ArtifactError(
-            f"{STATE.path(directory)} does not fit {card.model.name} ({error}); run `dvc repro`"
-        ) from None
+        raise ArtifactError(f"{STATE.path(directory)} does not fit {card.model.name} ({error}); {REMEDY}") from None
     return Int8Model(module, card)

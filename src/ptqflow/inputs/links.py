@@ -128,6 +128,10 @@ def _find_weights(model: ModelParams) -> Path:
             f"model.weights: {model.weights} does not exist (looked in {_roots()[-1]}); set it to a .pt or "
             ".safetensors file" + ("" if model.is_user_code else f", or the name of published weights for {model.name}")
         )
+    if model.is_timm:
+        from ptqflow.models.timm_networks import download_timm_weights
+
+        return download_timm_weights(model.name, model.weights)
     from ptqflow.models.torchvision_weights import download_weights
 
     return download_weights(model.name, model.weights)

@@ -16,6 +16,9 @@ from ptqflow.core.artifacts import sha256_file
 from ptqflow.core.errors import ModelError
 from ptqflow.core.normalization import COLORS, InputShape
 from ptqflow.core.torchvision_shim import ensure_torchvision_imports
+from ptqflow.models.outputs import return_logits
+from ptqflow.models.params import TIMM, is_user_code
+from ptqflow.models.timm_networks import build_timm_network
 
 ensure_torchvision_imports()
 
@@ -28,7 +31,7 @@ def build_model(name: str, stem: str, num_classes: int, input_shape: InputShape)
     """Build a network with random weights from torch's global generator.
 
     Args:
-        name: a torchvision classifier, or `module:function` that is called with `num_classes`.
+        name: a torchvision classifier, `timm:NAME`, or `module:function` that is called with `num_classes`.
         stem: `standard`, or `small` for a ResNet whose first convolution is 3x3 with stride 1, without max-pool.
         num_classes: the number of outputs.
         input_shape: channels, height and width of an image.
@@ -37,8 +40,7 @@ def build_model(name: str, stem: str, num_classes: int, input_shape: InputShape)
         ModelError: there is no such network, or it does not map (N, *input_shape) to (N, num_classes).
     """
     with _without_deprecations():
-        is_users = ":" in name
-        model = _build_user_model(name, num_classes) if is_users else _build_torchvision(name, num_classes, input_shape)
+        model = _build(name, num_classes, input_shape)
         if stem == "small":
             _shrink_stem(name, model)
         model.float()  # whatever type the user's function made its weights of
@@ -47,11 +49,18 @@ def build_model(name: str, stem: str, num_classes: int, input_shape: InputShape)
 
 
 def hash_code(name: str) -> str | None:
-    """Return the hex SHA-256 of the user's module in `module:function`, None for a torchvision classifier."""
-    if ":" not in name:
+    """Return the hex SHA-256 of the user's module in `module:function`, None for a network of torchvision or timm."""
+    if not is_user_code(name):
         return None
     file = getattr(_import(name), "__file__", None)
     return sha256_file(Path(file)) if file else None
+
+
+def _build(name: str, num_classes: int, input_shape: InputShape) -> nn.Module:
+    if is_user_code(name):
+        return _build_user_model(name, num_classes)
+    build = build_timm_network if name.startswith(TIMM) else _build_torchvision
+    return build(name, num_classes, input_shape)
 
 
 def _build_torchvision(name: str, num_classes: int, input_shape: InputShape) -> nn.Module:
@@ -60,7 +69,7 @@ def _build_torchvision(name: str, num_classes: int, input_shape: InputShape) -> 
         near = difflib.get_close_matches(name, classifiers, n=3) or ["resnet18", "mobilenet_v2"]
         raise ModelError(
             f"model.name: {name!r} is not a torchvision classifier; similar ones: {', '.join(near)}; "
-            "for a network of your own, set module:function"
+            f"for a network of timm, set {TIMM}NAME, for one of your own module:function"
         )
     channels, height, width = input_shape
     if channels != 3:
@@ -132,7 +141,7 @@ def _check_output(name: str, model: nn.Module, num_classes: int, input_shape: In
     channels, height, width = input_shape
     try:
         with torch.no_grad():  # parameters of lazy modules that were made in inference mode could not be trained
-            output = model(torch.zeros(2, *input_shape))
+            output = return_logits(model, model(torch.zeros(2, *input_shape)))
     except _ANY as error:
         first = next(((path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d)), None)
         if first and first[1].in_channels != channels:
@@ -148,7 +157,8 @@ def _check_output(name: str, model: nn.Module, num_classes: int, input_shape: In
     if not isinstance(output, torch.Tensor) or output.shape != (2, num_classes):
         found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ModelError(
-            f"model.name={name} returns {found} for two images, not one score for each of {num_classes} classes"
+            f"model.name={name} returns {found} for two images, not one score for each of {num_classes} classes; let "
+            "it return a tensor (images, classes), or a dict or dataclass with such `logits`"
         )
 
 

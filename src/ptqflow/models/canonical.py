@@ -33,8 +33,9 @@ def canonicalize(model: nn.Module, input_shape: InputShape) -> GraphModule:
     - Arguments of `forward` after the first have their defaults.
     - Sizes are numbers, except for the number of images.
     - What depends on parameters and buffers alone is a buffer.
-    - `F.conv2d`, `F.conv_transpose2d`, `F.linear`, `x @ weight` and `F.batch_norm` with such weights are modules, and
-      so are `F.avg_pool2d` and subclasses of torch's layers. Padding is explicit, in numbers and of zeros.
+    - `F.conv2d`, `F.conv_transpose2d`, `F.linear`, `x @ weight`, `F.batch_norm`, `F.layer_norm` and `F.group_norm` with
+      such weights are modules, and so are `F.avg_pool2d` and subclasses of torch's layers. Padding is explicit, in
+      numbers and of zeros.
     - `AvgPool2d` averages over whole windows; what follows from `ceil_mode` and `divisor_override` is a multiplication.
     - Batch normalization without running statistics is a function of the batch.
     - `nn.MultiheadAttention` is linear layers, products and a softmax.

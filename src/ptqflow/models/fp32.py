@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ptqflow.core.artifacts import Card, HashedFile, new_directory
+from ptqflow.core.artifacts import REMEDY, Card, HashedFile, new_directory
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.normalization import InputShape, Normalization
 from ptqflow.models.architecture import build_model, hash_code
@@ -55,10 +55,12 @@ def build_from_card(card: ModelCard) -> nn.Module:
     """Build the user's network that a card describes, with random weights, in evaluation mode.
 
     Raises:
-        ArtifactError: the user's module has changed since the network was trained.
+        ArtifactError: the user's module has changed since the card was written.
     """
     if hash_code(card.name) != card.code_sha256:
-        raise ArtifactError(f"model.name: the code of {card.name} has changed since `train` ran; run `dvc repro`")
+        raise ArtifactError(
+            f"model.name: the code of {card.name} has changed since an earlier stage ran; run `dvc repro`"
+        )
     return build_model(card.name, card.stem, len(card.classes), card.input_shape).eval()
 
 
@@ -104,5 +106,5 @@ def _load(directory: Path) -> Fp32Model:
         state.update(safetensors.torch.load(data))
         module.load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
-        raise ArtifactError(f"{WEIGHTS.path(directory)} does not fit {card.name} ({error}); run `dvc repro`") from None
+        raise ArtifactError(f"{WEIGHTS.path(directory)} does not fit {card.name} ({error}); {REMEDY}") from None
     return Fp32Model(module, card)

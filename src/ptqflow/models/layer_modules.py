@@ -149,6 +149,24 @@ def _batch_norm(node: Node, values: dict[str, Any]) -> nn.Module | None:
     return None if values["training"] else make_batch_norm(len(node.meta[SHAPE]), tensors, values["eps"])
 
 
+def _layer_norm(node: Node, values: dict[str, Any]) -> nn.Module | None:
+    weight, bias, shape = values["weight"], values["bias"], values["normalized_shape"]
+    if weight is None and bias is not None:
+        return None
+    with torch.device("meta"):
+        norm = nn.LayerNorm(shape, values["eps"], elementwise_affine=weight is not None, bias=bias is not None)
+    return norm if weight is None else _with_weights(norm, weight, bias)
+
+
+def _group_norm(node: Node, values: dict[str, Any]) -> nn.Module | None:
+    weight, bias = values["weight"], values["bias"]
+    if (weight is None) != (bias is None):
+        return None
+    with torch.device("meta"):
+        norm = nn.GroupNorm(values["num_groups"], node.meta[SHAPE][1], values["eps"], affine=weight is not None)
+    return norm if weight is None else _with_weights(norm, weight, bias)
+
+
 def _avg_pool(node: Node, values: dict[str, Any]) -> nn.Module:
     return nn.AvgPool2d(**values)
 
@@ -164,6 +182,8 @@ _WEIGHTED = {"input": None, "weight": None, "bias": None}
 _OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 _TRANSPOSED_OPTIONS = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
 _NORMALIZING = {"input": None, "running_mean": None, "running_var": None, "weight": None, "bias": None}
+_LAYER_NORMALIZING = {"input": None, "normalized_shape": None, "weight": None, "bias": None, "eps": 1e-5}
+_GROUP_NORMALIZING = {"input": None, "num_groups": None, "weight": None, "bias": None, "eps": 1e-5}
 _POOLING = {"input": None, "kernel_size": None, "stride": None, "padding": 0}
 _POOLING_OPTIONS = {"ceil_mode": False, "count_include_pad": True, "divisor_override": None}
 _MULTIPLYING = {"input": None, "other": None}
@@ -174,6 +194,8 @@ _MODULES: dict[Any, tuple[_Maker, dict[str, Any]]] = {
     **dict.fromkeys((torch.matmul, operator.matmul, torch.mm, "matmul", "mm"), (_product, _MULTIPLYING)),
     F.linear: (_linear, _WEIGHTED),
     F.batch_norm: (_batch_norm, _NORMALIZING | {"training": False, "momentum": 0.1, "eps": 1e-5}),
+    F.layer_norm: (_layer_norm, _LAYER_NORMALIZING),
+    F.group_norm: (_group_norm, _GROUP_NORMALIZING),
     F.avg_pool2d: (_avg_pool, _POOLING | _POOLING_OPTIONS),
 }
 """What makes the module of a function or method, and its arguments with their defaults, in order."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ptqflow.data.dataset import Split
 from ptqflow.evaluate.predictions import Prediction, changed_rows
 
 _SHOWN = 24
@@ -29,33 +30,27 @@ class ChangedImage:
     int8_margin: float
 
 
-def changed_images(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    classes: tuple[str, ...],
-    fp32: Prediction,
-    int8: Prediction,
-) -> list[ChangedImage]:
+def changed_images(test: Split, classes: tuple[str, ...], fp32: Prediction, int8: Prediction) -> list[ChangedImage]:
     """Return the changed predictions, those with the largest sum of margins first, 24 at most.
 
     Args:
-        images: uint8 (N, size, size, channels).
-        labels: (N,).
+        test: the images.
         classes: names.
         fp32: predictions before.
         int8: predictions after.
     """
+    rows = changed_rows(fp32, int8)[:_SHOWN]
     return [
         ChangedImage(
             row=int(row),
-            uri=image_uri(images[row]),
-            label=classes[labels[row]],
+            uri=image_uri(pixels),
+            label=classes[test.labels[row]],
             fp32=classes[fp32.predicted[row]],
             int8=classes[int8.predicted[row]],
             fp32_margin=float(fp32.margin[row]),
             int8_margin=float(int8.margin[row]),
         )
-        for row in changed_rows(fp32, int8)[:_SHOWN]
+        for row, pixels in zip(rows, test.read(rows), strict=True)
     ]
 
 

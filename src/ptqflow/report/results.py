@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ptqflow.core.artifacts import REMEDY
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import (
     BENCHMARK,
@@ -72,6 +73,12 @@ def read_results() -> Results:
     predictions = load_predictions(PREDICTIONS)
     if predictions.card.test_sha256 != dataset.card.sha256["test"]:
         raise ArtifactError(f"{PREDICTIONS} holds predictions of other test images; run `dvc repro`")
+    reliability = RELIABILITY.read()
+    if missing := predictions.networks.keys() - {row.network for row in reliability}:
+        raise ArtifactError(f"{RELIABILITY.path} has no row of the network {min(missing)}; {REMEDY}")
+    trials = TRIALS.read()
+    if trials and not any(trial.chosen for trial in trials):
+        raise ArtifactError(f"{TRIALS.path} has no row that was chosen; {REMEDY}")
     return Results(
         dataset=dataset.card,
         test=dataset.test,
@@ -80,10 +87,10 @@ def read_results() -> Results:
         observed=OBSERVED_RANGES.read(),
         quantized=QUANTIZED_RANGES.read(),
         tried=SEARCH.read(),
-        trials=TRIALS.read(),
+        trials=trials,
         evaluate=read_evaluation_figures(),
         classes=CLASSES.read(),
-        reliability=RELIABILITY.read(),
+        reliability=reliability,
         sensitivity=SENSITIVITY.read(),
         checks=FILE_CHECKS.read(),
         manifest=manifest,

@@ -23,8 +23,6 @@ Pair = tuple[Tensor, Tensor]
 _AHEAD = 4  # batches that are prefetched
 _SHARE_OF_GPU = 0.5  # of its free memory that the images may take
 _CHUNK = 1 << 26  # bytes that go to a GPU at a time
-_MOST_MAPPED = 1 << 28  # bytes of the images on disk that stay in the memory of this process
-_READ_AROUND = 1 << 16  # bytes that the kernel maps around what is read
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ class _OnGpu:
         self._images = torch.empty(split.images.shape, dtype=torch.uint8, device=device)
         step = max(1, _CHUNK // split.images[:1].nbytes)
         for start in range(0, len(split), step):
-            self._images[start : start + step] = torch.from_numpy(np.array(split.images[start : start + step]))
+            self._images[start : start + step] = torch.from_numpy(split.read(slice(start, start + step)))
 
     def pairs(self, order: Tensor, shares: Iterable[slice]) -> Iterator[Pair]:
         """Yield images and labels of each share of `order`."""
@@ -112,7 +110,7 @@ class _OnDisk:
     """Memory-mapped images of a split, which may be larger than the memory."""
 
     def __init__(self, split: Split, device: torch.device) -> None:
-        self._split, self._device, self._mapped = split, device, 0
+        self._split, self._device = split, device
 
     def pairs(self, order: Tensor, shares: Iterable[slice]) -> Iterator[Pair]:
         """Yield images and labels of each share of `order`, prefetching the next ones."""
@@ -120,11 +118,7 @@ class _OnDisk:
             yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
     def _read(self, rows: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Pair:
-        images, labels = torch.from_numpy(self._split.images[rows]), torch.from_numpy(self._split.labels[rows])
-        self._mapped += len(rows) * (self._split.images[:1].nbytes + _READ_AROUND)
-        if self._mapped > _MOST_MAPPED:
-            self._split.release()
-            self._mapped = 0
+        images, labels = torch.from_numpy(self._split.read(rows)), torch.from_numpy(self._split.labels[rows])
         if self._device.type == "cuda":
             return images.pin_memory(), labels.pin_memory()
         return images, labels

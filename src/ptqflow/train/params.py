@@ -55,6 +55,9 @@ class TrainParams(Params):
     sync_batchnorm: bool
     """Whether batch normalization on several GPUs uses the statistics of the whole batch (`nn.SyncBatchNorm`); of
     several CPU processes, each always normalizes its own share."""
+    channels_last: bool
+    """Whether values lie in memory with the channels last, which is faster; false: for a network that cannot be trained
+    so. One for which CPU kernels are known to fail never is."""
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Self:

@@ -12,14 +12,10 @@ from torch import nn
 from ptqflow.core.artifacts import sha256_file
 from ptqflow.core.code import hash_packages
 from ptqflow.core.errors import LaunchError, ModelError, ParamsError
-from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import Ranks
 from ptqflow.data.dataset import DatasetCard
-from ptqflow.models.architecture import build_model, hash_code
-from ptqflow.models.canonical import canonicalize
-from ptqflow.models.fp32 import ModelCard
-from ptqflow.models.params import ModelParams
-from ptqflow.models.same_network import require_complete_state
+from ptqflow.models.fp32 import ModelCard, build_from_card
+from ptqflow.models.params import TIMM
 from ptqflow.train.params import TrainParams
 from ptqflow.train.pretrained import load_checkpoint
 from ptqflow.train.step import Recipe
@@ -41,44 +37,19 @@ class Network:
 class Start:
     """What a training starts from."""
 
-    card: ModelCard
     network: Network
     recipe: Recipe
 
 
-def prepare(model: ModelParams, params: TrainParams, dataset: DatasetCard, weights: Path | None) -> Start:
-    """Return card, network and recipe for a data set.
+def prepare(card: ModelCard, params: TrainParams, dataset: DatasetCard, weights: Path | None) -> Start:
+    """Return network and recipe for the card that `dry_run` wrote.
 
     Raises:
+        ArtifactError: see `build_network`.
         ModelError: see `build_network`.
         ParamsError: see `resolve_recipe`.
     """
-    card = describe_model(model, dataset)
-    return Start(card, build_network(card, weights, params), resolve_recipe(card, params, dataset))
-
-
-def describe_model(params: ModelParams, dataset: DatasetCard) -> ModelCard:
-    """Return the card of the network, with the classes, size and default normalization of the data set.
-
-    Raises:
-        ParamsError: `model.mean` has not one value per channel of the images.
-    """
-    normalization = dataset.normalization
-    if params.mean is not None and params.std is not None:
-        if len(params.mean) != dataset.channels:
-            raise ParamsError(
-                f"model.mean and model.std have {len(params.mean)} values each, and data.channels is "
-                f"{dataset.channels}; set one value per channel, or change data.channels"
-            )
-        normalization = Normalization(mean=params.mean, std=params.std)
-    return ModelCard(
-        name=params.name,
-        stem=params.stem,
-        classes=dataset.classes,
-        image_size=dataset.image_size,
-        normalization=normalization,
-        code_sha256=hash_code(params.name),
-    )
+    return Start(build_network(card, weights, params), resolve_recipe(card, params, dataset))
 
 
 def resolve_recipe(card: ModelCard, params: TrainParams, dataset: DatasetCard) -> Recipe:
@@ -100,12 +71,11 @@ def build_network(card: ModelCard, weights: Path | None, params: TrainParams) ->
     """Build the network with random weights from `train.seed`, or with the user's.
 
     Raises:
-        ModelError: there is no such network, torch.fx cannot trace it, its state_dict does not hold all that it
-            computes with, the weights do not fit it, or `train.epochs` is 0 and some of the weights are random.
+        ArtifactError: the user's module has changed since `dry_run` ran.
+        ModelError: the weights do not fit the network, or `train.epochs` is 0 and some of the weights are random.
     """
     torch.manual_seed(params.seed)
-    model = build_model(card.name, card.stem, len(card.classes), card.input_shape)
-    _check_before_training(model, card)
+    model = build_from_card(card)
     if weights is None:
         if params.epochs == 0:
             raise ModelError(
@@ -122,31 +92,11 @@ def build_network(card: ModelCard, weights: Path | None, params: TrainParams) ->
     return Network(model, note)
 
 
-def _check_before_training(model: nn.Module, card: ModelCard) -> None:
-    """Find what would only be refused when the trained network is written.
-
-    Raises:
-        ModelError: torch.fx cannot trace the network, or its state_dict lacks something that it computes with.
-    """
-    with torch.random.fork_rng(devices=[]):  # what is drawn here must not change the training
-        canonicalize(model, card.input_shape)
-        other = build_model(card.name, card.stem, len(card.classes), card.input_shape).eval()
-        images = torch.randn(2, *card.input_shape)
-        try:
-            other.load_state_dict(model.state_dict())
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(
-                f"model.name: {card.name} is another network each time that it is built ({reason}); let it depend on "
-                "num_classes alone"
-            ) from None
-        require_complete_state(model, other, images)
-
-
 def fingerprint(card: ModelCard, params: TrainParams, dataset: DatasetCard, weights: Path | None) -> dict[str, Any]:
     """Return, as JSON, all that determines the bits of the trained weights.
 
-    Of the machine, that is the versions of torch and torchvision and all that torch chooses its kernels by.
+    Of the machine, that is the versions of torch and of where the network comes from, and all that torch chooses its
+    kernels by.
     """
     return {
         "model": card.model_dump(mode="json"),
@@ -156,6 +106,7 @@ def fingerprint(card: ModelCard, params: TrainParams, dataset: DatasetCard, weig
         "code": hash_packages(_PACKAGES),
         "torch": torch.__version__,
         "torchvision": version("torchvision"),
+        "timm": version("timm") if card.name.startswith(TIMM) else None,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

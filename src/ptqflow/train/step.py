@@ -15,7 +15,7 @@ from ptqflow.core.errors import PtqflowWarning
 from ptqflow.core.normalization import Normalization
 from ptqflow.core.ranks import Ranks
 from ptqflow.data.preprocessing import to_input
-from ptqflow.models.memory_format import lay_out
+from ptqflow.models.memory_format import lay_out, training_format
 from ptqflow.train.augmentation import crop_and_flip, cut_out
 from ptqflow.train.batches import Batch
 from ptqflow.train.params import TrainParams
@@ -51,7 +51,8 @@ class Trainer:
         self._augments = bool(params.crop_padding or recipe.horizontal_flip)
         self._normalization = recipe.normalization
         model.to(device)
-        lay_out(model, torch.channels_last)
+        self._format = training_format(model, device) if params.channels_last else torch.contiguous_format
+        lay_out(model, self._format)
         self.model = synchronize(model) if self._synchronizes() else model
         self.average = copy.deepcopy(self.model) if params.ema_decay else None
         self._rate = torch.tensor(params.lr, device=device)
@@ -167,7 +168,7 @@ class Trainer:
         images = batch.images
         if self._augments:
             images = crop_and_flip(images, batch.draws.places, batch.draws.mirrored, self._params.crop_padding)
-        inputs = to_input(images, self._normalization, torch.channels_last)
+        inputs = to_input(images, self._normalization, self._format)
         if self._params.cutout:
             cut_out(inputs, batch.draws.hidden, self._params.cutout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):

@@ -1,0 +1,93 @@
+"""Outputs of the pipeline compared with dvc.lock, which DVC itself trusts to be unchanged while size and time are."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ptqflow.core.artifacts import REMEDY
+from ptqflow.core.errors import ArtifactError
+
+PIPELINE, LOCK = Path("dvc.yaml"), Path("dvc.lock")
+_MOST = 1 << 26
+"""Bytes of an output, at most, that a stage compares before it starts: 0.1 s."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file or directory that a stage wrote."""
+
+    path: Path
+    stage: str
+    md5: str
+    """As DVC computes it; that of a directory ends in `.dir`."""
+    size: int
+    """In bytes."""
+
+    def is_intact(self) -> bool:
+        """Return whether it is there, with the bytes that the stage wrote."""
+        return self.path.exists() and hash_output(self.path) == self.md5
+
+
+def hash_output(path: Path) -> str:
+    """Return the hash of a file or directory, as DVC computes it."""
+    if not path.is_dir():
+        return _md5(path)
+    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    listing = [{"md5": _md5(file), "relpath": name} for name, file in files]
+    return f"{hashlib.md5(json.dumps(listing).encode(), usedforsecurity=False).hexdigest()}.dir"
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def read_outputs(lock: Path) -> list[Output]:
+    """Return what the stages of a dvc.lock wrote when they ran last, empty without the file.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
+    try:
+        stages = _load(lock).get("stages", {})
+        return [
+            Output(Path(out["path"]), name, out["md5"], out["size"])
+            for name, stage in stages.items()
+            for out in stage.get("outs", [])
+        ]
+    except FileNotFoundError:
+        return []
+    except (YAMLError, ValueError, TypeError, LookupError, AttributeError):
+        raise ArtifactError(f"{lock} is damaged: restore it with `git checkout {lock}`, then run `dvc repro`") from None
+
+
+def require_intact_deps(stage: str) -> None:
+    """Require that what a stage reads is what other stages wrote, as far as it is small; large data have own digests.
+
+    Raises:
+        ArtifactError: an output is damaged or was changed by hand; the error names it.
+    """
+    if not (PIPELINE.exists() and LOCK.exists()):
+        return
+    deps = set(_deps(stage))
+    for output in read_outputs(LOCK):
+        if output.path in deps and output.size <= _MOST and output.path.exists() and not output.is_intact():
+            raise ArtifactError(f"{output.path} is not what `{output.stage}` wrote: it is damaged; {REMEDY}")
+
+
+def _deps(stage: str) -> Iterator[Path]:
+    name, _, item = stage.partition("@")
+    entry = _load(PIPELINE).get("stages", {}).get(name, {})
+    for dep in entry.get("do", entry).get("deps", []):
+        yield Path(dep.replace("${item}", item))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    return loaded

@@ -1,0 +1,1 @@
+"""The network before it is trained: its card, and what would be found out after the training."""

@@ -1,0 +1,121 @@
+"""The networks of timm, and the weights that it publishes.
+
+timm is imported where a network is one of its own: it is an extra.
+"""
+
+import difflib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ptqflow.core.errors import ModelError
+from ptqflow.core.normalization import InputShape, Normalization
+from ptqflow.core.torchvision_shim import ensure_torchvision_imports
+from ptqflow.models.params import TIMM
+
+_COMMON = ("resnet18", "mobilenetv3_small_100", "vit_tiny_patch16_224")
+
+
+def build_timm_network(name: str, num_classes: int, input_shape: InputShape) -> nn.Module:
+    """Build a network of timm with random weights.
+
+    Args:
+        name: `timm:NAME`.
+        num_classes: the number of outputs.
+        input_shape: channels, height and width of an image. Networks with position embeddings are built for this size.
+
+    Raises:
+        ModelError: timm is not installed, has no such network, or cannot build it for such images.
+    """
+    timm, architecture = _import_timm(name), _architecture(name)
+    channels, height, width = input_shape
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
+    config = timm.get_pretrained_cfg(architecture)
+    if config is not None and config.fixed_input_size:
+        options["img_size"] = (height, width)
+    try:
+        model = timm.create_model(architecture, **options)
+    except Exception as error:  # each network raises what its code does
+        raise ModelError(
+            f"model.name={name} cannot be built for images of {height}x{width} with data.channels={channels} "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); try another data.image_size or "
+            "data.channels"
+        ) from None
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def timm_normalization(name: str, weights: str) -> Normalization | None:
+    """Return what pixels the weights that timm publishes under a name were trained with, None for other weights.
+
+    Args:
+        name: `timm:NAME`.
+        weights: the name of published weights, or a path.
+
+    Raises:
+        ModelError: timm is not installed or has no such network.
+    """
+    timm, architecture = _import_timm(name), _architecture(name)
+    if weights not in _published(timm, architecture):
+        return None
+    config = timm.get_pretrained_cfg(f"{architecture}.{weights}")
+    return Normalization(mean=tuple(config.mean), std=tuple(config.std))
+
+
+def download_timm_weights(name: str, weights: str) -> Path:
+    """Return the file of published weights in Hugging Face's cache, downloaded where it is not there yet.
+
+    Raises:
+        ModelError: timm is not installed, has no such network or no such weights, or the download fails.
+    """
+    timm, architecture = _import_timm(name), _architecture(name)
+    published = _published(timm, architecture)
+    if weights not in published:
+        raise ModelError(
+            f"model.weights: {weights!r} is neither a file nor weights that timm publishes for {architecture}: "
+            f"{', '.join(published) or 'there are none'}"
+        )
+    repository = timm.get_pretrained_cfg(f"{architecture}.{weights}").hf_hub_id
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors"))
+    except Exception as error:  # of the hub, of HTTP and of sockets
+        raise ModelError(
+            f"model.weights: the download of model.safetensors from https://huggingface.co/{repository} failed "
+            f"({' '.join(str(error).split())[:200]}); download the file by other means and set model.weights to its "
+            "path, and model.mean and model.std to what its page says"
+        ) from None
+
+
+def _import_timm(name: str) -> Any:
+    if find_spec("timm") is None:
+        raise ModelError(f"model.name: {name} needs timm, which is not installed: `pip install timm`")
+    ensure_torchvision_imports()
+    import timm
+
+    architecture = _architecture(name)
+    if "." in architecture and timm.is_model(architecture):
+        network, _, weights = architecture.partition(".")
+        raise ModelError(
+            f"model.name: {name} names weights too; set model.name to {TIMM}{network} and model.weights to {weights}"
+        )
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3) or _COMMON
+        raise ModelError(
+            f"model.name: timm has no network {architecture!r}; similar ones: "
+            f"{', '.join(f'{TIMM}{one}' for one in near)}"
+        )
+    return timm
+
+
+def _architecture(name: str) -> str:
+    return name.removeprefix(TIMM)
+
+
+def _published(timm: Any, architecture: str) -> list[str]:
+    """Return the names of the weights that Hugging Face hosts for a network."""
+    names = timm.list_pretrained(f"{architecture}.*")
+    return [name.partition(".")[2] for name in names if timm.get_pretrained_cfg(name).hf_hub_id]

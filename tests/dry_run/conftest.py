@@ -1,0 +1,1 @@
+from quantizing import _engine_of_its_own  # noqa: F401

@@ -1,0 +1,122 @@
+"""What follows the training is tried before it, with the parts that the stages run."""
+
+import random
+import sys
+from pathlib import Path
+
+import miniature
+import pytest
+import torch
+from exporting import PARAMS
+from fresh_process import collect, convert_params
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ptqflow.convert.params import ConvertParams
+from ptqflow.convert.quantize import quantize
+from ptqflow.core.errors import ModelError, ParamsError
+from ptqflow.data.preprocessing import to_input
+from ptqflow.dry_run.trial import try_network
+from ptqflow.fx.layers import list_layers
+from ptqflow.models.architecture import hash_code
+from ptqflow.models.canonical import canonicalize
+
+TRAIN = miniature.split(8)
+
+
+class Noised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("noise", torch.randn(3, 8, 8), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.noise
+
+
+class Applied(nn.Module):
+    """Applies a function to the images."""
+
+    def __init__(self, function: object) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def behind(first: nn.Module, num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Sequential(first), nn.Flatten(), nn.Linear(3 * 8 * 8, num_classes))
+
+
+def noised(num_classes: int) -> nn.Module:
+    return behind(Noised(), num_classes)
+
+
+def of_random_width(num_classes: int) -> nn.Module:
+    width = random.randrange(10**9) % 9973 + 1
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, width), nn.Linear(width, num_classes))
+
+
+def branching(num_classes: int) -> nn.Module:
+    return behind(Applied(lambda x: x if x.sum() > 0 else -x), num_classes)
+
+
+def exploding(num_classes: int) -> nn.Module:
+    return behind(Applied(lambda x: x * 1e30 * 1e30), num_classes)
+
+
+def scaled(num_classes: int) -> nn.Module:
+    return behind(Applied(lambda x: F.interpolate(x, (8, 8), mode="nearest-exact")), num_classes)
+
+
+def try_miniature(name: str, convert: ConvertParams | None = None, *, onnx: bool = True) -> list[str]:
+    card = miniature.card().model_copy(update={"name": name, "code_sha256": hash_code(name)})
+    export = PARAMS.model_copy(update={"onnx": onnx})
+    return [
+        f"{layer.precision} {layer.name}" for layer in try_network(card, convert or convert_params(), export, TRAIN)
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _as_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "untried", sys.modules[__name__])
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("function", ["residual", "normed", "gated"])
+def test_the_layers_are_those_of_the_conversion_after_the_training(function: str, tmp_path: Path) -> None:
+    params = convert_params(activation={"method": "entropy"}, weight={"method": "mse"}, bias_correction=True)
+    card = miniature.card(function)
+    model = canonicalize(getattr(miniature, function)(len(miniature.CLASSES)).eval(), miniature.INPUT_SHAPE)
+    batches = list(to_input(torch.from_numpy(miniature.images(32)), card.normalization).split(8))
+    made = quantize(model, card, params, collect(model, batches), miniature.split(32))
+    expected = [f"{layer.precision} {layer.name}" for layer in list_layers(model, made.converted)]
+
+    assert try_miniature(f"miniature:{function}", params) == expected
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("noised", r"Sequential computes .*: 0.0.noise, a buffer with persistent=False, is outside the state_dict; "),
+        ("of_random_width", r"model.name: .*:of_random_width is another network each time that it is built "),
+        ("branching", r"torch.fx cannot trace Sequential: .* depends on values of the input "),
+        ("exploding", r"model.name: .*:exploding returns logits that are not finite before it is trained; "),
+        ("scaled", r".*interpolate.* cannot be written as ONNX .*; set export.onnx=false"),
+    ],
+)
+def test_what_would_be_refused_after_the_training_is_one_line_before_it(function: str, message: str) -> None:
+    with pytest.raises(ModelError, match=f"^{message}") as refusal:
+        try_miniature(f"untried:{function}")
+    assert "\n" not in str(refusal.value)
+
+
+def test_without_onnx_a_network_may_have_what_onnx_has_not() -> None:
+    assert try_miniature("untried:scaled", onnx=False)
+
+
+@pytest.mark.parametrize("changes", [{"keep_fp32": ["layer9.*"]}, {"overrides": {"layer9.*": "entropy"}}])
+def test_patterns_that_match_nothing_are_refused_before_the_training(changes: dict[str, object]) -> None:
+    with pytest.raises(ParamsError, match=r"layer9\.\*"):
+        try_miniature("miniature:residual", convert_params(**changes))
