@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE", help="other params")
     arguments = parser.parse_args()
     print(f"{usable_cores()} cores, {arguments.image_size} pixels, {arguments.classes} classes")
-    print(f"{'stage':24}{'photos':>8}{'seconds':>9}{'photos/s':>10}{'MiB':>7}", flush=True)
+    print(f"{'stage':24}{'photos':>8}{'seconds':>9}{'CPU s':>8}{'MiB':>7}", flush=True)
     for photos in arguments.photos:
         data = arguments.folder / f"{photos} photos of {arguments.classes} classes"
         if arguments.what == "fetch":
@@ -53,6 +53,7 @@ def main() -> None:
         run = Run(arguments.folder / "run", data, arguments)
         run.stage("inputs")
         run.stage("fetch", training + photos)
+        run.stage("dry_run")
         run.write_fp32()
         run.stage("calib", run.params["calib"]["batches"] * run.params["calib"]["batch_size"])
         run.stage("convert")
@@ -69,7 +70,7 @@ class Run:
         folder.mkdir(exist_ok=True)
         self.params: dict[str, Any] = YAML(typ="safe").load(ROOT / "params.yaml")
         self._set("data", name="image_folder", path=str(data.resolve()), image_size=arguments.image_size)
-        self._set("data", val_fraction=0.5 if arguments.what == "stages" else 0.1)
+        self._set("data", val_fraction=0.5 if arguments.what == "stages" else 0.2)
         self._set("model", name=arguments.network)
         self._set("convert", min_sqnr_db=None)  # of random weights
         for change in arguments.set:
@@ -104,25 +105,23 @@ class Run:
         if status:
             sys.exit(_ERROR.format(stage=name, status=os.waitstatus_to_exitcode(status)))
         if name != "inputs":
-            count, rate = (f"{photos}", f"{photos / seconds:.1f}") if photos else ("", "")
-            label = " ".join((name, *arguments))
-            print(f"{label:24}{count:>8}{seconds:9.1f}{rate:>10}{usage.ru_maxrss / 1024:7.0f}", flush=True)
+            label, count = " ".join((name, *arguments)), "" if photos is None else str(photos)
+            cpu, mib = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+            print(f"{label:24}{count:>8}{seconds:9.1f}{cpu:8.1f}{mib:7.0f}", flush=True)
 
 
 def _write_fp32(folder: Path) -> None:
     os.chdir(folder)
+    from ptqflow.core.artifacts import read_card
     from ptqflow.core.params import read_params
-    from ptqflow.core.paths import DATASET, FP32
+    from ptqflow.core.paths import DATASET, FP32, NETWORK
     from ptqflow.data.dataset import open_dataset
     from ptqflow.data.preprocessing import first_images
-    from ptqflow.dry_run.description import describe_model
-    from ptqflow.models.fp32 import save_fp32
-    from ptqflow.models.params import ModelParams
+    from ptqflow.models.fp32 import ModelCard, save_fp32
     from ptqflow.train.params import TrainParams
     from ptqflow.train.setup import prepare
 
-    dataset = open_dataset(DATASET)
-    card = describe_model(read_params("model", ModelParams), dataset.card)
+    dataset, card = open_dataset(DATASET), read_card(NETWORK, ModelCard)
     start = prepare(card, read_params("train", TrainParams), dataset.card, None)
     save_fp32(FP32, start.network.model, card, first_images(dataset.val, card.normalization))
 
