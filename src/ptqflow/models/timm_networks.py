@@ -4,6 +4,7 @@ timm is imported where a network is one of its own: it is an extra.
 """
 
 import difflib
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def download_timm_weights(name: str, weights: str) -> Path:
     repository = timm.get_pretrained_cfg(f"{architecture}.{weights}").hf_hub_id
     from huggingface_hub import hf_hub_download
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # else each attempt is a line
     try:
         return Path(hf_hub_download(repository, "model.safetensors"))
     except Exception as error:  # of the hub, of HTTP and of sockets
