@@ -6,6 +6,7 @@ imports what it needs when it is called. Results are printed on stdout, errors o
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -235,22 +236,33 @@ def _add_compare(commands: "Commands") -> None:
 examples:
   ptqflow compare HEAD~1 HEAD
   ptqflow compare main my-branch --json
+  ptqflow compare main HEAD --md --max-drop 0.5 --significant
 
 Run it in the repository. What the models predicted for the test images comes from DVC's cache or remote. Prints the
 paired test, and the classes and the images about which the models differ.
 
---json prints all of it, with every image that changed.""",
+--md prints a comment for a pull request, with the figures of metrics/ and the three layers that changed most.
+--json prints all of it, with every layer and image that changed.
+
+With --max-drop or --significant, the exit status is 1 if the second model is worse by that.""",
     )
     parser.add_argument("revisions", metavar="REVISION", nargs=2, help="a commit, branch, tag or experiment")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--md", action="store_true", help="print Markdown of at most 65,536 characters")
+    parser.add_argument("--max-drop", metavar="POINTS", type=_points, help="fail if top-1 drops by more points")
+    parser.add_argument("--significant", action="store_true", help="fail if top-1 drops with statistical significance")
 
 
 def _compare(options: argparse.Namespace) -> int:
     from ptqflow.compare import compare_revisions
 
     comparison = compare_revisions(*options.revisions)
-    print(json.dumps(comparison.as_json(), indent=2) if options.json else comparison.as_text())
-    return 0
+    if options.json:
+        print(json.dumps(comparison.as_json(), indent=2))
+    else:
+        print(comparison.as_markdown().rstrip() if options.md else comparison.as_text())
+    return 1 if comparison.exceeds(options.max_drop, options.significant) else 0
 
 
 def _add_sweep(commands: "Commands") -> None:
@@ -340,6 +352,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
+
+
+def _points(text: str) -> float:
+    try:
+        points = float(text)
+    except ValueError:
+        points = math.nan
+    if not 0 <= points <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of points from 0 to 100")
+    return points
 
 
 def _write_any_name(*streams: TextIO) -> None:

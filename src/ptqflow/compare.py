@@ -1,8 +1,11 @@
 """The INT8 models of two git revisions, image by image."""
 
+import csv
+import json
 import os
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,9 +16,11 @@ from numpy.typing import NDArray
 
 from ptqflow.core.errors import ArtifactError, DataError
 from ptqflow.core.paths import PREDICTIONS
+from ptqflow.core.printable import printable
 from ptqflow.core.text_table import format_text_table
 from ptqflow.evaluate.predictions import Prediction, Predictions, changed_rows, load_predictions
 from ptqflow.evaluate.significance import (
+    ALPHA,
     Pairs,
     count_pairs,
     drop_interval,
@@ -28,6 +33,34 @@ from ptqflow.evaluate.verdict import short_p, verdict
 
 _NETWORK = "int8"
 _SHOWN = 20  # changed images in the text; JSON has all
+_LAYERS = 3  # in Markdown; JSON has all
+_LONGEST_COMMENT = 65_536  # characters, on GitHub
+_CUT = "\n\nCut here: a comment has at most 65,536 characters; `ptqflow compare A B --json` prints all.\n"
+_HEADLINE = {
+    "evaluate": (
+        "fp32_top1",
+        "int8_top1",
+        "drop",
+        "p",
+        "agreement",
+        "median_sqnr_db",
+        "fp32_mb",
+        "int8_mb",
+    ),
+    "export": ("onnx_top1", "onnx_agreement", "onnx_sqnr_db"),
+    "convert": ("fp32_layers",),
+    "calib": ("images",),
+}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What git has of a revision: figures of metrics/ and the table of `sensitivity`; empty where it has none."""
+
+    figures: dict[str, float | None] = field(default_factory=dict)
+    """By file and key, such as `evaluate.drop`."""
+    layers: dict[str, float] = field(default_factory=dict)
+    """SQNR of the output of each module in the INT8 network, in dB."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +73,7 @@ class Comparison:
     labels: NDArray[np.int64]
     """(N,), the true classes."""
     models: tuple[Prediction, Prediction]
+    recorded: tuple[Recorded, Recorded] = (Recorded(), Recorded())
 
     @cached_property
     def right(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -68,8 +102,20 @@ class Comparison:
         """McNemar's p-value of each class that has images, adjusted by Holm's method."""
         return holm_by_class(pairs_by_class(self.labels, *self.right, self.classes))
 
+    @cached_property
+    def changed_layers(self) -> dict[str, tuple[float, float]]:
+        """SQNR in dB of the modules that both networks have and that differ, those that changed most first."""
+        first, second = (recorded.layers for recorded in self.recorded)
+        both = {name: (first[name], second[name]) for name in first if name in second and first[name] != second[name]}
+        return dict(sorted(both.items(), key=lambda item: (-abs(item[1][1] - item[1][0]), item[0])))
+
+    def exceeds(self, max_drop: float | None, significant: bool) -> bool:
+        """Return whether the drop is larger than `max_drop` points, or is one that chance does not explain."""
+        too_large = max_drop is not None and 100 * self.pairs.drop > max_drop
+        return too_large or (significant and self.pairs.drop > 0 and mcnemar(self.pairs) < ALPHA)
+
     def as_json(self) -> dict[str, Any]:
-        """Return all figures, and every changed image."""
+        """Return all figures, every changed layer, and every changed image."""
         interval = drop_interval(self.pairs)
         return {
             "revisions": list(self.names),
@@ -81,12 +127,38 @@ class Comparison:
                 name: {"drop": pairs.drop, **_as_json(pairs), "p_holm": self.p_values[name]}
                 for name, pairs in self.changed_classes.items()
             },
+            "figures": {name: list(values) for name, values in self._headline().items()},
+            "layers": {name: list(values) for name, values in self.changed_layers.items()},
             "changed": [self._changed_image(row) for row in self.changed.tolist()],
         }
 
     def as_text(self) -> str:
         """Return the figures as text, with the changed images of the largest margins."""
         return "\n\n".join([self._summary(), *self._class_table(), *self._image_table()])
+
+    def as_markdown(self) -> str:
+        """Return the figures as a comment on a pull request, of at most 65,536 characters."""
+        figures = [(name, _figure(a), _figure(b)) for name, (a, b) in self._headline().items()]
+        layers = [(name, _figure(a), _figure(b)) for name, (a, b) in list(self.changed_layers.items())[:_LAYERS]]
+        images = [
+            tuple(map(_figure, image.values())) for image in map(self._changed_image, self.changed[:_SHOWN].tolist())
+        ]
+        count = len(self.changed)
+        more = f", the {_SHOWN} with the largest margins" if count > _SHOWN else ""
+        sections = [
+            "\n".join(f"{_cell(line)}  " for line in self._summary().splitlines()),
+            *_markdown_table("Figures", ("figure", "A", "B"), figures),
+            *_markdown_table("Layers that changed most, SQNR in dB", ("layer", "A", "B"), layers),
+            *_markdown_table(
+                f"{count} predictions changed{more}", ("image", "true", "A", "B", "margin A", "margin B"), images
+            ),
+        ]
+        text = "\n\n".join(sections) + "\n"
+        return text if len(text) <= _LONGEST_COMMENT else text[: _LONGEST_COMMENT - len(_CUT)] + _CUT
+
+    def _headline(self) -> dict[str, tuple[float | None, float | None]]:
+        first, second = (recorded.figures for recorded in self.recorded)
+        return {name: (first.get(name), second.get(name)) for name in {**first, **second}}
 
     def _summary(self) -> str:
         first, second = (f"{100 * right.mean():.2f} %" for right in self.right)
@@ -147,7 +219,37 @@ def compare_revisions(first: str, second: str, repository: Path = Path()) -> Com
             f"{first} and {second} were evaluated on different test images or classes, so they cannot be compared; "
             "choose revisions with the same data"
         )
-    return Comparison((first, second), one.card.classes, one.labels, (one.networks[_NETWORK], other.networks[_NETWORK]))
+    models = (one.networks[_NETWORK], other.networks[_NETWORK])
+    recorded = (read_recorded(first, repository), read_recorded(second, repository))
+    return Comparison((first, second), one.card.classes, one.labels, models, recorded)
+
+
+def read_recorded(revision: str, repository: Path = Path()) -> Recorded:
+    """Read from git the headline figures of a revision, and its SQNR of each module.
+
+    Raises:
+        ArtifactError: a file is not what a stage writes.
+    """
+    project = _find_project(repository.resolve())
+    commit = _resolve(project, revision)
+    figures: dict[str, float | None] = {}
+    try:
+        for name, keys in _HEADLINE.items():
+            found = json.loads(_committed(project, commit, f"metrics/{name}.json") or "{}")
+            figures |= {f"{name}.{key}": found[key] for key in keys if key in found}
+        table = csv.DictReader((_committed(project, commit, "metrics/plots/sensitivity.csv") or "").splitlines())
+        layers = {row["module"]: float(row["network_sqnr_db"]) for row in table if row["network_sqnr_db"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"metrics/ of {revision} is not what this version of ptqflow writes: run `dvc repro` on a checkout of it"
+        ) from error
+    return Recorded(figures, layers)
+
+
+def _committed(project: Path, commit: str, path: str) -> str | None:
+    """Return the text of a file of a project at a commit, or None where it has none."""
+    shown = _git(project, "show", f"{commit}:./{path}")
+    return shown.stdout if shown.returncode == 0 else None
 
 
 def fetch_predictions(revision: str, repository: Path = Path()) -> Predictions:
@@ -268,3 +370,20 @@ def _as_json(pairs: Pairs) -> dict[str, int]:
         "only_b_right": pairs.only_candidate_right,
         "both_wrong": pairs.both_wrong,
     }
+
+
+def _markdown_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    if not rows:
+        return []
+    lines = [header, ("---",) * len(header), *rows]
+    return [f"**{title}**", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
+
+
+def _figure(value: object) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else _cell(str(value))
+
+
+def _cell(text: str) -> str:
+    """Return text without meaning to Markdown or HTML: classes are named by folders of any name."""
+    shown = "".join("\\" + character if character in "\\|`*_[]" else character for character in printable(text))
+    return shown.replace("&", "&amp;").replace("<", "&lt;").replace("@", "&#64;")

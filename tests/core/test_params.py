@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import pytest
 from dvc.utils.hydra import apply_overrides
-from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
+from dvc.utils.serialize import YAMLFileCorruptedError, modify_yaml, parse_yaml
 from pydantic import Field, PositiveInt
 
 from ptqflow.calib.params import CalibParams
@@ -186,3 +186,15 @@ def test_a_number_beyond_float32_and_a_file_of_deep_nesting_are_one_line(tmp_pat
     file.write_text("[" * 100_000 + "]" * 100_000)
     with pytest.raises(ParamsError, match=r"deep\.yaml is nested more deeply than YAML is read"):
         read_params("rates", Rates, file)
+
+
+def test_the_first_param_that_dvc_sets_changes_one_line(tmp_path: Path) -> None:
+    changed = tmp_path / "params.yaml"
+    before = REPOSITORY_PARAMS.read_text()
+    changed.write_text(before)
+
+    with modify_yaml(str(changed)) as params:  # what `dvc exp run -S calib.batches=11` calls
+        params["calib"]["batches"] = 11
+
+    pairs = zip(before.splitlines(), changed.read_text().splitlines(), strict=True)
+    assert [line.split()[:2] for line, new in pairs if line != new] == [["batches:", "10"]]
