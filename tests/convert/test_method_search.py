@@ -19,7 +19,7 @@ from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import quantize
 from ptqflow.convert.ranges import Method
 from ptqflow.core.errors import ParamsError
-from ptqflow.data.dataset import Split
+from ptqflow.data.dataset import Split, digests_of
 from ptqflow.data.fidelity import image_sqnr_db
 from ptqflow.models.canonical import canonicalize
 from ptqflow.models.fp32 import Fp32Model
@@ -86,6 +86,7 @@ def test_one_image_with_an_outlier_does_not_decide_the_range_as_it_does_for_the_
     fp32, train = build(Gated), miniature.split(IMAGES)
     train.images[:] = 110 + train.images // 4
     train.images[5] = 255
+    train = dataclasses.replace(train, digests=digests_of(train.images))
 
     found = search(fp32, train)
 

@@ -29,7 +29,7 @@ def test_another_project_gets_the_model_from_a_clone_with_a_remote(repository: R
 
 def test_a_failed_gate_leaves_no_export_and_says_which_file_failed(repository: Repository) -> None:
     replay = repository.path / "src/ptqflow/export/replay.py"
-    replay.write_text(replay.read_text().replace("[network(batch)", "[2 * network(batch)"))
+    replay.write_text(replay.read_text().replace("logits = network(batch)", "logits = 2 * network(batch)"))
     result = repository.try_run("dvc", "repro")
     assert result.status
     assert "export: int8.torchscript.pt returns other logits than the INT8 model" in result.output

@@ -9,7 +9,7 @@ from ptqflow.sweep.plan import Job, Stage, plan_jobs, read_pipeline, without_exp
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # of DVC's use of pygtrie
 
-BEFORE_CALIB = {"fetch", "train", "control", "predict@fp32", "predict@int8_uncalibrated"}
+BEFORE_CALIB = {"fetch", "dry_run", "train", "control", "predict@fp32", "predict@int8_uncalibrated"}
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_keys_with_one_value_are_set_in_every_job() -> None:
 
 
 def test_targets_limit_what_is_shared() -> None:
-    assert shared(plan("calib.batches=1,5", targets=("calib",))) == [([], {"fetch", "train"})]
+    assert shared(plan("calib.batches=1,5", targets=("calib",))) == [([], {"fetch", "dry_run", "train"})]
 
 
 def test_links_that_no_cache_holds_are_made_in_every_clone() -> None:

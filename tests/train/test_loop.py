@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torchvision.transforms import functional
 
 import train as stage
+from ptqflow.core.artifacts import write_card
 from ptqflow.core.errors import DataError, ModelError, PtqflowWarning
+from ptqflow.core.paths import NETWORK
 from ptqflow.data.accuracy import evaluate
 from ptqflow.data.dataset import Split, digests_of
 from ptqflow.models.logits import compute_logits
@@ -307,15 +309,15 @@ def run_stage(
         split: (miniature.images(count), np.arange(count) % len(miniature.CLASSES))
         for split, count in (("train", 30), ("val", 12), ("test", 12))
     }
-    save_dataset(directory / "data" / "dataset", splits, classes=miniature.CLASSES, horizontal_flip=allowed)
-    (directory / "params.yaml").write_text(
-        "model: {name: miniature:residual, weights: null, stem: standard, mean: null, std: null}\n"
-    )
+    dataset = save_dataset(directory / "data" / "dataset", splits, classes=miniature.CLASSES, horizontal_flip=allowed)
+    card = miniature.card().model_copy(update={"normalization": dataset.normalization})
+    (directory / NETWORK).parent.mkdir(parents=True)
+    write_card(directory / NETWORK, card)
     sections = {
         "train": VALUES | {"epochs": epochs, "crop_padding": 0, "horizontal_flip": flip},
         "run": {"processes": 1, "threads": None, "batch_size": 256, "checkpoint_every": 1},
     }
-    with (directory / "params.yaml").open("a") as file:
+    with (directory / "params.yaml").open("w") as file:
         YAML().dump(sections, file)
     monkeypatch.chdir(directory)
     stage.main()
