@@ -7,9 +7,10 @@
 # make test-slow  the slow tests, those in a browser (Debian's chromium), a quarter of the zoo
 # make faults  kills, damage and attacks at random: TRIES of each quick kind and 1 in 100 of each slow one, from SEED
 # make test-zoo  all networks of tests/zoo
+# make test-cluster  a sweep over four hosts of Ray on this one, of which one is killed
 .DEFAULT_GOAL := repro
 .DELETE_ON_ERROR:
-.PHONY: repro check format docs networks test test-slow faults test-zoo benchmark spread lint types lock
+.PHONY: repro check format docs networks test test-slow faults test-zoo test-cluster benchmark spread lint types lock
 
 PYTHON ?= python3
 INSTALLED := .venv/installed
@@ -29,7 +30,10 @@ test: $(INSTALLED)
 	pytest -n 2 -m "not slow and not browser and not faults" $(if $(COVERAGE),--cov --cov-report=term) $(TESTS)
 
 test-slow: $(INSTALLED)
-	pytest -n 2 -m "(slow or browser) and not zoo" $(TESTS)
+	pytest -n 2 -m "(slow or browser) and not zoo and not cluster" $(TESTS)
+
+test-cluster: $(INSTALLED)
+	pytest -m cluster tests/pipeline/test_sweep.py
 
 # Writes docs/reliability.md. A failing try is repeated alone by its name: make faults TESTS='tests/faults/…[0-17]'
 TRIES ?= 1000

@@ -47,6 +47,7 @@ def swept_figures(repository: Repository) -> dict[tuple[int, str], list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_though_hosts_fail_every_experiment_is_there_once_with_the_figures_of_a_serial_run(
     repository: Repository, small_disk: Path, tmp_path: Path
 ) -> None:
