@@ -115,8 +115,8 @@ def _choose_method(
     found = {method: trials.whole(method) for method in methods}
     largest = max(found.values())
     close = [method for method, db in found.items() if largest - db < _CLOSE_DB]
-    if len(close) > 1:
-        found |= {method: trials.on_all_images(method) for method in close}
+    if len(close) > 1 and trials.has_others:
+        found |= {method: (found[method] + trials.on_others(method)) / 2 for method in close}
     best = max(close, key=found.__getitem__)
     return best, _describe({str(method): db for method, db in found.items()}, best, report)
 
@@ -197,10 +197,15 @@ class _Trials:
         """Return the score in decibels with one method for all tensors."""
         return self._score(method, self._deciding).db
 
-    def on_all_images(self, method: Method) -> float:
-        """Return the mean of this score and of that on as many other images, if there are any."""
-        drawn = [images for images in (self._deciding, self._held_out) if images]
-        return sum(self._score(method, images).db for images in drawn) / len(drawn)
+    @property
+    def has_others(self) -> bool:
+        """Whether there are other images than those of `whole`."""
+        return self._held_out is not None
+
+    def on_others(self, method: Method) -> float:
+        """Return the score of `whole` on as many other images."""
+        assert self._held_out
+        return self._score(method, self._held_out).db
 
     def gains_over(self, other: "_Trials", method: Method) -> bool:
         """Return whether the network is better than another by more than chance, on images that did not decide too."""
