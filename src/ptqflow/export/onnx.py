@@ -18,9 +18,9 @@ from torch.fx import GraphModule, Node
 from torch.onnx import register_custom_op_symbolic, symbolic_helper  # type: ignore[attr-defined]
 from torch.onnx.errors import OnnxExporterError
 
-from ptqflow.core.errors import ModelError
+from ptqflow.core.errors import ModelError, one_line
 from ptqflow.core.normalization import InputShape
-from ptqflow.export.onnx_concat import round_concatenations
+from ptqflow.export.onnx_concat import find_readers, round_concatenations
 from ptqflow.export.onnx_fold import fold
 from ptqflow.export.qdq import DOMAIN, round_to_uint8
 from ptqflow.fx.prepare import without_torch_warnings
@@ -78,7 +78,7 @@ def _trace(model: nn.Module, input_shape: InputShape) -> bytes:
             f"{_find_step(model, example, f'aten::{found[1]}')} (aten::{found[1]})" if found else type(model).__name__
         )
         raise ModelError(
-            f"{where} cannot be written as ONNX ({' '.join(str(error).split())[:200]}); "
+            f"{where} cannot be written as ONNX ({one_line(error)[:200]}); "
             "set export.onnx=false, or write it with other operations"
         ) from None
     return buffer.getvalue()
@@ -197,10 +197,7 @@ def _dequantize_once(graph: GraphProto) -> None:
     ONNX Runtime has no INT8 kernel for these. It folds Cast and Mul when it loads the file, and DequantizeLinear never:
     it would dequantize the weights with each image, and take another kernel. To OpenVINO both are the same.
     """
-    readers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = find_readers(graph)
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[NodeProto] = []
     for node in graph.node:

@@ -15,10 +15,7 @@ def round_concatenations(graph: GraphProto) -> None:
     after max pooling. Runtimes have an INT8 kernel, QLinearConcat, with a scale for each input; they take it where
     QuantizeLinear is next to the concatenation. The values stay the same: quantizing twice is quantizing once.
     """
-    readers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = find_readers(graph)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     nodes: list[NodeProto] = []
@@ -33,6 +30,15 @@ def round_concatenations(graph: GraphProto) -> None:
             nodes += _rounded(node, roundings[0])
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def find_readers(graph: GraphProto) -> dict[str, list[NodeProto]]:
+    """Return the nodes that read each tensor, in their order."""
+    readers: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
 
 
 def _roundings(node: NodeProto, readers: Mapping[str, list[NodeProto]]) -> Iterator[NodeProto | None]:
