@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ptqflow.benchmark.timed_runtimes import Loaded, Run, Task, import_runtime
-from ptqflow.core.errors import PtqflowError
+from ptqflow.core.errors import PtqflowError, one_line
 from ptqflow.core.stage import die_with_parent
 
 PLAIN = "plain"
@@ -38,7 +38,7 @@ def main() -> None:
     try:
         serve(Task(**json.loads(sys.argv[1])), lambda answer: print(json.dumps(answer), file=answers))
     except PtqflowError as error:
-        sys.exit(" ".join(str(error).split()))
+        sys.exit(one_line(error))
 
 
 def serve(task: Task, answer: Callable[[dict[str, Any]], None]) -> None:

@@ -39,6 +39,11 @@ class PtqflowWarning(UserWarning):
     """Something went wrong and the work continues: one line."""
 
 
+def one_line(error: Exception) -> str:
+    """Return the message of an error of another library without its line breaks; it may be empty."""
+    return " ".join(str(error).split())
+
+
 def describe_os_error(error: OSError) -> str:
     """Return what the operating system says, and of which file."""
     where = f": {error.filename}" if error.filename else ""

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ptqflow.core.errors import ParamsError
+from ptqflow.core.errors import ParamsError, one_line
 
 PARAMS_FILE = Path("params.yaml")
 _LARGEST = 3.4028234663852886e38
@@ -91,7 +91,7 @@ def _load(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise ParamsError(f"{path} is nested more deeply than YAML is read; keys have 2 or 3 levels") from None
     except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
-        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ParamsError(f"{path} is not valid YAML: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path} holds {type(values).__name__}, not sections with keys")
     return values

@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 from ptqflow.calib.collection import collect_statistics, observe
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import quantize
-from ptqflow.core.errors import ModelError
+from ptqflow.core.errors import ModelError, one_line
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
 from ptqflow.export.export import require_runtimes
@@ -50,7 +50,7 @@ def try_network(card: ModelCard, convert: ConvertParams, export: ExportParams, t
     """
     require_runtimes(export)
     torch.manual_seed(0)
-    images = to_input(torch.from_numpy(np.array(train.images[:_IMAGES])), card.normalization)
+    images = to_input(torch.from_numpy(train.read(slice(_IMAGES))), card.normalization)
     fp32 = _trace(card, images)
     rows = np.arange(len(images), dtype=np.int64).reshape(1, -1)
     statistics = collect_statistics(observe(fp32, card.input_shape), [images], rows)
@@ -76,7 +76,7 @@ def _trace(card: ModelCard, images: Tensor) -> GraphModule:
         other.load_state_dict(model.state_dict())
     except RuntimeError as error:
         raise ModelError(
-            f"model.name: {card.name} is another network each time that it is built ({_one_line(error)}); let it "
+            f"model.name: {card.name} is another network each time that it is built ({one_line(error)[:200]}); let it "
             "depend on num_classes alone"
         ) from None
     canonical = canonicalize(other, card.input_shape)
@@ -103,10 +103,6 @@ def _require_runs(file: bytes, images: Tensor) -> None:
         onnxruntime_session(file).run(None, {INPUT: images.numpy()})
     except Exception as error:  # ONNX Runtime raises classes of its own
         raise ModelError(
-            f"the ONNX file of the INT8 network does not run in ONNX Runtime ({_one_line(error)}); set "
+            f"the ONNX file of the INT8 network does not run in ONNX Runtime ({one_line(error)[:200]}); set "
             "export.onnx=false"
         ) from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

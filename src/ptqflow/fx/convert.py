@@ -9,7 +9,7 @@ from torch.ao.quantization.quantize_fx import convert_fx
 from torch.fx import GraphModule, Node
 
 from ptqflow.core.engines import Engine
-from ptqflow.core.errors import ModelError
+from ptqflow.core.errors import ModelError, one_line
 from ptqflow.core.normalization import InputShape
 from ptqflow.fx.engine import use_engine
 from ptqflow.fx.float_output import replace_reference_layers
@@ -35,7 +35,7 @@ def convert(prepared: GraphModule, scheme: Scheme, input_shape: InputShape) -> G
             converted = _convert_shielded(prepared)
         except Exception as error:  # torch raises anything for what it does not expect
             raise ModelError(
-                f"torch cannot convert the network to INT8 ({_one_line(error)}); name the module that it is about in "
+                f"torch cannot convert the network to INT8 ({one_line(error)}); name the module that it is about in "
                 "convert.keep_fp32"
             ) from None
     if scheme.engine == "qnnpack":
@@ -93,7 +93,7 @@ def _check_runs(converted: GraphModule, prepared: GraphModule, engine: Engine, i
             steps.run(torch.zeros(2, *input_shape))
     except Exception as error:  # torch raises anything for what it does not expect
         step = str(steps.running.target) if steps.running.op == "call_module" else steps.running.name
-        reason = _one_line(error)[:200]
+        reason = one_line(error)[:200]
         if any(node.name == steps.running.name and not fp32_reason(node) for node in prepared.graph.nodes):
             raise MissingKernelError(
                 step,
@@ -113,7 +113,3 @@ def _order_for_clamps(converted: GraphModule) -> None:
                 ordered = converted.graph.call_method("contiguous", (node.all_input_nodes[0],))
             node.replace_input_with(node.all_input_nodes[0], ordered)
     converted.recompile()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -24,7 +24,7 @@ from torch.fx import GraphModule, Node
 
 from ptqflow.core.artifacts import Card
 from ptqflow.core.engines import Engine
-from ptqflow.core.errors import ModelError
+from ptqflow.core.errors import ModelError, one_line
 from ptqflow.core.normalization import InputShape
 from ptqflow.fx.float_output import without_relu
 from ptqflow.fx.fp32_steps import fp32_steps, may_be_int8
@@ -154,7 +154,7 @@ def _prepare(
             )
         except Exception as error:  # torch's code raises anything for what it does not expect
             raise ModelError(
-                f"torch cannot insert observers into {type(model).__name__} ({' '.join(str(error).split())[:300]}); "
+                f"torch cannot insert observers into {type(model).__name__} ({one_line(error)[:300]}); "
                 "name the module that it is about in convert.keep_fp32"
             ) from None
     int8 = {node.name for node in traced.graph.nodes if may_be_int8(node, traced) and node.name not in reasons}

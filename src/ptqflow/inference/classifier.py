@@ -13,7 +13,6 @@ from PIL import Image
 
 from ptqflow.core.errors import DataError
 from ptqflow.data.batching import images_per_pass
-from ptqflow.data.dataset import release_pages
 from ptqflow.data.normalization import normalize
 from ptqflow.fetch.decoding import UnreadableImageError, fit_arrays, fit_image
 from ptqflow.runtime.manifest import Manifest, read_manifest
@@ -71,13 +70,8 @@ def batch_size(image_size: int) -> int:
 def compute_logits(network: "Network", manifest: Manifest, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the logits (N, classes) of images (N, size, size, channels), of the model's size and N > 0."""
     step = batch_size(manifest.image_size)
-
-    def run(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        images = normalize(batch, manifest.input)
-        release_pages(batch)  # of a data set's images, which are mapped
-        return network(images)
-
-    return np.concatenate([run(pixels[start : start + step]) for start in range(0, len(pixels), step)])
+    batches = (pixels[start : start + step] for start in range(0, len(pixels), step))
+    return np.concatenate([network(normalize(batch, manifest.input)) for batch in batches])
 
 
 def to_pixels(images: Picture | Sequence[Picture], manifest: Manifest) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from ptqflow.core.errors import ModelError
+from ptqflow.core.errors import ModelError, one_line
 from ptqflow.core.normalization import InputShape, Normalization
 from ptqflow.core.torchvision_shim import ensure_torchvision_imports
 from ptqflow.models.params import TIMM
@@ -41,7 +41,7 @@ def build_timm_network(name: str, num_classes: int, input_shape: InputShape) -> 
     except Exception as error:  # each network raises what its code does
         raise ModelError(
             f"model.name={name} cannot be built for images of {height}x{width} with data.channels={channels} "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); try another data.image_size or "
+            f"({type(error).__name__}: {one_line(error)[:200]}); try another data.image_size or "
             "data.channels"
         ) from None
     assert isinstance(model, nn.Module)
@@ -87,7 +87,7 @@ def download_timm_weights(name: str, weights: str) -> Path:
     except Exception as error:  # of the hub, of HTTP and of sockets
         raise ModelError(
             f"model.weights: the download of model.safetensors from https://huggingface.co/{repository} failed "
-            f"({' '.join(str(error).split())[:200]}); download the file by other means and set model.weights to its "
+            f"({one_line(error)[:200]}); download the file by other means and set model.weights to its "
             "path, and model.mean and model.std to what its page says"
         ) from None
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ptqflow.core.errors import ModelError
+from ptqflow.core.errors import ModelError, one_line
 from ptqflow.core.normalization import InputShape
 from ptqflow.models.shaped_tracer import NumberOfImagesError, ShapedTracer, StepError
 
@@ -57,7 +57,7 @@ def _name_input(graph: fx.Graph, kind: type[nn.Module]) -> None:
 
 
 def _describe(error: Exception, kind: str) -> str:
-    where, reason = _where(error), _line(error)
+    where, reason = _where(error), one_line(error)[:200]
     if isinstance(error, NumberOfImagesError):
         return (
             f"torch.fx cannot trace {kind}: {where} needs the number of images ({reason}), but the INT8 network runs "
@@ -89,7 +89,3 @@ def _where(error: Exception) -> str:
 
 def _is_inside(file: Path) -> bool:
     return file.is_relative_to(_TORCH) or file.is_relative_to(_OWN) or not file.exists()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

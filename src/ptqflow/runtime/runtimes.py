@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ptqflow.core.errors import EngineError
+from ptqflow.core.errors import EngineError, one_line
 from ptqflow.core.machine import is_x86_without
 
 if TYPE_CHECKING:  # the command line reads the names below before it knows whether arrays are needed
@@ -94,7 +94,7 @@ def _checked(network: "Network", runtime: Runtime, path: Path, classes: int) -> 
         try:
             logits = network(images)
         except Exception as error:  # each runtime raises its own, and a program whatever it likes
-            raise EngineError(f"{runtime} cannot run {path}: {_one_line(error)}") from None
+            raise EngineError(f"{runtime} cannot run {path}: {_message(error)}") from None
         found = f"{logits.dtype} {logits.shape}" if isinstance(logits, np.ndarray) else type(logits).__name__
         if found != f"float32 {(len(images), classes)}":
             raise EngineError(
@@ -106,8 +106,8 @@ def _checked(network: "Network", runtime: Runtime, path: Path, classes: int) -> 
     return run
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _message(error: Exception) -> str:
+    return one_line(error) or type(error).__name__
 
 
 def open_file(path: Path, runtime: Runtime, engine: str) -> "Network":
@@ -125,7 +125,7 @@ def open_file(path: Path, runtime: Runtime, engine: str) -> "Network":
     try:
         return opener(path, engine)
     except Exception as error:  # each runtime raises its own, and any if it is too old or its installation is broken
-        raise EngineError(f"{runtime} cannot load {path}: {_one_line(error)}; {_ANYWHERE}") from None
+        raise EngineError(f"{runtime} cannot load {path}: {_message(error)}; {_ANYWHERE}") from None
 
 
 def onnxruntime_session(model: Path | bytes, **options: Any) -> Any:

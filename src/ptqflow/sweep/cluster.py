@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from typing import Any
 
-from ptqflow.core.errors import LaunchError
+from ptqflow.core.errors import LaunchError, one_line
 from ptqflow.core.machine import usable_cores
 from ptqflow.sweep.changes import Changes
 from ptqflow.sweep.plan import Job
@@ -163,7 +163,7 @@ def connect(address: str | None, resources: Resources, report: Callable[[str], N
             **({} if address else of_this_host),
         )
     except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         where = f"at {address}" if address else "of this host"
         raise LaunchError(
             f"the cluster of Ray {where} cannot be reached ({reason}): start it with `ray start --head`, and run "

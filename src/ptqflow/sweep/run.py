@@ -9,7 +9,7 @@ from pathlib import Path
 from dvc.repo import Repo
 from dvc.repo.experiments.refs import ExpRefInfo
 
-from ptqflow.core.errors import LaunchError
+from ptqflow.core.errors import LaunchError, one_line
 from ptqflow.core.figures import EvaluateMetrics
 from ptqflow.sweep.clone import Clone, CommandError, run_command
 from ptqflow.sweep.cluster import Resources, connect, disconnect
@@ -160,7 +160,7 @@ def _probed_remote(project: Path) -> Iterator[str]:
             remote.fs.makedirs(remote.path)
             remote.fs.pipe_file(path, b"")
     except Exception as error:  # of DVC, of a remote's library or of the file system: they share no class
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise LaunchError(f"the DVC remote, which a sweep's hosts share, cannot be written: {reason}") from error
     try:
         yield name

@@ -10,7 +10,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from ptqflow.core.artifacts import read_card
-from ptqflow.core.errors import PtqflowError, describe_os_error
+from ptqflow.core.errors import PtqflowError, describe_os_error, one_line
 from ptqflow.core.figures import EvaluateMetrics
 from ptqflow.core.paths import METRICS
 from ptqflow.sweep.changes import Changes, apply_changes, read_changes
@@ -102,7 +102,7 @@ def check_host(sweep: Sweep, probe: str) -> str | None:
         run_command(["git", "ls-remote", "--quiet", sweep.git_remote, "HEAD"], host.clone)
         return _find_probe(host, probe)
     except Exception as error:  # of git, of DVC or of a remote's library: they share no class
-        return " ".join(str(error).split())
+        return one_line(error)
 
 
 def _find_probe(host: Host, probe: str) -> str | None:
