@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import quantize
 from ptqflow.core.errors import ModelError, ParamsError
-from ptqflow.data.dataset import Split
+from ptqflow.data.dataset import Split, digests_of
 from ptqflow.data.preprocessing import to_input
 from ptqflow.dry_run.trial import try_network
 from ptqflow.fx.layers import list_layers
@@ -150,7 +150,7 @@ def test_networks_that_timm_has_for_tests_go_all_the_way(name: str) -> None:
     size = 64
     card = miniature.card().model_copy(update={"name": f"timm:test_{name}", "code_sha256": None, "image_size": size})
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
-    train = Split(pixels, np.zeros(2, np.int64), np.zeros(2, "V16"))
+    train = Split(pixels, np.zeros(2, np.int64), digests_of(pixels))
     layers = try_network(card, convert_params(), PARAMS, train)
     assert not [layer for layer in layers if "batch_norm" in layer.operation.lower()]
     assert sum(layer.precision == "int8" for layer in layers) > len(layers) / 4
