@@ -112,3 +112,14 @@ def test_an_override_may_match_more_than_what_is_kept_fp32(choose: Choose, stati
     changed = choose(keep_fp32=["conv1", "bn1"], overrides={"conv*": "entropy"})
 
     assert changed["conv2"] == to_qparams(entropy_of(statistics, "conv2"), CODES)
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(("width", "kept"), [(11, ()), (12, ("1",))])
+def test_auto_keeps_a_head_that_is_a_quarter_of_the_bytes_fp32_and_quantizes_a_larger_one(
+    width: int, kept: tuple[str, ...]
+) -> None:
+    """FP32 takes 4 bytes a weight, INT8 one: 4 · 4 of 4 · 4 + 4 · 12 bytes are a quarter."""
+    model = nn.Sequential(nn.Linear(width, 4, bias=False), nn.Linear(4, 1, bias=False)).eval()
+
+    assert resolve_scheme(model, convert_params(head="auto")).fp32 == kept

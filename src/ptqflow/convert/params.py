@@ -45,8 +45,9 @@ class ConvertParams(Params):
     """Kernels that run the INT8 model."""
     activation: ActivationParams
     weight: WeightParams
-    head: Literal["fp32", "int8"]
-    """Precision of the last layer, whose output is the logits."""
+    head: Literal["auto", "fp32", "int8"]
+    """Precision of the last layer, whose output is the logits; auto: FP32, unless that is more than a quarter of the
+    file."""
     keep_fp32: Annotated[tuple[str, ...], Strict(False)]
     """Names or patterns of modules or functions that stay FP32, such as `layer4.*` or `add_3`, or types of them, such
     as `add`, `softmax`, `Linear` or `MLPBlock`."""

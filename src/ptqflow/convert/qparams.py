@@ -1,6 +1,7 @@
 """What `convert` chooses: what is quantized, and the range of each tensor."""
 
 from collections.abc import Collection, Sequence
+from typing import Literal
 
 from torch import nn
 from torch.fx import GraphModule
@@ -12,10 +13,13 @@ from ptqflow.convert.ranges import Levels, Method, QParams, choose_range, to_qpa
 from ptqflow.core.engines import lacks_vnni
 from ptqflow.core.errors import ArtifactError, ParamsError
 from ptqflow.fx.engine import overflowing_layers
-from ptqflow.fx.fp32_modules import is_kept, kept_modules, match_names, refuse_fused_steps
+from ptqflow.fx.fp32_modules import find_heads, is_kept, kept_modules, match_names, refuse_fused_steps
 from ptqflow.fx.graph import name_observed, only_clamped
 from ptqflow.fx.prepare import Scheme
 from ptqflow.fx.qparams import observed_together
+
+_FP32_BYTES = 4  # of a weight, which has 1 in INT8
+_LARGEST_HEAD = 0.25  # share of the weights' bytes, beyond which `convert.head=auto` quantizes it
 
 
 def resolve_scheme(model: nn.Module, params: ConvertParams, also_fp32: Sequence[str] = ()) -> Scheme:
@@ -30,7 +34,7 @@ def resolve_scheme(model: nn.Module, params: ConvertParams, also_fp32: Sequence[
         ParamsError: a pattern of `keep_fp32` matches nothing, or 8-bit activations were asked for where a kernel of the
             engine can overflow with them.
     """
-    fp32 = kept_modules(model, params.keep_fp32, params.head == "fp32", also_fp32)
+    fp32 = kept_modules(model, params.keep_fp32, _keeps_head(model, params.head), also_fp32)
     reduce_range = params.activation.reduce_range
     layer = next((name for name in overflowing_layers(model, params.engine) if not is_kept(name, fp32)), None)
     if layer and reduce_range is False:
@@ -46,6 +50,18 @@ def resolve_scheme(model: nn.Module, params: ConvertParams, also_fp32: Sequence[
         fp32=fp32,
         fuse_additions=params.fuse_additions,
     )
+
+
+def _keeps_head(model: nn.Module, head: Literal["auto", "fp32", "int8"]) -> bool:
+    if head != "auto":
+        return head == "fp32"
+    in_heads = sum(_count_weights(model.get_submodule(name)) for name in find_heads(model))
+    in_fp32, others = _FP32_BYTES * in_heads, _count_weights(model) - in_heads
+    return in_fp32 <= _LARGEST_HEAD * (in_fp32 + others)
+
+
+def _count_weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def set_ranges(
