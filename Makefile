@@ -89,4 +89,5 @@ $(INSTALLED): requirements.lock pyproject.toml
 	python -m pip install --progress-bar off --quiet --no-compile -r requirements.lock  # compiled when first imported
 	python -m pip install --quiet --no-compile --no-deps --no-build-isolation --editable .
 	python -m ptqflow.offline_plots
+	$(if $(PYTHONDONTWRITEBYTECODE),python -m compileall -qq -j 0 .venv/lib || true)  # else each process would compile torch anew
 	@touch $@
