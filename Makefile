@@ -2,6 +2,7 @@
 # make check   install, then lint, types and tests: what must pass before a commit
 # make format  install, correct what lint can correct
 # make docs    install, write the params table of README.md
+# make site    install, build the site of docs/ in build/site
 # make networks  install, measure the networks of tests/zoo, write the table of docs/networks.md
 # make test    install, run the tests; COVERAGE=1 measures what they cover
 # make test-slow  the slow tests, those in a browser (Debian's chromium), a quarter of the zoo
@@ -10,7 +11,7 @@
 # make test-cluster  a sweep over four hosts of Ray on this one, of which one is killed
 .DEFAULT_GOAL := repro
 .DELETE_ON_ERROR:
-.PHONY: repro check format docs networks test test-slow faults test-zoo test-cluster benchmark spread lint types lock
+.PHONY: repro check format docs site networks test test-slow faults test-zoo test-cluster benchmark spread lint types lock
 
 PYTHON ?= python3
 INSTALLED := .venv/installed
@@ -69,6 +70,10 @@ format: $(INSTALLED)
 docs: $(INSTALLED)
 	PYTHONPATH=src python .ci/params_table.py
 
+site: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+	@echo "build/site/index.html"
+
 networks: $(INSTALLED)
 	PYTHONPATH=src:tests python tests/zoo/table.py
 
@@ -89,5 +94,5 @@ $(INSTALLED): requirements.lock pyproject.toml
 	python -m pip install --progress-bar off --quiet --no-compile -r requirements.lock  # compiled when first imported
 	python -m pip install --quiet --no-compile --no-deps --no-build-isolation --editable .
 	python -m ptqflow.offline_plots
-	$(if $(PYTHONDONTWRITEBYTECODE),python -m compileall -qq -j 0 .venv/lib || true)  # else each process would compile torch anew
+	$(if $(PYTHONDONTWRITEBYTECODE),python -m compileall -qq -j 0 .venv/lib || true)  # else each process would compile torch again
 	@touch $@

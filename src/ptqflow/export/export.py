@@ -167,8 +167,8 @@ def require_runtimes(params: ExportParams) -> None:
     runtime: Runtime = "openvino"
     if params.onnx and params.openvino and find_spec(PACKAGES[runtime]) is None:
         raise ModelError(
-            "export.openvino is true, and openvino is not installed: `pip install '.[openvino]'` in a clone of ptqflow, or "
-            "set it to false"
+            "export.openvino is true, and openvino is not installed: `pip install '.[openvino]'` in a clone of "
+            "ptqflow, or set it to false"
         )
 
 

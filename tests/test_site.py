@@ -1,0 +1,44 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LOADED = re.compile(r"""<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)="(?:https?:)?//[^"]*\"""")
+"""Tags that have a browser request something of another host."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the site, for which warnings are errors: a link or an anchor that leads nowhere, a page in no menu."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", folder]
+    built = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
+    )
+    assert (built.returncode, built.stdout, built.stderr) == (0, "", "")
+    return folder
+
+
+def test_every_page_of_docs_and_of_the_root_is_part_of_the_site(site: Path) -> None:
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")}
+    assert pages | {"index", "security", "contributing", "changelog", "python"} <= {
+        page.stem for page in site.glob("*")
+    }
+
+
+def test_the_pages_load_nothing_from_another_host(site: Path) -> None:
+    found = {page.name: LOADED.findall(page.read_text()) for page in site.glob("**/*.html")}
+    assert len(found) > 15
+    assert {name: tags for name, tags in found.items() if tags} == {}
+
+
+def test_the_reference_holds_the_docstrings_of_the_python_interface(site: Path) -> None:
+    text = (site / "python.html").read_text()
+    assert 'id="ptqflow.load"' in text
+    assert "the hash of the file that is loaded is checked first" in re.sub(
+        r"<[^>]*>|\s+", lambda m: " " if m[0].isspace() else "", text
+    )
