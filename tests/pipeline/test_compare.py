@@ -140,7 +140,9 @@ def are_equal(first: Predictions, second: Predictions) -> bool:
 @pytest.mark.slow
 def test_two_revisions_are_compared_image_by_image(repository: Repository) -> None:
     before = repository.read("metrics/evaluate.json")
-    repository.run("dvc", "exp", "run", "-S", "convert.activation.method=moving_average", "-S", "convert.head=int8")
+    repository.run(
+        "dvc", "exp", "run", "-S", "convert.activation.method=moving_average", "-S", "convert.head=int8", "evaluate"
+    )
     repository.commit("another method")
 
     compared = json.loads(repository.run("ptqflow", "compare", "HEAD~1", "HEAD", "--json").output)
@@ -160,7 +162,7 @@ def test_two_revisions_are_compared_image_by_image(repository: Repository) -> No
 
 @pytest.mark.slow
 def test_revisions_with_other_test_images_are_refused(repository: Repository) -> None:
-    repository.run("dvc", "exp", "run", "-S", "data.seed=1")
+    repository.run("dvc", "exp", "run", "-S", "data.seed=1", "evaluate")
     repository.commit("other images")
 
     assert_refused(repository, "HEAD~1", "HEAD", "HEAD~1 and HEAD were evaluated on different test images")

@@ -23,16 +23,24 @@ def assert_one_clear_line(result: Result, *words: str) -> None:
     ("section", "key", "value", "words"),
     [
         ("calib", "batchs", 3, ("calib.batchs", "unknown", "did you mean batches?")),
-        ("calib", "batches", "three", ("calib.batches", "'three'", "integer")),
-        ("calib", "batches", 0, ("calib.batches", "0", "greater than 0")),
+        pytest.param(*("calib", "batches", "three", ("calib.batches", "'three'", "integer")), marks=pytest.mark.slow),
+        pytest.param(*("calib", "batches", 0, ("calib.batches", "0", "greater than 0")), marks=pytest.mark.slow),
         ("calib", "batches", 999, ("calib.batches=999", "may be at most 22")),
-        ("convert", "engine", "tensorrt", ("convert.engine", "'tensorrt'", "'onednn'")),
-        ("convert", "overrides", {"layer9": "mse"}, ("convert.overrides", "'layer9'", "near names")),
-        ("train", "lr", -1.0, ("train.lr", "-1.0", "greater than 0")),
-        ("model", "name", "resnet19", ("model.name", "'resnet19'", "resnet18")),
-        ("model", "weights", "nowhere.pt", ("model.weights", "nowhere.pt", "does not exist")),
-        ("data", "path", "nowhere", ("data.path=nowhere", "image_folder")),
-        ("data", "name", "mnist", ("data.name", "'mnist'", "'cifar10'")),
+        pytest.param(
+            *("convert", "engine", "tensorrt", ("convert.engine", "'tensorrt'", "'onednn'")), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            *("convert", "overrides", {"layer9": "mse"}, ("convert.overrides", "'layer9'", "near names")),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(*("train", "lr", -1.0, ("train.lr", "-1.0", "greater than 0")), marks=pytest.mark.slow),
+        pytest.param(*("model", "name", "resnet19", ("model.name", "'resnet19'", "resnet18")), marks=pytest.mark.slow),
+        pytest.param(
+            *("model", "weights", "nowhere.pt", ("model.weights", "nowhere.pt", "does not exist")),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(*("data", "path", "nowhere", ("data.path=nowhere", "image_folder")), marks=pytest.mark.slow),
+        pytest.param(*("data", "name", "mnist", ("data.name", "'mnist'", "'cifar10'")), marks=pytest.mark.slow),
     ],
 )
 def test_a_bad_param_is_one_line_that_names_it_and_corrected_all_comes_back_without_a_stage_running_again(

@@ -27,6 +27,7 @@ def test_another_project_gets_the_model_from_a_clone_with_a_remote(repository: R
     assert (project.path / "again/model.json").read_bytes() == (project.path / "model/model.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_failed_gate_leaves_no_export_and_says_which_file_failed(repository: Repository) -> None:
     replay = repository.path / "src/ptqflow/export/replay.py"
     replay.write_text(replay.read_text().replace("logits = network(batch)", "logits = 2 * network(batch)"))

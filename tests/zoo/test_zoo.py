@@ -26,8 +26,10 @@ AHEAD = 0.95
 
 CI_MEASURES = 4
 """Of so many networks one is measured in CI, all of them by `make test-zoo`."""
+LARGE = ("maxvit",)
+"""A tenth of the time of all."""
 MEASURED = [
-    pytest.param(name, marks=[pytest.mark.zoo] if index % CI_MEASURES else [])
+    pytest.param(name, marks=[pytest.mark.zoo] if index % CI_MEASURES or name in LARGE else [])
     for index, name in enumerate(name for name in NETWORKS if name not in REFUSED)
 ]
 

@@ -70,7 +70,8 @@ def _find_data(path: str) -> Path:
     found = _find(path)
     if found is None:
         raise DataError(
-            f"data.path: {path} does not exist (looked in {_roots()[-1]}); set it to a file or folder that does"
+            f"data.path: {path} does not exist (looked in {_roots()[-1]}); set it to a file or folder that does; in a "
+            "clone, `dvc repro --pull` takes what was pushed"
         )
     _require_apart_from_outputs(found)
     if found.is_dir():
