@@ -11,7 +11,7 @@ import torch
 from exported import reference_probabilities
 from numpy.typing import NDArray
 from PIL import Image
-from samples import encode, png, random_pixels
+from samples import encode, fitted, png, random_pixels
 
 import ptqflow
 from ptqflow.core.errors import ArtifactError, DataError
@@ -50,7 +50,7 @@ def test_images_may_be_arrays_pil_images_or_lists_of_both_of_any_size(pristine: 
     classifier = ptqflow.load(str(pristine), "onnxruntime")
     large = random_pixels(20, 30, 3)
     grey = Image.fromarray(random_pixels(9, 7))
-    fitted = np.stack([decode_image(encode(image), 8, 3) for image in (Image.fromarray(large), grey)])
+    fitted = np.stack([decode_image(encode(image), fitted(8)) for image in (Image.fromarray(large), grey)])
     expected = classifier(fitted)
 
     assert np.array_equal(classifier([large, grey]), expected)
@@ -66,7 +66,7 @@ def test_a_rotated_photo_is_turned_as_one_in_a_file_is(pristine: Path, tmp_path:
     Image.fromarray(random_pixels(8, 8, 3)).save(tmp_path / "rotated.png", exif=exif)
     classifier = ptqflow.load(pristine, "onnxruntime")
 
-    turned = decode_image((tmp_path / "rotated.png").read_bytes(), 8, 3)
+    turned = decode_image((tmp_path / "rotated.png").read_bytes(), fitted(8))
     assert np.array_equal(classifier(Image.open(tmp_path / "rotated.png")), classifier(turned))
 
 
@@ -105,7 +105,7 @@ def test_images_become_those_of_the_models_channels_as_files_do(pristine: Path, 
     manifest = read_manifest(pristine).model_copy(update={"input": InputCard.of(normalization)})
     pictures = [Image.fromarray(random_pixels(20, 30, 4)).convert(other) for other in ("L", "LA", "RGB", "RGBA", "P")]
     arrays = [random_pixels(20, 30, channels, seed=seed) for seed in (1, 2)]
-    expected = np.stack([decode_image(encode(picture), 8, channels) for picture in pictures])
+    expected = np.stack([decode_image(encode(picture), fitted(8, channels)) for picture in pictures])
     same = [Image.fromarray(array.squeeze()) for array in arrays]
 
     assert np.array_equal(to_pixels(pictures, manifest), expected)
