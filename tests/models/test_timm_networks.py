@@ -56,8 +56,10 @@ def test_images_of_an_impossible_size_are_refused_in_one_line() -> None:
 def test_published_weights_bring_their_normalization_and_other_weights_none() -> None:
     vit = describe_timm_weights("timm:vit_tiny_patch16_224", "augreg_in21k_ft_in1k")
     resnet = describe_timm_weights("timm:resnet18", "a1_in1k")
-    assert vit and vit.normalization == Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    assert resnet and resnet.normalization == Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    assert vit
+    assert resnet
+    assert vit.normalization == Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    assert resnet.normalization == Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     assert describe_timm_weights("timm:resnet18", "weights.safetensors") is None
 
 

@@ -42,6 +42,18 @@ def test_changed_images_come_by_the_sum_of_both_margins() -> None:
     assert np.array_equal(np.asarray(decode(first.uri)), pixels[2])
 
 
+def test_a_changed_image_is_shown_in_its_colors_where_it_is_stored_as_bgr() -> None:
+    pixels = random_pixels(1, 8, 8, 3)
+    how = miniature.PREPROCESSING.model_copy(update={"color": "BGR"})
+    (shown,) = changed_images(
+        Split(pixels, np.zeros(1, np.int64), digests_of(pixels)),
+        CARD.model_copy(update={"preprocessing": how}),
+        predictions([0], [0.5]),
+        predictions([1], [0.5]),
+    )
+    assert np.array_equal(np.asarray(decode(shown.uri)), pixels[0, :, :, ::-1])
+
+
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
 def test_grey_images_and_those_with_opacity_keep_their_pixels_where_small(channels: int, mode: str) -> None:
     pixels = random_pixels(8, 8, channels)
