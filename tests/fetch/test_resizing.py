@@ -188,7 +188,7 @@ def test_without_antialiasing_pixels_equal_those_of_torch_interpolated_in_float6
         expected = resized[0].round().clamp(0, 255).permute(1, 2, 0).numpy()
         found = fit_image(image, how(size, resize="squash", interpolation=interpolation, antialias=False))
         differs = found != expected
-        assert differs.mean() < 1e-3  # a value halfway between two integers
+        assert differs.mean() < 5e-3  # a value halfway between two integers
         assert np.abs(found - expected).max() <= 1
 
 
