@@ -20,6 +20,7 @@ from torch.fx import GraphModule
 
 from ptqflow.calib.collection import collect_statistics, observe
 from ptqflow.calib.sampling import draw_images, input_batches
+from ptqflow.core.preprocessing import in_pixels
 from ptqflow.data.dataset import open_dataset
 from ptqflow.fx.graph import observer_nodes
 from ptqflow.fx.prepare import without_torch_warnings
@@ -76,7 +77,7 @@ def main() -> None:
             timed[name].append(seconds(*way, time.process_time if arguments.threads == 1 else time.perf_counter))
 
     print(
-        f"{fp32.card.name}, {rows.size} images of {fp32.card.image_size}x{fp32.card.image_size} "
+        f"{fp32.card.name}, {rows.size} images of {in_pixels(fp32.card.preprocessing.size)} "
         f"in batches of {rows.shape[1]}, ",
         end="",
     )

@@ -19,6 +19,7 @@ from photos import write_photos
 from PIL import Image, ImageOps
 
 from ptqflow.core.machine import usable_cores
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.core.torchvision_shim import ensure_torchvision_imports
 from ptqflow.fetch.decoding import decode_image
 
@@ -63,7 +64,7 @@ def main() -> None:
 
 def decode_file(file: Path, size: int) -> NDArray[np.uint8]:
     """Decode as `fetch` and `ptqflow predict` do."""
-    return decode_image(file.read_bytes(), size, 3)
+    return decode_image(file.read_bytes(), Preprocessing.default((size, size)))
 
 
 def decode_in_full(file: Path, size: int) -> NDArray[np.uint8]:

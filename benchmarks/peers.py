@@ -42,6 +42,7 @@ from ptqflow.core.machine import describe_machine
 from ptqflow.core.normalization import InputShape
 from ptqflow.core.params import read_params
 from ptqflow.core.paths import DATASET, EXPORT, FP32, STATISTICS
+from ptqflow.core.preprocessing import in_pixels
 from ptqflow.data.accuracy import evaluate
 from ptqflow.data.batching import images_per_pass
 from ptqflow.data.dataset import Dataset, Split, open_dataset
@@ -201,7 +202,7 @@ def peers_rows(fp32: Fp32Model, dataset: Dataset, test: Split, folder: Path) -> 
 
 def score(row: Row, test: Split, fp32: Fp32Model) -> Row:
     """Add the logits, or why there are none; leave out further runtimes that do not run the file."""
-    step, normalization = images_per_pass(fp32.card.image_size, PASS), fp32.card.normalization
+    step, normalization = images_per_pass(fp32.card.preprocessing.size, PASS), fp32.card.normalization
     batches = [test[start : start + step].images for start in range(0, len(test), step)]
     files: dict[Runtime, Path] = {}
     logits = None
@@ -246,7 +247,7 @@ def describe(fp32: Fp32Model, dataset: Dataset, test: Split, arguments: argparse
     timed = "" if arguments.no_speed else f", {arguments.processes} processes, {arguments.rounds} rounds in each"
     return (
         f"{fp32.card.name}, {drawn} calibration images, {len(test)} test images of "
-        f"{fp32.card.image_size}x{fp32.card.image_size}; {machine['cpu']} ({' '.join(machine['instructions'])}), "
+        f"{in_pixels(fp32.card.preprocessing.size)}; {machine['cpu']} ({' '.join(machine['instructions'])}), "
         f"{arguments.threads} threads{timed}; torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}, "
         f"OpenVINO {openvino.__version__.split('-')[0]}, NNCF {nncf.__version__}\n"
     )

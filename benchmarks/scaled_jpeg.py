@@ -13,6 +13,7 @@ import sklearn.datasets
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.fetch import decoding
 
 SIZES = (24, 32, 48, 53, 64, 96, 100, 106, 128, 150, 180)
@@ -30,7 +31,7 @@ def main() -> None:
             row = ""
             for spare in SPARE:
                 decoding._SPARE = spare
-                found = psnr(decoding.decode_image(data, size, 3), expected)
+                found = psnr(decoding.decode_image(data, Preprocessing.default((size, size))), expected)
                 least[spare] = min(least[spare], found)
                 row += f"{found:8.1f}" if np.isfinite(found) else f"{'equal':>8}"
             bicubic = psnr(in_full(data, size, Image.Resampling.BICUBIC), expected)

@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader, Subset
 from torch.utils.data import Dataset as Images
 
 from ptqflow.core.machine import cpu_model, usable_cores
+from ptqflow.core.preprocessing import in_pixels
 from ptqflow.core.ranks import ALONE
 from ptqflow.core.torchvision_shim import ensure_torchvision_imports
 from ptqflow.data.dataset import DIGEST_BYTES, Dataset, DatasetCard, Split, open_dataset
@@ -146,7 +147,7 @@ def loop(arguments: argparse.Namespace) -> None:
     rows.append(find_rows(arguments.folder, held_out, "test" if arguments.held_out == "test" else "train"))
     images = len(dataset.train)
     print(
-        f"{arguments.model}, {images} images of {dataset.card.image_size}x{dataset.card.image_size}, {len(held_out)} "
+        f"{arguments.model}, {images} images of {in_pixels(dataset.card.preprocessing.size)}, {len(held_out)} "
         f"held out ({arguments.held_out}), {arguments.epochs} epochs in batches of {arguments.batch_size}; "
         f"the loop: {arguments.workers} workers, images from {arguments.folder or 'memory'}, "
         f"{'calm' if arguments.calm else 'as written'}; ours: a checkpoint every {arguments.checkpoint_every} epochs"
@@ -237,15 +238,13 @@ def normalization(card: DatasetCard) -> list[Callable[[Any], Any]]:
 def augmentation(card: DatasetCard) -> list[Callable[[Any], Any]]:
     """Return torchvision's transforms of an image to train on."""
     flip = [transforms.RandomHorizontalFlip()] if card.horizontal_flip else []
-    return [transforms.RandomCrop(card.image_size, padding=PADDING), *flip, *normalization(card)]
+    return [transforms.RandomCrop(card.preprocessing.size, padding=PADDING), *flip, *normalization(card)]
 
 
 def build(arguments: argparse.Namespace, card: DatasetCard, seed: int) -> nn.Module:
     """Build the network with the same random weights for every way."""
     torch.manual_seed(seed)
-    return build_model(
-        arguments.model, arguments.stem, len(card.classes), (card.channels, card.image_size, card.image_size)
-    )
+    return build_model(arguments.model, arguments.stem, len(card.classes), card.preprocessing.input_shape)
 
 
 def plain_sgd(model: nn.Module, fused: bool | None = None) -> torch.optim.Optimizer:

@@ -11,12 +11,15 @@ def main() -> str:
 
     params = read_params("data", DataParams)
 
-    from ptqflow.core.inputs import DATA, given
+    from ptqflow.core.artifacts import read_card
+    from ptqflow.core.inputs import DATA, PREPROCESSING, given
+    from ptqflow.core.preprocessing import Preprocessing
     from ptqflow.fetch.fetch import fetch
 
-    card = fetch(params, given(DATA), DATASET)
+    card = fetch(params, read_card(PREPROCESSING, Preprocessing), given(DATA), DATASET)
     sizes = ", ".join(f"{count:,} {split}" for split, count in card.sizes.items())
-    return f"{sizes} images of {card.image_size} by {card.image_size} pixels in {len(card.classes)} classes"
+    height, width = card.preprocessing.size
+    return f"{sizes} images of {height} by {width} pixels in {len(card.classes)} classes"
 
 
 if __name__ == "__main__":

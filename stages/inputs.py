@@ -1,16 +1,25 @@
-"""Link the files that params.yaml points to under names that DVC can hash."""
+"""Link the files that params.yaml points to under names that DVC can hash, and write the images' preprocessing."""
 
 from ptqflow.core.stage import run
 
 
 def main() -> None:
-    """Write inputs/: links to data.path, model.weights and the module of model.name."""
+    """Write inputs/: links to data.path, model.weights and the module of model.name, and the preprocessing."""
+    from ptqflow.core.artifacts import write_card
+    from ptqflow.core.inputs import PREPROCESSING
     from ptqflow.core.params import read_params
     from ptqflow.fetch.params import DataParams
     from ptqflow.inputs.links import link_inputs
+    from ptqflow.inputs.preprocessing import resolve_preprocessing, warn_of_other_images
+    from ptqflow.models.description import describe_weights
     from ptqflow.models.params import ModelParams
 
-    link_inputs(read_params("data", DataParams), read_params("model", ModelParams))
+    data, model = read_params("data", DataParams), read_params("model", ModelParams)
+    described = describe_weights(model)
+    preprocessing = resolve_preprocessing(data, model, described)
+    link_inputs(data, model)
+    write_card(PREPROCESSING, preprocessing)
+    warn_of_other_images(preprocessing, model, described)
 
 
 if __name__ == "__main__":

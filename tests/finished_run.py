@@ -34,6 +34,7 @@ from ptqflow.core.figures import (
     SearchRow,
 )
 from ptqflow.core.paths import DATASET, EXPORT
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.data.accuracy import Evaluation
 from ptqflow.evaluate.writing import write_evaluation
 from ptqflow.runtime.manifest import (
@@ -231,7 +232,7 @@ def _write_export(
         architecture="resnet18",
         engine="onednn",
         classes=classes,
-        image_size=size,
+        preprocessing=Preprocessing.default((size, size)),
         params={"data": {"name": name, "limit": None}, "convert": {"activation": {"method": "mse"}, "max_drop": 0.5}},
         dataset_sha256=json.loads((DATASET / "card.json").read_text())["sha256"],
         calibration=CalibrationCard(images=320, indices_sha256=SHA256),

@@ -37,7 +37,7 @@ def make_manifest(files: Mapping[str, FileCard], **changes: Any) -> Manifest:
         "architecture": card.name,
         "stem": card.stem,
         "classes": card.classes,
-        "image_size": card.image_size,
+        "preprocessing": card.preprocessing,
         "input": InputCard.of(card.normalization),
         "engine": ENGINES[0],
         "needs": Needs(vnni=not lacks_vnni(ENGINES[0])),  # else it has 7 bits

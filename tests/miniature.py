@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptqflow.core.normalization import Normalization
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.data.dataset import DatasetCard, Split, digests_of
 from ptqflow.models.architecture import hash_code
 from ptqflow.models.fp32 import ModelCard
@@ -24,12 +25,13 @@ NORMALIZATIONS = {
 }
 """By the number of channels."""
 
+PREPROCESSING = Preprocessing.default((SIZE, SIZE))
 
 DATASET_CARD = DatasetCard(
     name="digits",
     source="synthetic",
     classes=CLASSES,
-    image_size=SIZE,
+    preprocessing=PREPROCESSING,
     sizes={"train": 30, "val": 20, "test": 20},
     mean=(0.1, 0.2, 0.3),
     std=(0.4, 0.5, 0.6),
@@ -121,7 +123,7 @@ def card(function: str = "residual") -> ModelCard:
         name=name,
         stem="standard",
         classes=CLASSES,
-        image_size=SIZE,
+        preprocessing=PREPROCESSING,
         normalization=NORMALIZATION,
         code_sha256=hash_code(name),
     )

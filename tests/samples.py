@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ptqflow.core.preprocessing import ColorOrder, Preprocessing
 from ptqflow.data.dataset import DatasetCard
+from ptqflow.fetch import fetch as fetch_module
 from ptqflow.fetch.params import DataParams
 from ptqflow.fetch.splitting import Decode, Pool, Rows, Source
 from ptqflow.fetch.writing import save_card, write_images
@@ -33,6 +35,17 @@ def data_params(**changes: object) -> DataParams:
         "on_bad_image": "error",
     }
     return DataParams.model_validate(values | changes)
+
+
+def fitted(size: int | tuple[int, int], channels: int = 3) -> Preprocessing:
+    """Return the default preprocessing to a square or to height and width."""
+    colors: dict[int, ColorOrder] = {1: "L", 3: "RGB", 4: "RGBA"}
+    return Preprocessing.default((size, size) if isinstance(size, int) else size, colors[channels])
+
+
+def fetch(params: DataParams, given: Path | None, directory: Path) -> DatasetCard:
+    """Fetch with the preprocessing that the params state."""
+    return fetch_module.fetch(params, params.preprocessing(), given, directory)
 
 
 def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:
@@ -148,9 +161,9 @@ def save_dataset(
     """Write the images and labels of each split as `fetch` does; `changes` as of `array_source`."""
     directory.mkdir(parents=True, exist_ok=True)
     source, pools = array_source(splits, **changes)  # type: ignore[arg-type]
-    _, size, _, channels = splits["train"][0].shape
-    written = write_images(directory, source, pools, (channels, size, size))
-    return save_card(directory, name, source, pools, written, size)
+    _, height, width, channels = splits["train"][0].shape
+    written = write_images(directory, source, pools, (channels, height, width))
+    return save_card(directory, name, source, pools, written, fitted((height, width), channels))
 
 
 def read_pool(source: Source, pool: Pool | None) -> np.ndarray:

@@ -15,8 +15,9 @@ def load(directory: "str | PathLike[str]", runtime: "Runtime | None" = None) -> 
     `classifier(images)` takes uint8 arrays of shape (N, H, W, C) or (H, W, C), a PIL image, or a list of PIL images and
     (H, W, C) arrays of any sizes; C is the model's number of channels: 1 (grey), 3 (RGB) or 4 (RGBA), to which a PIL
     image of any mode is converted. It returns float32 probabilities of shape (N, classes), whose columns are
-    `classifier.classes`; for one image, N is 1. Images of another size than the model's are cropped in the middle to a
-    square and scaled, as in training. `classifier.runtime` is the name of the runtime.
+    `classifier.classes`; for one image, N is 1. Images are resized and cropped by the model's own
+    preprocessing, as in training; arrays are RGB where its channels are BGR. `classifier.runtime` is the name of the
+    runtime.
 
     Args:
         directory: written by the stage `export`; the hash of the file that is loaded is checked first.

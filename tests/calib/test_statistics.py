@@ -15,6 +15,7 @@ from ptqflow.convert.params import ActivationParams, ConvertParams, WeightParams
 from ptqflow.convert.qparams import resolve_scheme, set_ranges
 from ptqflow.core.engines import ENGINES, Engine, available_engines
 from ptqflow.core.errors import ArtifactError
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.fx.convert import convert
 from ptqflow.fx.fused_adds import fused_additions
 from ptqflow.fx.graph import name_observed
@@ -202,7 +203,7 @@ def test_a_tensor_that_had_values_in_one_part_alone_keeps_them(statistics: Stati
         ("name", "resnet18"),
         ("stem", "small"),
         ("classes", miniature.CLASSES[:5]),
-        ("image_size", 16),
+        ("preprocessing", Preprocessing.default((16, 16))),
         ("weights_sha256", "0" * 64),
     ],
 )

@@ -9,13 +9,17 @@ from ptqflow.data.batching import images_per_pass, images_together, in_blocks
 @pytest.mark.parametrize("size", [8, 31, 32, 224, 512, 1024, 2048, 4096])
 @pytest.mark.parametrize("pixels", [1 << 18, 1 << 20])
 def test_as_many_images_as_the_budget_holds_and_never_none(size: int, pixels: int) -> None:
-    count = images_together(size, pixels)
+    count = images_together((size, size), pixels)
     assert count == 1 or count * size**2 <= pixels
     assert (count + 1) * size**2 > pixels
 
 
+def test_the_pixels_of_a_rectangle_count() -> None:
+    assert images_together((48, 32), 1 << 17) == images_together((32, 48), 1 << 17) == (1 << 17) // (48 * 32)
+
+
 def test_the_budgets_in_use_hold_the_usual_numbers_at_32_pixels() -> None:
-    assert [images_together(32, 1 << bits) for bits in (17, 18, 20, 22)] == [128, 256, 1024, 4096]
+    assert [images_together((32, 32), 1 << bits) for bits in (17, 18, 20, 22)] == [128, 256, 1024, 4096]
 
 
 @pytest.mark.parametrize(
@@ -23,7 +27,7 @@ def test_the_budgets_in_use_hold_the_usual_numbers_at_32_pixels() -> None:
     [(32, 256, 256), (90, 256, 256), (224, 256, 41), (1024, 256, 2), (1024, 1, 1), (2048, 256, 1), (4096, 256, 1)],
 )
 def test_a_pass_has_the_number_asked_for_until_the_images_are_large(size: int, most: int, count: int) -> None:
-    assert images_per_pass(size, most) == count
+    assert images_per_pass((size, size), most) == count
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 4, 5, 1000])

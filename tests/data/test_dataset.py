@@ -90,8 +90,8 @@ def test_a_missing_card_is_reported() -> None:
 
 def test_a_card_of_another_version_is_reported() -> None:
     card = (OUT / "card.json").read_text()
-    (OUT / "card.json").write_text(card.replace('"format_version": 3', '"format_version": 4'))
-    assert "card.json: format_version: Input should be 3; " in refusal()
+    (OUT / "card.json").write_text(card.replace('"format_version": 4', '"format_version": 3'))
+    assert "card.json: format_version: Input should be 4; " in refusal()
 
 
 def flip(file: Path, byte: int) -> None:

@@ -30,6 +30,18 @@ def test_input_equals_that_of_torch_bit_for_bit(pixels: NDArray[np.uint8], mean:
     assert np.array_equal(batch, to_input(torch.from_numpy(pixels), Normalization(mean=mean, std=std)).numpy())
 
 
+def test_pixels_in_0_to_255_are_normalized_without_another_rounding_by_numpy_and_by_torch() -> None:
+    normalization = Normalization(mean=(104.0, 117.0, 123.5), std=(1.0, 58.4, 57.1), input_range=255)
+    pixels = miniature.images(20)
+    expected = (pixels.astype(np.float32) - np.float32(normalization.mean)) / np.float32(normalization.std)
+    for found in (
+        normalize(pixels, normalization),
+        to_input(torch.from_numpy(pixels), normalization).numpy(),
+        to_input(torch.from_numpy(pixels), normalization, torch.channels_last).numpy(),
+    ):
+        assert np.array_equal(found, expected.transpose(0, 3, 1, 2))
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_input_of_any_number_of_channels_equals_that_of_torch_bit_for_bit(channels: int) -> None:
     pixels = random_pixels(20, 8, 8, channels)

@@ -1,10 +1,12 @@
+from contextlib import nullcontext
 from importlib.util import find_spec
 
 import miniature
 import pytest
 from miniature import DATASET_CARD
 
-from ptqflow.core.errors import ParamsError
+from ptqflow.core.errors import ParamsError, PtqflowWarning
+from ptqflow.core.normalization import Normalization
 from ptqflow.dry_run.description import describe_model
 from ptqflow.models.params import ModelParams
 
@@ -40,6 +42,33 @@ def test_a_mean_for_another_number_of_channels_is_one_line(count: int) -> None:
     )
 
 
+def described(preprocessing: str | None, **changes: object) -> Normalization:
+    keys = {"name": "resnet18", "weights": "IMAGENET1K_V1", "stem": "standard", "mean": None, "std": None} | changes
+    params = ModelParams.model_validate(keys | {"preprocessing": preprocessing})
+    return describe_model(params, DATASET_CARD).normalization
+
+
+def test_the_description_of_the_weights_brings_mean_and_std_in_the_range_of_the_input() -> None:
+    imagenet = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    assert described("torchvision") == imagenet
+    assert described("torchvision", mean=imagenet.mean, std=imagenet.std) == imagenet
+    assert described(None) == DATASET_CARD.normalization
+    for preprocessing, of in (("torchvision", imagenet), (None, DATASET_CARD.normalization)):
+        found = described(preprocessing, input_range=255)
+        assert found.input_range == 255
+        assert found.mean == pytest.approx([255 * value for value in of.mean])
+        assert found.std == pytest.approx([255 * value for value in of.std])
+
+
+def test_a_mean_that_contradicts_the_description_is_one_line_or_a_warning_with_both() -> None:
+    own = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+    both = r"make mean \[0\.5, .*resnet18\.IMAGENET1K_V1 mean \[0\.485, .*"
+    with pytest.raises(ParamsError, match=f"{both}set mean and std to null"):
+        described("torchvision", **own)
+    with pytest.warns(PtqflowWarning, match=f"{both}model.preprocessing=torchvision takes the latter"):
+        described(None, **own)
+
+
 @pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
 @pytest.mark.parametrize(
     ("weights", "mean", "expected"),
@@ -54,4 +83,6 @@ def test_weights_that_timm_publishes_bring_their_normalization_unless_the_params
     weights: str | None, mean: tuple[float, ...] | None, expected: tuple[float, ...]
 ) -> None:
     params = ModelParams(name="timm:vit_tiny_patch16_224", weights=weights, stem="standard", mean=mean, std=mean)
-    assert describe_model(params, DATASET_CARD).normalization.mean == expected
+    expectation = pytest.warns(PtqflowWarning, match=r"mean \[0\.4, .* mean \[0\.5, ") if mean else nullcontext()
+    with expectation:
+        assert describe_model(params, DATASET_CARD).normalization.mean == expected

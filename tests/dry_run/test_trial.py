@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import quantize
 from ptqflow.core.errors import ModelError, ParamsError
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.data.dataset import Split, digests_of
 from ptqflow.data.preprocessing import to_input
 from ptqflow.dry_run.trial import try_network
@@ -148,7 +149,9 @@ def test_a_classifier_that_returns_a_dict_as_hugging_faces_has_the_layers_of_its
 def test_networks_that_timm_has_for_tests_go_all_the_way(name: str) -> None:
     """Batch norms with activations, padding as in TensorFlow, standardized weights, attention."""
     size = 64
-    card = miniature.card().model_copy(update={"name": f"timm:test_{name}", "code_sha256": None, "image_size": size})
+    card = miniature.card().model_copy(
+        update={"name": f"timm:test_{name}", "code_sha256": None, "preprocessing": Preprocessing.default((size, size))}
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     train = Split(pixels, np.zeros(2, np.int64), digests_of(pixels))
     layers = try_network(card, convert_params(), PARAMS, train)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.export.onnx import to_onnx
 from ptqflow.export.onnx_fold import fold
 from ptqflow.export.qdq import build_qdq
@@ -24,7 +25,7 @@ def test_the_graph_of_a_resnet18_is_clean_and_small_and_fuses(inputs: list[Tenso
         name="resnet18",
         stem="standard",
         classes=tuple("0123456789"),
-        image_size=32,
+        preprocessing=Preprocessing.default((32, 32)),
         normalization=miniature.NORMALIZATION,
         code_sha256=None,
     )

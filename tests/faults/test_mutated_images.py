@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mutation import mutate
 from PIL import Image
-from samples import encode, random_pixels
+from samples import encode, fitted, random_pixels
 
 from ptqflow.fetch.decoding import UnreadableImageError, decode_image
 
@@ -42,7 +42,7 @@ def test_mutated_images(
     data = mutate(encode(image, kind, **options), random_)
     try:
         with warnings.catch_warnings(action="ignore"):
-            found = decode_image(data, 16, 3, 1)
+            found = decode_image(data, fitted(16), 1)
     except UnreadableImageError:
         record_property("outcome", "refused")
     else:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import sklearn.datasets
 from PIL import Image, ImageOps
-from samples import bomb, chunk, encode, png, random_pixels
+from samples import bomb, chunk, encode, fitted, png, random_pixels
 
 import ptqflow
 from ptqflow.fetch.decoding import UnreadableImageError, decode_image, fit_arrays, fit_image
@@ -65,7 +65,7 @@ def profile_free_jpeg(mode: str) -> bytes:
     ],
 )
 def test_every_mode_becomes_the_rgb_that_a_person_sees(data: bytes, colour: tuple[int, int, int]) -> None:
-    image = decode_image(data, 8, 3)
+    image = decode_image(data, fitted(8))
     assert (image.shape, image.dtype) == ((8, 8, 3), np.uint8)
     assert np.abs(image.astype(int) - colour).max() <= 1
 
@@ -95,7 +95,7 @@ def test_every_mode_becomes_grey_on_white_and_rgba_with_its_alpha(
     data: bytes, grey: int, rgba: tuple[int, int, int, int]
 ) -> None:
     for channels, expected in ((1, (grey,)), (4, rgba)):
-        image = decode_image(data, 8, channels)
+        image = decode_image(data, fitted(8, channels))
         assert (image.shape, image.dtype) == ((8, 8, channels), np.uint8)
         assert (image == expected).all()
 
@@ -103,15 +103,15 @@ def test_every_mode_becomes_grey_on_white_and_rgba_with_its_alpha(
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"])
 def test_what_becomes_rgb_becomes_grey_and_rgba_too(mode: str) -> None:
     image = Image.new(mode, (8, 8))
-    rgb = fit_image(image, 8, 3)
-    assert (fit_image(image, 8, 1)[..., 0] == np.asarray(Image.fromarray(rgb).convert("L"))).all()
-    assert fit_image(image, 8, 4).shape == (8, 8, 4)
+    rgb = fit_image(image, fitted(8))
+    assert (fit_image(image, fitted(8, 1))[..., 0] == np.asarray(Image.fromarray(rgb).convert("L"))).all()
+    assert fit_image(image, fitted(8, 4)).shape == (8, 8, 4)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (21, 30)])
 def test_a_grey_image_has_the_values_of_each_channel_of_its_rgb(size: tuple[int, int]) -> None:
     data = encode(Image.fromarray(random_pixels(*size)))
-    grey, rgb, rgba = (decode_image(data, 8, channels) for channels in (1, 3, 4))
+    grey, rgb, rgba = (decode_image(data, fitted(8, channels)) for channels in (1, 3, 4))
     assert (rgb == grey).all()
     assert (rgba[..., :3] == rgb).all()
     assert (rgba[..., 3] == 255).all()
@@ -120,13 +120,13 @@ def test_a_grey_image_has_the_values_of_each_channel_of_its_rgb(size: tuple[int,
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGBA", 4)])
 def test_an_image_of_the_right_mode_and_size_keeps_its_pixels(mode: str, channels: int) -> None:
     image = Image.fromarray(random_pixels(8, 8, 4)).convert(mode)
-    assert (decode_image(encode(image), 8, channels) == np.asarray(image).reshape(8, 8, channels)).all()
+    assert (decode_image(encode(image), fitted(8, channels)) == np.asarray(image).reshape(8, 8, channels)).all()
 
 
 def test_what_is_transparent_does_not_bleed_into_its_neighbours_when_scaled() -> None:
     pixels = np.zeros((32, 32, 4), np.uint8)
     pixels[:, 16:] = (*RED, 255)
-    scaled = decode_image(encode(Image.fromarray(pixels)), 9, 4)
+    scaled = decode_image(encode(Image.fromarray(pixels)), fitted(9, 4))
     assert 0 < scaled[0, 4, 3] < 255
     assert np.abs(scaled[:, 4, :3].astype(int) - RED).max() <= 2
 
@@ -135,9 +135,9 @@ def test_a_palette_with_alpha_is_laid_on_white() -> None:
     image = palette("PA")
     image.putalpha(128)
     assert image.mode == "PA"
-    assert (fit_image(image, 8, 3) == PINK).all()
-    assert (fit_image(image, 8, 1) == PINK_AS_GREY).all()
-    assert (fit_image(image, 8, 4) == (*RED, 128)).all()
+    assert (fit_image(image, fitted(8)) == PINK).all()
+    assert (fit_image(image, fitted(8, 1)) == PINK_AS_GREY).all()
+    assert (fit_image(image, fitted(8, 4)) == (*RED, 128)).all()
 
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
@@ -223,7 +223,7 @@ TWELVE_OF_SIXTEEN = chunk(b"sBIT", b"\x0c")
     ],
 )
 def test_more_than_8_bits_are_scaled_by_the_maximum_that_the_format_states(data: bytes) -> None:
-    image = decode_image(data, 8, 3)
+    image = decode_image(data, fitted(8))
     assert np.abs(image.astype(int) - RAMP_8[..., None]).max() <= 1
 
 
@@ -249,18 +249,18 @@ def test_fewer_bits_in_16_are_refused_rather_than_black_and_either_remedy_works(
 ) -> None:
     high = 2**bits - 1
     with pytest.raises(UnreadableImageError) as caught:
-        decode_image(write(ramp(bits)), 8, 3)
+        decode_image(write(ramp(bits)), fitted(8))
     assert words.format(high=high) in str(caught.value)
     assert str(caught.value).endswith("or save it with 8 bits")
     scaled = ramp(bits) * (65535 / high)
-    assert np.abs(decode_image(write(scaled.astype(np.uint16)), 8, 3).astype(int) - RAMP_8[..., None]).max() <= 1
+    assert np.abs(decode_image(write(scaled.astype(np.uint16)), fitted(8)).astype(int) - RAMP_8[..., None]).max() <= 1
     eight = Image.fromarray((ramp(bits) >> (bits - 8)).astype(np.uint8))
-    assert np.abs(decode_image(encode(eight), 8, 3).astype(int) - RAMP_8[..., None]).max() <= 1
+    assert np.abs(decode_image(encode(eight), fitted(8)).astype(int) - RAMP_8[..., None]).max() <= 1
 
 
 def test_fewer_bits_in_16_of_which_zero_is_white_are_refused_rather_than_white() -> None:
     with pytest.raises(UnreadableImageError, match="mode I;16, values 0 to 255 of 65535: as if fewer bits"):
-        decode_image(deep_tiff(255 - ramp(8), photometric=0), 8, 3)
+        decode_image(deep_tiff(255 - ramp(8), photometric=0), fitted(8))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_fewer_bits_in_16_of_which_zero_is_white_are_refused_rather_than_white()
 )
 def test_values_of_which_the_format_does_not_say_which_is_white_are_refused(data: bytes, found: str) -> None:
     with pytest.raises(UnreadableImageError) as caught:
-        decode_image(data, 8, 3)
+        decode_image(data, fitted(8))
     assert str(caught.value) == (
         f"{found}: its format does not say which value is white; scale them to 0..255 and save it with 8 bits"
     )
@@ -285,13 +285,13 @@ def test_values_of_which_the_format_does_not_say_which_is_white_are_refused(data
 def test_a_transparent_grey_of_16_bits_is_white() -> None:
     data = deep_png(ramp(16), chunk(b"tRNS", struct.pack(">H", 0)))
     for channels in (1, 3):
-        image = decode_image(data, 8, channels)
+        image = decode_image(data, fitted(8, channels))
         assert (image[0, 0] == 255).all()
         assert (image[0, 1:] < 40).all()
 
 
 def test_a_transparent_grey_of_16_bits_is_transparent_in_rgba() -> None:
-    image = decode_image(deep_png(ramp(16), chunk(b"tRNS", struct.pack(">H", 0))), 8, 4)
+    image = decode_image(deep_png(ramp(16), chunk(b"tRNS", struct.pack(">H", 0))), fitted(8, 4))
     assert image[0, 0, 3] == 0
     assert (image[..., 3].ravel()[1:] == 255).all()
     assert (image[..., :3].reshape(-1, 3)[1:] == RAMP_8.reshape(-1, 1)[1:]).all()
@@ -301,11 +301,11 @@ def test_a_picture_in_memory_is_read_as_its_file() -> None:
     for data in (packed_tiff(ramp(12)), deep_tiff(np.fliplr(ramp(16)), orientation=2), deep_png(ramp(16))):
         with Image.open(io.BytesIO(data)) as image:
             for channels in (1, 3, 4):
-                assert (fit_image(image, 8, channels) == decode_image(data, 8, channels)).all()
+                assert (fit_image(image, fitted(8, channels)) == decode_image(data, fitted(8, channels))).all()
 
 
 def test_an_image_of_the_right_size_keeps_its_pixels() -> None:
-    assert (decode_image(png(0), 16, 3) == random_pixels(16, 16, 3)).all()
+    assert (decode_image(png(0), fitted(16)) == random_pixels(16, 16, 3)).all()
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_exif_orientation_is_undone(orientation: int, back) -> None:  # type: ig
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(back(upright)))
-    assert (decode_image(encode(stored, exif=exif), 8, 3) == upright).all()
+    assert (decode_image(encode(stored, exif=exif), fitted(8)) == upright).all()
 
 
 PHOTOS = ("china.jpg", "flower.jpg")  # of scikit-learn, 640x427
@@ -352,7 +352,7 @@ def psnr(found: np.ndarray, expected: np.ndarray) -> float:
 def test_a_jpeg_that_is_decoded_at_a_scale_differs_by_much_less_than_another_filter_does(name: str, size: int) -> None:
     expected = decoded_in_full(photo(name), size)
     bicubic = psnr(decoded_in_full(photo(name), size, Image.Resampling.BICUBIC), expected)
-    assert psnr(decode_image(photo(name), size, 3), expected) > max(45, bicubic + 5)
+    assert psnr(decode_image(photo(name), fitted(size)), expected) > max(45, bicubic + 5)
 
 
 @pytest.mark.parametrize(("size", "scale"), [(26, 8), (27, 4), (53, 4), (54, 2), (106, 2), (107, 1), (224, 1)])
@@ -363,7 +363,7 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_leaves_twice_the_size(
     resize = Image.Image.resize
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "resize", lambda image, *rest: decoded.append(image.size) or resize(image, *rest))
-        pixels = decode_image(photo("china.jpg"), size, 3)
+        pixels = decode_image(photo("china.jpg"), fitted(size))
     assert decoded == [(-(-640 // scale), -(-427 // scale))]
     assert scale > 1 or (pixels == decoded_in_full(photo("china.jpg"), size)).all()
 
@@ -374,16 +374,16 @@ def test_a_jpeg_that_is_decoded_at_a_scale_is_turned_about_its_center(orientatio
     exif[0x0112] = orientation
     data = encode(Image.open(io.BytesIO(photo("china.jpg"))), "JPEG", quality=95, exif=exif)
     # Of 427 rows at a scale of 1/4, the last one is there in part: a shift by it would leave 37 dB.
-    assert psnr(decode_image(data, 48, 3), decoded_in_full(data, 48)) > 46
+    assert psnr(decode_image(data, fitted(48)), decoded_in_full(data, 48)) > 46
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_an_opened_jpeg_is_fitted_as_its_file_is_and_stays_unchanged(channels: int) -> None:
     with Image.open(io.BytesIO(photo("flower.jpg"))) as image:
-        assert (fit_image(image, 32, channels) == decode_image(photo("flower.jpg"), 32, channels)).all()
+        assert (fit_image(image, fitted(32, channels)) == decode_image(photo("flower.jpg"), fitted(32, channels))).all()
         assert (image.size, image.mode) == ((640, 427), "RGB")
         assert np.asarray(image).shape == (427, 640, 3)
-        assert psnr(fit_image(image, 32, 3), decode_image(photo("flower.jpg"), 32, 3)) > 46
+        assert psnr(fit_image(image, fitted(32)), decode_image(photo("flower.jpg"), fitted(32))) > 46
 
 
 @pytest.mark.parametrize("upright", [False, True])
@@ -391,19 +391,21 @@ def test_an_image_is_cropped_in_the_middle_to_a_square(upright: bool) -> None:
     middle = random_pixels(8, 8, 3)
     image = np.pad(middle, ((0, 0), (5, 5), (0, 0)))
     expected = middle.swapaxes(0, 1) if upright else middle
-    assert (decode_image(encode(Image.fromarray(image.swapaxes(0, 1) if upright else image)), 8, 3) == expected).all()
+    assert (
+        decode_image(encode(Image.fromarray(image.swapaxes(0, 1) if upright else image)), fitted(8)) == expected
+    ).all()
 
 
 def test_a_large_image_is_averaged_not_sampled() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 200
-    inner = decode_image(encode(Image.fromarray(stripes)), 8, 3)[:, 1:-1].astype(int)
+    inner = decode_image(encode(Image.fromarray(stripes)), fitted(8))[:, 1:-1].astype(int)
     assert np.abs(inner - 100).max() <= 2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
 def test_the_smallest_and_the_longest_images_are_images(size: tuple[int, int]) -> None:
-    assert (decode_image(encode(Image.new("RGB", size, RED)), 8, 3) == RED).all()
+    assert (decode_image(encode(Image.new("RGB", size, RED)), fitted(8)) == RED).all()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel reports the peak in /proc")
@@ -413,6 +415,7 @@ import re
 from pathlib import Path
 import sklearn.datasets
 from PIL import Image, ImageOps
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.fetch.decoding import fit_image
 
 def most() -> int:
@@ -421,7 +424,7 @@ def most() -> int:
 start = most()
 image = Image.new("LA", (4000, 6000), (77, 128))
 loaded = most()
-fit_image(image, 8, 3)
+fit_image(image, Preprocessing.default((8, 8)))
 print((most() - loaded) / (loaded - start))
 """
     source = str(Path(ptqflow.__file__).parents[1])
@@ -434,8 +437,8 @@ print((most() - loaded) / (loaded - start))
 def test_an_image_that_is_converted_in_strips_has_the_pixels_of_each(mode: str, channels: int) -> None:
     pixels = random_pixels(1200, 1000, 4) | 16  # or a pixel of 16 bits may be refused, alone, as black
     image = Image.fromarray(pixels.view(np.uint16)[..., 0]) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
-    rows = [np.stack([fit_image(image.crop((i, i, i + 1, i + 1)), 1, channels)[0, 0]]) for i in range(1000)]
-    square = fit_image(image.crop((0, 0, 1000, 1000)), 1000, channels)
+    rows = [np.stack([fit_image(image.crop((i, i, i + 1, i + 1)), fitted(1, channels))[0, 0]]) for i in range(1000)]
+    square = fit_image(image.crop((0, 0, 1000, 1000)), fitted(1000, channels))
     assert (square[range(1000), range(1000)] == np.concatenate(rows)).all()
 
 
@@ -467,7 +470,7 @@ def damaged_spider() -> bytes:
 )
 def test_what_cannot_be_read_completely_is_an_error_that_says_why(data: bytes, words: str) -> None:
     with pytest.raises(UnreadableImageError) as caught:
-        decode_image(data, 8, 3)
+        decode_image(data, fitted(8))
     assert words in str(caught.value).lower()
     assert "0x" not in str(caught.value)
 
@@ -485,7 +488,7 @@ def test_damage_anywhere_leads_to_an_image_or_an_error_of_one_kind(kind: str) ->
         data = np.frombuffer(whole, np.uint8).copy()
         data[draw.integers(0, min(len(data), 400), 4)] = draw.integers(0, 256, 4)
         try:
-            assert decode_image(data.tobytes(), 8, 3).shape == (8, 8, 3)
+            assert decode_image(data.tobytes(), fitted(8)).shape == (8, 8, 3)
         except UnreadableImageError:
             errors += 1
     assert errors > 0
@@ -493,38 +496,38 @@ def test_damage_anywhere_leads_to_an_image_or_an_error_of_one_kind(kind: str) ->
 
 def test_arrays_of_the_right_size_are_kept_and_grey_ones_become_rgb() -> None:
     colours = random_pixels(2, 8, 8, 3)
-    assert (fit_arrays(colours, 8, 3) == colours).all()
+    assert (fit_arrays(colours, fitted(8)) == colours).all()
     grey = colours[..., 0]
     for images in (grey, grey[..., None]):
-        assert (fit_arrays(images, 8, 1) == grey[..., None]).all()
-        assert (fit_arrays(images, 8, 3) == grey[..., None]).all()
+        assert (fit_arrays(images, fitted(8, 1)) == grey[..., None]).all()
+        assert (fit_arrays(images, fitted(8)) == grey[..., None]).all()
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 4)])
 def test_arrays_are_scaled_as_image_files_are(mode: str, channels: int) -> None:
     images = [Image.fromarray(random_pixels(20, 20, 4, seed=seed)).convert(mode) for seed in range(2)]
-    expected = [decode_image(encode(image), 8, channels) for image in images]
+    expected = [decode_image(encode(image), fitted(8, channels)) for image in images]
     arrays = np.stack([np.asarray(image).reshape(20, 20, channels) for image in images])
-    assert (fit_arrays(arrays, 8, channels) == np.stack(expected)).all()
+    assert (fit_arrays(arrays, fitted(8, channels)) == np.stack(expected)).all()
 
 
 def test_grey_arrays_of_one_column_are_images_too() -> None:
     grey = random_pixels(2, 8, 1)
-    assert fit_arrays(grey, 8, 1).shape == (2, 8, 8, 1)
-    assert (fit_arrays(grey, 8, 1) == fit_arrays(grey[..., None], 8, 1)).all()
+    assert fit_arrays(grey, fitted(8, 1)).shape == (2, 8, 8, 1)
+    assert (fit_arrays(grey, fitted(8, 1)) == fit_arrays(grey[..., None], fitted(8, 1))).all()
 
 
 def test_an_image_of_more_pixels_than_allowed_is_refused_by_its_header() -> None:
     square = encode(Image.new("L", (1000, 1000)))
-    assert decode_image(square, 8, 3, 1).shape == (8, 8, 3)
+    assert decode_image(square, fitted(8), 1).shape == (8, 8, 3)
     wide = encode(Image.new("L", (1001, 1000)))
     with pytest.raises(UnreadableImageError, match=r"^1001 x 1000 pixels, and data\.max_megapixels=1 allows fewer; "):
-        decode_image(wide[:100], 8, 3, 1)
+        decode_image(wide[:100], fitted(8), 1)
 
 
 def test_postscript_is_a_program_and_is_not_run() -> None:
     with pytest.raises(UnreadableImageError, match=r"^PostScript is a program, which is not run"):
-        decode_image(encode(Image.new("RGB", (8, 8)), "EPS"), 8, 3)
+        decode_image(encode(Image.new("RGB", (8, 8)), "EPS"), fitted(8))
 
 
 def test_libtiff_prints_nothing_about_a_broken_file(capfd: pytest.CaptureFixture[str]) -> None:
@@ -532,6 +535,6 @@ def test_libtiff_prints_nothing_about_a_broken_file(capfd: pytest.CaptureFixture
     for place in range(8, 2000, 100):
         broken = whole[:place] + b"\xff" * 64 + whole[place + 64 :]
         with suppress(UnreadableImageError):
-            decode_image(broken, 8, 3)
+            decode_image(broken, fitted(8))
     output = capfd.readouterr()
     assert (output.out, output.err) == ("", "")

@@ -13,6 +13,8 @@ from PIL import Image
 from samples import (
     ARCHIVE_WRITERS,
     data_params,
+    fetch,
+    fitted,
     image_files,
     png,
     random_pixels,
@@ -24,7 +26,6 @@ from sklearn.model_selection import train_test_split
 from ptqflow.core.errors import DataError
 from ptqflow.data.dataset import Dataset, open_dataset
 from ptqflow.fetch.decoding import decode_image, fit_image
-from ptqflow.fetch.fetch import fetch
 
 OUT = Path("dataset")
 
@@ -45,7 +46,8 @@ def digests(dataset: Dataset) -> list[bytes]:
 def test_the_data_set_is_stored_and_nothing_else(given: Path) -> None:
     card = fetch(data_params(), given, OUT)
     assert open_dataset(OUT).card == card
-    assert (card.name, card.classes, card.image_size, card.skipped) == ("image_folder", ("cat", "dog"), 16, 0)
+    assert (card.name, card.classes, card.skipped) == ("image_folder", ("cat", "dog"), 0)
+    assert card.preprocessing == fitted(16)
     parts = [f"{split}_{part}.npy" for split in ("test", "train", "val") for part in ("digests", "images", "labels")]
     assert sorted(os.listdir(OUT)) == ["card.json", *parts]
     assert sorted(os.listdir()) == ["dataset", "given"]
@@ -56,7 +58,7 @@ def test_test_is_the_sources_own_and_val_is_drawn_from_train(given: Path) -> Non
     assert sizes == {"train": 32, "val": 8, "test": 8}
     dataset = open_dataset(OUT)
     files = contents(given)
-    tests = [decode_image(files[name], 16, 3) for name in sorted(files) if name.startswith("test")]
+    tests = [decode_image(files[name], fitted(16)) for name in sorted(files) if name.startswith("test")]
     assert (dataset.test.images == np.stack(tests)).all()
     for split in (dataset.train, dataset.val, dataset.test):
         assert np.bincount(split.labels).tolist() == [len(split) // 2] * 2
@@ -68,7 +70,7 @@ def test_val_is_the_part_of_train_that_scikit_learn_draws(given: Path) -> None:
     files = contents(given)
     names = sorted(name for name in files if name.startswith("train"))
     _, rows = train_test_split(np.arange(40), test_size=0.2, stratify=np.repeat([0, 1], 20), random_state=3)
-    expected = [decode_image(files[names[row]], 16, 3) for row in sorted(rows)]
+    expected = [decode_image(files[names[row]], fitted(16)) for row in sorted(rows)]
     assert (open_dataset(OUT).val.images == np.stack(expected)).all()
 
 
@@ -102,7 +104,7 @@ def test_limit_holds_for_train_with_val_and_for_test(given: Path) -> None:
 def test_a_torchvision_set_is_what_drawing_from_all_its_scaled_images_yields(limit: int | None) -> None:
     write_fashion_mnist(Path("given"), 400)
     labels = np.arange(400) % 10
-    images = np.stack([fit_image(Image.fromarray(image), 32, 3) for image in random_pixels(400, 28, 28)])
+    images = np.stack([fit_image(Image.fromarray(image), fitted(32)) for image in random_pixels(400, 28, 28)])
     drawn = np.arange(400)
     if limit is not None and limit < 400:
         drawn = np.sort(train_test_split(drawn, test_size=400 - limit, stratify=labels, random_state=3)[0])
@@ -122,9 +124,8 @@ def test_memory_is_bounded_by_pixels_not_by_images(tmp_path: Path) -> None:
     script = (
         "import re\n"
         "from pathlib import Path\n"
-        "from samples import data_params\n"
+        "from samples import data_params, fetch\n"
         "from sklearn import model_selection  # which fetch imports late\n"
-        "from ptqflow.fetch.fetch import fetch\n"
         "def peak():\n"
         "    return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) << 10\n"
         "fetch(data_params(image_size=8), Path('given'), Path('small'))\n"
@@ -195,10 +196,10 @@ def test_a_killed_fetch_leaves_the_old_data_set_and_the_next_replaces_its_remain
     script = (
         "import os, signal\n"
         "from pathlib import Path\n"
-        "from samples import data_params\n"
-        "from ptqflow.fetch import fetch, writing\n"
+        "from samples import data_params, fetch\n"
+        "from ptqflow.fetch import writing\n"
         "writing._channel_statistics = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "fetch.fetch(data_params(seed=1), Path('given'), Path('dataset'))\n"
+        "fetch(data_params(seed=1), Path('given'), Path('dataset'))\n"
     )
     tests = Path(__file__).parents[1]
     environment = {"PYTHONPATH": f"{tests}:{tests.parent / 'src'}"}

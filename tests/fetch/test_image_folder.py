@@ -15,6 +15,8 @@ from samples import (
     WRITERS,
     data_params,
     encode,
+    fetch,
+    fitted,
     image_files,
     png,
     random_pixels,
@@ -28,7 +30,6 @@ from ptqflow.core.errors import DataError
 from ptqflow.data.dataset import SPLITS, Dataset, open_dataset
 from ptqflow.fetch.archives import list_files
 from ptqflow.fetch.decoding import decode_image
-from ptqflow.fetch.fetch import fetch
 from ptqflow.fetch.image_folder import _find_layout, load_image_folder
 from ptqflow.fetch.splitting import Source
 
@@ -36,7 +37,8 @@ NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
 
 def load(files: dict[str, bytes], **changes: object) -> Source:
-    return load_image_folder(write_folder(Path("given"), files), data_params(**changes))
+    params = data_params(**changes)
+    return load_image_folder(write_folder(Path("given"), files), params, params.preprocessing())
 
 
 def refusal(files: dict[str, bytes], **changes: object) -> str:
@@ -56,7 +58,7 @@ def test_images_and_labels_are_those_of_the_files_in_the_order_of_their_names() 
     source = load(files)
     assert source.classes == ("cat", "dog")
     assert source.train.labels.tolist() == [0] * 150 + [1] * 150
-    train = [decode_image(files[name], 16, 3) for name in sorted(files) if name.startswith("train")]
+    train = [decode_image(files[name], fitted(16)) for name in sorted(files) if name.startswith("train")]
     assert (read_pool(source, source.train) == np.stack(train)).all()
     assert source.test is not None
     assert source.test.labels.tolist() == [0, 0, 1, 1]
@@ -86,7 +88,7 @@ def test_hidden_and_system_files_are_no_classes_and_no_images_and_a_line_counts_
         "train/.cache/a": b"",
     }
     root = WRITERS[kind](Path("given"), image_files() | ignored)
-    source = load_image_folder(root, data_params())
+    source = load_image_folder(root, data_params(), fitted(16))
     assert (source.classes, len(source.train), source.skipped, source.ignored) == (("cat", "dog"), 20, 0, 6)
     assert capsys.readouterr().out == (
         f"{root.resolve()}: 6 hidden or system files are ignored: '@eaDir' (2), '#recycle' (1), '__MACOSX' (1), "
@@ -127,7 +129,7 @@ def test_a_class_whose_name_is_not_utf8_is_refused() -> None:
 def test_a_class_is_the_same_composed_and_decomposed(kind: str, in_train: str, in_test: str) -> None:
     files = {name.replace("test/cat", f"test/{in_test}"): data for name, data in image_files().items()}
     files = {name.replace("train/cat", f"train/{in_train}"): data for name, data in files.items()}
-    source = load_image_folder(WRITERS[kind](Path("given"), files), data_params())
+    source = load_image_folder(WRITERS[kind](Path("given"), files), data_params(), fitted(16))
     assert source.classes == (NFC, "dog")
     assert source.train.labels.tolist() == [0] * 10 + [1] * 10
     assert source.test is not None
@@ -147,8 +149,8 @@ def test_a_zip_of_windows_is_read_with_its_encoding() -> None:
     files = {name.replace("/", "\\").encode("gbk"): data for name, data in image_files(classes=("狗", "猫")).items()}
     archive = write_zip_of_raw_names(Path("windows.zip"), {b"train\\": b"", b"test\\": b""} | files)
     with pytest.raises(DataError, match=r"does not say in which encoding its name is; set data\.encoding to the one"):
-        load_image_folder(archive, data_params())
-    source = load_image_folder(archive, data_params(encoding="gbk"))
+        load_image_folder(archive, data_params(), fitted(16))
+    source = load_image_folder(archive, data_params(encoding="gbk"), fitted(16))
     assert (source.classes, len(source.train)) == (("狗", "猫"), 20)
 
 
@@ -158,8 +160,8 @@ def test_a_class_of_a_tar_whose_name_is_not_utf8_is_refused_with_the_key_that_de
     with pytest.raises(
         DataError, match=r"the class .* is not UTF-8; set data\.encoding to the encoding of the archive"
     ):
-        load_image_folder(archive, data_params())
-    assert load_image_folder(archive, data_params(encoding="latin-1")).classes == ("Käfer", "dog")
+        load_image_folder(archive, data_params(), fitted(16))
+    assert load_image_folder(archive, data_params(encoding="latin-1"), fitted(16)).classes == ("Käfer", "dog")
 
 
 @pytest.mark.parametrize("kind", ARCHIVE_WRITERS)
@@ -167,7 +169,7 @@ def test_an_archive_yields_what_the_folder_yields_whatever_its_order(kind: str) 
     files = image_files()
     expected = load(files)
     archive = ARCHIVE_WRITERS[kind](Path("archive"), dict(reversed(files.items())))
-    found = load_image_folder(archive, data_params())
+    found = load_image_folder(archive, data_params(), fitted(16))
     assert found.classes == expected.classes
     assert found.train.labels.tolist() == expected.train.labels.tolist()
     assert (read_pool(found, found.train) == read_pool(expected, expected.train)).all()
@@ -280,7 +282,7 @@ def test_ten_thousand_classes_cost_no_more_than_the_listing_of_their_files() -> 
 def test_an_empty_archive_is_reported(kind: str) -> None:
     archive = ARCHIVE_WRITERS[kind](Path("given"), {})
     with pytest.raises(DataError, match="given holds no files; expected"):
-        load_image_folder(archive, data_params())
+        load_image_folder(archive, data_params(), fitted(16))
 
 
 def test_splits_are_drawn_from_the_readable_images() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
-from samples import data_params
+from samples import data_params, fitted
 
 from ptqflow.core.errors import ParamsError
 from ptqflow.core.params import read_params
@@ -52,9 +52,23 @@ def test_the_ends_of_what_is_allowed_are_allowed(key: str, value: object) -> Non
         ("encoding", "gkb", "did you mean gbk?"),
         ("encoding", "utf-16", "data.encoding is 'utf-16': not an encoding of Python's that extends ASCII"),
         ("encoding", "base64", "extends ASCII; such as utf-8, gbk, shift_jis or cp866"),
-        ("image_size", 7, "data.image_size is 7: input should be greater than or equal to 8"),
-        ("image_size", 4097, "data.image_size is 4097: input should be less than or equal to 4096"),
-        ("image_size", 32.0, "data.image_size is 32.0: input should be a valid integer"),
+        ("image_size", 7, "data.image_size is 7: neither an integer from 8 to 4096 nor [height, width] of two such"),
+        (
+            "image_size",
+            [32, 4097],
+            "data.image_size is [32, 4097]: neither an integer from 8 to 4096 nor [height, width]",
+        ),
+        ("image_size", 32.0, "data.image_size is 32.0: neither an integer from 8 to 4096 nor [height, width]"),
+        ("image_size", "32", "data.image_size is '32': neither"),
+        ("image_size", [32], "data.image_size is [32]: neither"),
+        ("image_size", True, "data.image_size is True: neither"),
+        ("resize", "stretch", "data.resize is 'stretch': input should be 'fit', 'short_side', 'squash' or 'letterbox'"),
+        ("crop", 1.0, "data.crop is 1.0: neither a number between 0 and 1, such as 0.875, nor an integer from 8 to"),
+        ("crop", 0, "data.crop is 0: neither"),
+        ("crop", 9000, "data.crop is 9000: neither"),
+        ("interpolation", "nearest", "data.interpolation is 'nearest': input should be 'bilinear', 'bicubic' or"),
+        ("antialias", 1, "data.antialias is 1: input should be a valid boolean"),
+        ("channel_order", "GBR", "data.channel_order is 'GBR': input should be 'RGB' or 'BGR'"),
         ("channels", 2, "data.channels is 2: input should be 1, 3 or 4"),
         ("limit", 1, "data.limit is 1: input should be greater than or equal to 2"),
         ("val_fraction", 0, "data.val_fraction is 0: input should be greater than 0"),
@@ -69,6 +83,42 @@ def test_what_is_beyond_is_named_with_what_is_allowed(key: str, value: object, w
     with pytest.raises(ParamsError) as caught:
         read(**{key: value})
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"channel_order": "BGR", "channels": 1}, "data.channel_order=BGR is of 3 channels, and data.channels is 1"),
+        (
+            {"interpolation": "lanczos", "antialias": False},
+            "data.interpolation=lanczos does not exist with data",
+        ),
+        ({"image_size": 224, "crop": 224}, "data.crop is 224, the pixels of the short side before 224x224 are cropped"),
+        ({"image_size": [48, 32], "crop": 32}, "before 48x32 are cropped from it, so it must be more"),
+    ],
+)
+def test_keys_that_contradict_one_another_are_one_line_with_both(keys: dict[str, object], words: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        read(**keys)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, {}),
+        ({"resize": "letterbox", "interpolation": "lanczos"}, {"resize": "letterbox", "interpolation": "lanczos"}),
+        ({"antialias": False}, {"antialias": False}),
+        ({"channel_order": "BGR"}, {"color": "BGR"}),
+        ({"image_size": 224, "crop": 256}, {"height": 224, "width": 224, "resized": (256, 256)}),
+        ({"image_size": 224, "crop": 0.875}, {"height": 224, "width": 224, "resized": (256, 256)}),
+        ({"image_size": 224, "crop": 0.95}, {"height": 224, "width": 224, "resized": (235, 235)}),
+        ({"image_size": [48, 32], "crop": 40}, {"height": 48, "width": 32, "resized": (60, 40)}),
+        ({"image_size": [48, 32]}, {"height": 48, "width": 32, "resized": (48, 32)}),
+    ],
+)
+def test_the_keys_make_a_preprocessing(keys: dict[str, object], expected: dict[str, object]) -> None:
+    assert data_params(**keys).preprocessing() == fitted(16).model_copy(update=expected)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import data_params, image_files, random_pixels, read_pool, write_fashion_mnist, write_folder
+from samples import data_params, fitted, image_files, random_pixels, read_pool, write_fashion_mnist, write_folder
 from sklearn.datasets import load_digits
 
 from ptqflow.core.errors import DataError
@@ -55,7 +55,8 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def load(name: str, given: Path | None = None, **changes: object) -> Source:
     shutil.rmtree("scratch", ignore_errors=True)
     Path("scratch").mkdir()
-    return load_source(data_params(name=name, path=given and str(given), **changes), given, Path("scratch"))
+    params = data_params(name=name, path=given and str(given), **changes)
+    return load_source(params, params.preprocessing(), given, Path("scratch"))
 
 
 def refusal(name: str, given: Path | None = None) -> str:
@@ -246,7 +247,7 @@ def test_a_full_disk_is_not_taken_for_a_damaged_archive(small_disk: Path, monkey
     archive = made.write(GIVEN)
     made.expect(monkeypatch, archive)
     with pytest.raises(OSError, match="No space left on device") as caught:
-        load_source(data_params(name="cifar10"), archive, small_disk)
+        load_source(data_params(name="cifar10"), fitted(16), archive, small_disk)
     assert str(caught.value.filename).startswith(str(small_disk))
 
 

@@ -31,7 +31,7 @@ def test_what_was_saved_is_what_is_opened() -> None:
     dataset = open_dataset(OUT)
     assert dataset.card == card
     assert (card.name, card.source, card.classes) == ("digits", "made for a test", ("ant", "bee", "cat"))
-    assert (card.image_size, card.sizes) == (8, {"train": 1500, "val": 20, "test": 30})
+    assert (card.preprocessing.size, card.sizes) == ((8, 8), {"train": 1500, "val": 20, "test": 30})
     for written, read in ((TRAIN, dataset.train), (VAL, dataset.val), (TEST, dataset.test)):
         assert (read.images == written[0]).all()
         assert (read.labels == written[1]).all()

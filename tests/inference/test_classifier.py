@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 from exported import reference_probabilities
+from manifests import make_manifest
 from numpy.typing import NDArray
 from PIL import Image
-from samples import encode, png, random_pixels
+from samples import encode, fitted, png, random_pixels
 
 import ptqflow
 from ptqflow.core.errors import ArtifactError, DataError
 from ptqflow.core.normalization import Normalization
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.fetch.decoding import decode_image
 from ptqflow.inference.classifier import batch_size, softmax, to_pixels
 from ptqflow.runtime.manifest import InputCard, read_manifest
@@ -43,15 +45,16 @@ def test_results_do_not_depend_on_how_many_images_are_given_at_once(pristine: Pa
 
 @pytest.mark.parametrize(("size", "most"), [(8, 64), (180, 64), (224, 41), (1000, 2), (4096, 1)])
 def test_large_images_go_through_in_smaller_batches(size: int, most: int) -> None:
-    assert batch_size(size) == most
+    manifest = make_manifest({}, preprocessing=fitted(size))
+    assert batch_size(manifest) == most
 
 
 def test_images_may_be_arrays_pil_images_or_lists_of_both_of_any_size(pristine: Path) -> None:
     classifier = ptqflow.load(str(pristine), "onnxruntime")
     large = random_pixels(20, 30, 3)
     grey = Image.fromarray(random_pixels(9, 7))
-    fitted = np.stack([decode_image(encode(image), 8, 3) for image in (Image.fromarray(large), grey)])
-    expected = classifier(fitted)
+    decoded = np.stack([decode_image(encode(image), fitted(8)) for image in (Image.fromarray(large), grey)])
+    expected = classifier(decoded)
 
     assert np.array_equal(classifier([large, grey]), expected)
     assert np.array_equal(classifier((Image.fromarray(large), grey)), expected)
@@ -66,7 +69,7 @@ def test_a_rotated_photo_is_turned_as_one_in_a_file_is(pristine: Path, tmp_path:
     Image.fromarray(random_pixels(8, 8, 3)).save(tmp_path / "rotated.png", exif=exif)
     classifier = ptqflow.load(pristine, "onnxruntime")
 
-    turned = decode_image((tmp_path / "rotated.png").read_bytes(), 8, 3)
+    turned = decode_image((tmp_path / "rotated.png").read_bytes(), fitted(8))
     assert np.array_equal(classifier(Image.open(tmp_path / "rotated.png")), classifier(turned))
 
 
@@ -102,10 +105,12 @@ def test_what_is_no_image_is_one_line_that_says_which_and_what_to_pass(pristine:
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
 def test_images_become_those_of_the_models_channels_as_files_do(pristine: Path, channels: int, mode: str) -> None:
     normalization = Normalization(mean=(0.5,) * channels, std=(0.2,) * channels)
-    manifest = read_manifest(pristine).model_copy(update={"input": InputCard.of(normalization)})
+    manifest = read_manifest(pristine).model_copy(
+        update={"preprocessing": fitted(8, channels), "input": InputCard.of(normalization)}
+    )
     pictures = [Image.fromarray(random_pixels(20, 30, 4)).convert(other) for other in ("L", "LA", "RGB", "RGBA", "P")]
     arrays = [random_pixels(20, 30, channels, seed=seed) for seed in (1, 2)]
-    expected = np.stack([decode_image(encode(picture), 8, channels) for picture in pictures])
+    expected = np.stack([decode_image(encode(picture), fitted(8, channels)) for picture in pictures])
     same = [Image.fromarray(array.squeeze()) for array in arrays]
 
     assert np.array_equal(to_pixels(pictures, manifest), expected)
@@ -113,6 +118,29 @@ def test_images_become_those_of_the_models_channels_as_files_do(pristine: Path, 
     assert np.array_equal(to_pixels(np.stack(arrays), manifest), to_pixels(same, manifest))
     with pytest.raises(DataError, match=rf"uint8 {mode} arrays \(N, H, W, {channels}\) or \(H, W, {channels}\)"):
         to_pixels(PIXELS, manifest)
+
+
+@pytest.mark.parametrize("color", ["RGB", "BGR"])
+@pytest.mark.parametrize("resize", ["fit", "short_side", "squash", "letterbox"])
+def test_files_pil_images_and_arrays_become_the_pixels_of_fetch_whatever_the_preprocessing(
+    pristine: Path, color: str, resize: str
+) -> None:
+    changes = {"color": color, "resize": resize, "resized": (12, 10), "interpolation": "bicubic"}
+    how = Preprocessing.model_validate(miniature.PREPROCESSING.model_dump() | changes)
+    manifest = read_manifest(pristine).model_copy(update={"preprocessing": how})
+    for shape in ((20, 30), (30, 20), (8, 8), (12, 10)):
+        array = random_pixels(*shape, 3)
+        image = Image.fromarray(array)
+        expected = decode_image(encode(image), how)[np.newaxis]
+        for given in (image, array, array[np.newaxis], [array], [image]):
+            assert np.array_equal(to_pixels(given, manifest), expected)
+
+
+def test_an_array_that_cannot_be_resized_is_one_line(pristine: Path) -> None:
+    how = fitted(8).model_copy(update={"resize": "short_side", "resized": (256, 256)})
+    manifest = read_manifest(pristine).model_copy(update={"preprocessing": how})
+    with pytest.raises(DataError, match=r"^image 0: 1 x 5000 pixels"):
+        to_pixels(np.zeros((5000, 1, 3), np.uint8), manifest)
 
 
 def test_a_changed_file_is_refused_before_it_is_used(export: Path) -> None:

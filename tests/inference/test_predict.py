@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from samples import bomb, encode, png, random_pixels, write_folder
+from samples import bomb, encode, fitted, png, random_pixels, write_folder
 
 import ptqflow
 from ptqflow.core.errors import DataError
@@ -62,7 +62,7 @@ def test_every_kind_of_image_is_answered_in_order_and_every_other_file_reported(
 
     answered = [*sorted(images), "grey.png"]
     assert [prediction.image.name for prediction in predictions] == answered
-    expected = classifier(np.stack([decode_image(images[name], 8, 3) for name in answered]))
+    expected = classifier(np.stack([decode_image(images[name], fitted(8)) for name in answered]))
     for prediction, row in zip(predictions, expected, strict=True):
         best = np.argsort(row)[::-1][:2]
         assert prediction.classes == tuple(classifier.classes[i] for i in best)

@@ -24,6 +24,11 @@ SIDE = miniature.SIZE
 FORGED = "cat\x1b[2K\r\nptqflow: all is well\u202e\u2028\x9b"
 
 
+def resized(side: int) -> dict[str, object]:
+    """Return the preprocessing of another size, as a manifest has it."""
+    return miniature.PREPROCESSING.model_dump(mode="json") | {"height": side, "width": side}
+
+
 def fix_hashes(export: Path) -> None:
     names = read_manifest(export).files
     change_manifest(export, files={name: describe_file(export / name).model_dump() for name in names})
@@ -81,9 +86,11 @@ def test_a_manifest_that_is_no_plain_file_is_one_line_at_once(
         ({"classes": []}, "classes"),
         ({"classes": ["cat"]}, "classes"),
         ({"classes": ["cat", "dog"]}, "for 1 images of 2 classes"),
-        ({"image_size": 2**63}, "image_size"),
-        ({"image_size": 5000}, "image_size: Input should be less than or equal to 4096"),
-        ({"image_size": SIDE + 1}, "int8.onnx"),
+        ({"preprocessing": resized(2**63)}, "preprocessing.height"),
+        ({"preprocessing": resized(5000)}, "preprocessing.height: Input should be less than or equal to 4096"),
+        ({"preprocessing": resized(SIDE) | {"resized": [9000, 9000]}}, "preprocessing.resized.0: "),
+        ({"preprocessing": resized(SIDE) | {"fill": [256, 0, 0]}}, "preprocessing.fill.0: "),
+        ({"preprocessing": resized(SIDE + 1)}, "int8.onnx"),
         ({"files": {"../model": {"sha256": "0" * 64, "bytes": 1}}}, "files"),
         ({"files": {INT8_ONNX: {"sha256": "x", "bytes": 1}}}, "files.int8.onnx.sha256"),
     ],

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ptqflow.core.errors import ArtifactError
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.models.architecture import build_model, hash_code
 from ptqflow.models.fp32 import WEIGHTS, ModelCard, load_fp32, save_fp32
 
@@ -46,8 +47,10 @@ def test_equal_weights_make_equal_bytes_whatever_their_layout(saved: Path, netwo
 
 def test_a_network_that_checks_the_version_of_its_state_comes_back(tmp_path: Path) -> None:
     model = build_model("mnasnet0_5", "standard", len(miniature.CLASSES), (3, 32, 32))
-    card = miniature.card().model_copy(update={"name": "mnasnet0_5", "image_size": 32, "code_sha256": None})
-    save_fp32(tmp_path / "fp32", model, card, images(card.image_size))
+    card = miniature.card().model_copy(
+        update={"name": "mnasnet0_5", "preprocessing": Preprocessing.default((32, 32)), "code_sha256": None}
+    )
+    save_fp32(tmp_path / "fp32", model, card, images(card.preprocessing.width))
 
     loaded = load_fp32(tmp_path / "fp32").module
     assert torch.equal(loaded.state_dict()["layers.0.weight"], model.state_dict()["layers.0.weight"])
@@ -69,11 +72,11 @@ def test_a_network_with_tied_weights_comes_back_bit_for_bit(tmp_path: Path, user
     name = f"{user_module(TIED)}:build"
     card = miniature.card().model_copy(update={"name": name, "code_sha256": hash_code(name)})
     model = miniature.vary(build_model(name, "standard", len(card.classes), card.input_shape))
-    save_fp32(tmp_path / "fp32", model, card, images(card.image_size))
+    save_fp32(tmp_path / "fp32", model, card, images(card.preprocessing.width))
 
     loaded = load_fp32(tmp_path / "fp32").module
     with torch.inference_mode():
-        assert torch.equal(loaded(images(card.image_size)), model(images(card.image_size)))
+        assert torch.equal(loaded(images(card.preprocessing.width)), model(images(card.preprocessing.width)))
     written = load_file(WEIGHTS.path(tmp_path / "fp32"))
     assert torch.equal(written["0.weight"], written["2.weight"])
 
@@ -96,7 +99,7 @@ def test_a_missing_file_is_named(saved: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("format_version", 1), ("classes", None), ("from_the_future", 1), ("image_size", "8")]
+    ("key", "value"), [("format_version", 1), ("classes", None), ("from_the_future", 1), ("preprocessing", "8")]
 )
 def test_a_card_of_another_version_is_refused_by_key(saved: Path, key: str, value: object) -> None:
     card = json.loads((saved / "card.json").read_text())

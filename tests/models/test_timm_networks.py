@@ -10,7 +10,7 @@ import torch
 from ptqflow.core.errors import ModelError
 from ptqflow.core.normalization import Normalization
 from ptqflow.models.architecture import build_model, hash_code
-from ptqflow.models.timm_networks import download_timm_weights, timm_normalization
+from ptqflow.models.timm_networks import describe_timm_weights, download_timm_weights
 
 needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 
@@ -54,12 +54,13 @@ def test_images_of_an_impossible_size_are_refused_in_one_line() -> None:
 
 @needs_timm
 def test_published_weights_bring_their_normalization_and_other_weights_none() -> None:
-    expected = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    assert timm_normalization("timm:vit_tiny_patch16_224", "augreg_in21k_ft_in1k") == expected
-    assert timm_normalization("timm:resnet18", "a1_in1k") == Normalization(
-        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-    )
-    assert timm_normalization("timm:resnet18", "weights.safetensors") is None
+    vit = describe_timm_weights("timm:vit_tiny_patch16_224", "augreg_in21k_ft_in1k")
+    resnet = describe_timm_weights("timm:resnet18", "a1_in1k")
+    assert vit
+    assert resnet
+    assert vit.normalization == Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    assert resnet.normalization == Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    assert describe_timm_weights("timm:resnet18", "weights.safetensors") is None
 
 
 @needs_timm

@@ -66,11 +66,14 @@ def test_a_network_of_ones_own_for_grey_or_rgba_images_runs_from_their_files_to_
     repository.run("dvc", "repro")
 
     export = repository.path / "models/export"
-    described = json.loads((export / "model.json").read_text())["input"]
-    assert (described["color"], len(described["mean"]), len(described["std"])) == (color, channels, channels)
+    described = json.loads((export / "model.json").read_text())
+    means, stds = (described["input"][part] for part in ("mean", "std"))
+    assert (described["preprocessing"]["color"], len(means), len(stds)) == (color, channels, channels)
     assert onnxruntime_session(export / INT8_ONNX).get_inputs()[0].shape[1:] == [channels, 16, 16]
     assert json.loads(repository.read("metrics/evaluate.json"))["int8_top1"] > 0.9
-    assert f"(N, {channels}, 16, 16), {color}, " in ptqflow_run(repository, "inspect", "models/export")
+    inspected = ptqflow_run(repository, "inspect", "models/export")
+    assert f"(N, {channels}, 16, 16), " in inspected
+    assert f" 16x16 (bilinear), {color}\n" in inspected
     verified = ptqflow_run(repository, "verify", "models/export", "--data", "data/dataset")
     assert "onnxruntime: passed" in verified
 

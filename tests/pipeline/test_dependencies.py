@@ -12,7 +12,7 @@ from repository import PIPELINES, ROOT, STAGES, Repository, outputs_of, stages_o
 from ruamel.yaml import YAML
 from samples import image_files, write_folder
 
-from ptqflow.core.inputs import CODE
+from ptqflow.core.inputs import CODE, PREPROCESSING
 
 STAGE_FILES = [(file, stage) for file in PIPELINES for stage in stages_of(file)]
 
@@ -108,7 +108,9 @@ def test_every_key_of_params_is_listed_by_a_stage_but_those_that_no_result_depen
     covered = {key for key in keys if key in listed or key.split(".")[0] in listed}
     assert keys - covered == {f"run.{key}" for key in params["run"]}
     assert "data.path" not in STAGES["fetch"]["params"]
-    assert {f"data.{key}" for key in params["data"]} - set(STAGES["fetch"]["params"]) == {"data.path"}
+    resolved = {"image_size", "resize", "crop", "interpolation", "antialias", "channels", "channel_order"}
+    assert {key for key in params["data"] if f"data.{key}" not in STAGES["fetch"]["params"]} == {"path", *resolved}
+    assert str(PREPROCESSING) in STAGES["fetch"]["deps"]
     assert {"model", "train"} <= {*STAGES["dry_run"]["params"], *STAGES["train"]["params"]}
 
 

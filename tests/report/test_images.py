@@ -1,6 +1,7 @@
 import base64
 import io
 
+import miniature
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,6 +19,9 @@ def decode(uri: str) -> Image.Image:
     return image
 
 
+CARD = miniature.DATASET_CARD
+
+
 def predictions(predicted: list[int], margin: list[float]) -> Prediction:
     margins = np.array(margin, dtype=np.float32)
     return Prediction(np.array(predicted, dtype=np.int64), margins, margins)
@@ -29,13 +33,25 @@ def test_changed_images_come_by_the_sum_of_both_margins() -> None:
     pixels = random_pixels(5, 8, 8, 3)
     test = Split(pixels, np.array([0, 1, 1, 0, 1]), digests_of(pixels))
 
-    changed = changed_images(test, ("ant", "bee", "cat"), fp32, int8)
+    changed = changed_images(test, CARD, fp32, int8)
 
     assert [image.row for image in changed] == [2, 0, 3, 4]  # of equal margins the first in the test set
     first = changed[0]
     assert (first.label, first.fp32, first.int8) == ("bee", "cat", "ant")
     assert (first.fp32_margin, first.int8_margin) == (0.75, 0.125)
     assert np.array_equal(np.asarray(decode(first.uri)), pixels[2])
+
+
+def test_a_changed_image_is_shown_in_its_colors_where_it_is_stored_as_bgr() -> None:
+    pixels = random_pixels(1, 8, 8, 3)
+    how = miniature.PREPROCESSING.model_copy(update={"color": "BGR"})
+    (shown,) = changed_images(
+        Split(pixels, np.zeros(1, np.int64), digests_of(pixels)),
+        CARD.model_copy(update={"preprocessing": how}),
+        predictions([0], [0.5]),
+        predictions([1], [0.5]),
+    )
+    assert np.array_equal(np.asarray(decode(shown.uri)), pixels[0, :, :, ::-1])
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
@@ -61,8 +77,8 @@ def test_twenty_four_are_shown_and_none_where_nothing_changed() -> None:
     pixels = random_pixels(30, 8, 8, 3)
     test = Split(pixels, np.zeros(30, dtype=np.int64), digests_of(pixels))
 
-    assert len(changed_images(test, ("ant", "bee"), fp32, int8)) == 24
-    assert changed_images(test, ("ant", "bee"), fp32, fp32) == []
+    assert len(changed_images(test, CARD, fp32, int8)) == 24
+    assert changed_images(test, CARD, fp32, fp32) == []
 
 
 @pytest.mark.parametrize(

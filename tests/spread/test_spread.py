@@ -19,7 +19,7 @@ def dataset() -> Dataset:
         name="digits",
         source="random pixels",
         classes=miniature.CLASSES,
-        image_size=miniature.SIZE,
+        preprocessing=miniature.PREPROCESSING,
         sizes=dict.fromkeys(SPLITS, 40),
         mean=miniature.NORMALIZATION.mean,
         std=miniature.NORMALIZATION.std,

@@ -18,6 +18,7 @@ from ptqflow.convert.sensitivity import Sensitivity, measure_sensitivity
 from ptqflow.core.errors import ModelError
 from ptqflow.core.normalization import Normalization
 from ptqflow.core.params import read_params
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.data.dataset import Split, digests_of
 from ptqflow.data.preprocessing import to_input
 from ptqflow.export.onnx import to_onnx
@@ -130,7 +131,7 @@ def train_briefly(
         name=name,
         stem="standard",
         classes=CLASSES,
-        image_size=inputs.shape[-1],
+        preprocessing=Preprocessing.default((inputs.shape[2], inputs.shape[3])),
         normalization=NORMALIZATION,
         code_sha256=hash_code(name),
     )

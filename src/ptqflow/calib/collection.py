@@ -106,7 +106,7 @@ def batches_together(prepared: GraphModule, batch: Tensor) -> int:
     More than one only if images are the first dimension of every tensor, by which the extremes of batches are kept
     apart.
     """
-    most = images_together(batch.shape[-1], _PIXELS) // len(batch)
+    most = images_together((batch.shape[2], batch.shape[3]), _PIXELS) // len(batch)
     return most if most > 1 and _images_come_first(prepared, batch) else 1
 
 

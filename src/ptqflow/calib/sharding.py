@@ -37,7 +37,7 @@ def collect_in_parts(
         ModelError: as `collect_statistics`.
     """
     batch_size = rows.shape[1]
-    most = images_per_pass(split.images.shape[1], batch_size)
+    most = images_per_pass(split.size, batch_size)
     rows = rows.reshape(-1, next(count for count in range(most, 0, -1) if batch_size % count == 0))
     example = next(input_batches(split, rows[:1], normalization))
     size = batches_together(observed.prepared, example)

@@ -166,6 +166,6 @@ def describe_trial(trial: Trial) -> str:
 
 
 def _count_right(model: nn.Module, val: Split, card: ModelCard, label: str) -> int:
-    together = images_together(card.image_size, _PIXELS)
+    together = images_together(card.preprocessing.size, _PIXELS)
     logits = compute_logits(model, val, card.normalization, together, label)
     return int((predictions(logits) == val.labels).sum())

@@ -75,7 +75,7 @@ def convert_network(
         search = replace(search, rows=(*search.rows, *correction_rows(quantized.correction)))
     card = quantized.card.model_copy(update={"smooth_quant": search.params.smooth_quant, "scales": smoothed.scales})
     quantized = replace(quantized, card=card)
-    few = images_per_pass(fp32.card.image_size, statistics.rows.shape[1])
+    few = images_per_pass(fp32.card.preprocessing.size, statistics.rows.shape[1])
     images = next(input_batches(dataset.train, statistics.rows[:1, :few], fp32.card.normalization))
     require_equal(fp32, smoothed, images)
     fidelity = measure_fidelity(fp32.module, quantized.converted, images)

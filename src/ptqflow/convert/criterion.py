@@ -78,7 +78,7 @@ def draw_images(
         train: the split that the calibration images are from.
         rows: of the calibration images, in order.
     """
-    size = train.images.shape[1]
+    size = train.size
     count = min(max(_FEWEST, images_together(size, _PIXELS)), _MOST)
     together = min(max(8, images_together(size, _KEPT_PIXELS)), count)
 

@@ -146,7 +146,7 @@ class _Images:
 
     def chunks(self, rows: NDArray[np.int64], label: str) -> Iterator[NDArray[np.int64]]:
         """Yield rows, as many at a time as fit into memory with all values of the network for them."""
-        size = images_together(self.card.image_size, _PIXELS)
+        size = images_together(self.card.preprocessing.size, _PIXELS)
         starts = range(0, len(rows), size)
         yield from (rows[start : start + size] for start in track(starts, len(starts), label, "batch"))
 

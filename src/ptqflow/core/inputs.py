@@ -12,6 +12,9 @@ from ptqflow.core.paths import INPUTS
 DATA = INPUTS / "data.path"
 WEIGHTS = INPUTS / "model.weights"
 CODE = INPUTS / "model.name"
+PREPROCESSING = INPUTS / "preprocessing.json"
+"""What the sections `data` and `model` and the description of the weights say together: all that `fetch` must know of
+the network, so that another network with the same preprocessing fetches nothing."""
 
 
 def given(link: Path) -> Path | None:

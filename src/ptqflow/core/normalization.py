@@ -17,17 +17,29 @@ InputShape = tuple[int, int, int]
 
 
 class Normalization(Card):
-    """What a network's input is normalized with: (pixel / 255 - mean) / std."""
+    """What a network's input is normalized with: (pixel / 255 * input_range - mean) / std."""
 
     mean: Channels
-    """Channel mean, pixels in 0..1."""
+    """Channel mean, pixels in 0..`input_range`."""
     std: Channels
-    """Channel standard deviation, pixels in 0..1."""
+    """Channel standard deviation, pixels in 0..`input_range`."""
+    input_range: Literal[1, 255] = 1
+    """What a pixel of 255 is before mean and std: 1, or 255 where they are of pixels in 0..255."""
 
     @property
     def channels(self) -> int:
         """Number of channels of an image."""
         return len(self.mean)
+
+    @property
+    def divisor(self) -> int:
+        """What pixels are divided by before mean and std are applied: 255, or 1, which changes no bit."""
+        return 255 // self.input_range
+
+    @property
+    def formula(self) -> str:
+        """The computation as text."""
+        return f"({'pixel / 255' if self.input_range == 1 else 'pixel'} - mean) / std"
 
     @model_validator(mode="after")
     def _one_pair_per_channel(self) -> Self:

@@ -10,26 +10,26 @@ _NUMBERS_PER_BLOCK = 1 << 21
 _PIXELS_PER_PASS = 1 << 21  # 24 MiB of float32 input in RGB; with its activations, a ResNet-50 takes a GiB
 
 
-def images_together(image_size: int, pixels: int) -> int:
-    """Return how many square images are processed together: as many as `pixels` pixels hold, and at least one.
+def images_together(size: tuple[int, int], pixels: int) -> int:
+    """Return how many images are processed together: as many as `pixels` pixels hold, and at least one.
 
     Memory is then bounded whatever their size. No result may depend on the number.
 
     Args:
-        image_size: height and width of each image in pixels.
+        size: height and width of each image in pixels.
         pixels: budget of the computation, over all images.
     """
-    return max(1, pixels // image_size**2)
+    return max(1, pixels // (size[0] * size[1]))
 
 
-def images_per_pass(image_size: int, most: int) -> int:
-    """Return how many square images go through a network together, without gradients: `most`, or fewer if large.
+def images_per_pass(size: tuple[int, int], most: int) -> int:
+    """Return how many images go through a network together, without gradients: `most`, or fewer if large.
 
     Args:
-        image_size: height and width of each image in pixels.
+        size: height and width of each image in pixels.
         most: the number where memory allows it.
     """
-    return min(most, images_together(image_size, _PIXELS_PER_PASS))
+    return min(most, images_together(size, _PIXELS_PER_PASS))
 
 
 def in_blocks(function: Callable[..., NDArray[Any]], *arrays: NDArray[Any]) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from ptqflow.core.artifacts import REMEDY, Card, read_card
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.normalization import Channels, Normalization
+from ptqflow.core.preprocessing import ColorOrder, Preprocessing
 
 SPLITS = ("train", "val", "test")
 DIGEST_BYTES = 16
@@ -23,13 +24,14 @@ _DIGEST = np.dtype(f"V{DIGEST_BYTES}")
 class DatasetCard(Card):
     """What later stages need to know about the images."""
 
-    format_version: Literal[3] = 3
+    format_version: Literal[4] = 4
     name: str
     """The value of `data.name`."""
     source: str
     """Where the images come from, in words."""
     classes: tuple[str, ...]
-    image_size: PositiveInt
+    preprocessing: Preprocessing
+    """Of the images, before they were stored."""
     sizes: dict[str, PositiveInt]
     """Images of each split."""
     mean: Channels
@@ -51,8 +53,13 @@ class DatasetCard(Card):
 
     @property
     def channels(self) -> int:
-        """Of the images: 1 (grey), 3 (RGB) or 4 (RGBA)."""
-        return self.normalization.channels
+        """Of the images: 1 (grey), 3 (RGB or BGR) or 4 (RGBA)."""
+        return self.preprocessing.channels
+
+    @property
+    def color(self) -> ColorOrder:
+        """The channels in their order."""
+        return self.preprocessing.color
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Split:
     """Images in their stored order, memory-mapped; `read` returns them."""
 
     images: NDArray[np.uint8]
-    """(N, size, size, channels), unchanged from the disk, not compared with their digests."""
+    """(N, height, width, channels), unchanged from the disk, not compared with their digests."""
     labels: NDArray[np.int64]
     """(N,), index into the card's classes."""
     digests: NDArray[np.void]
@@ -75,13 +82,19 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
+        _, height, width, _ = self.images.shape
+        return height, width
+
     def __getitem__(self, part: slice) -> "Split":
         checked = None if self.checked is None else self.checked[part]  # a view
         images, labels, digests = self.images[part], self.labels[part], self.digests[part]
         return Split(images, labels, digests, self.name, self.numbers[part], checked)
 
     def read(self, rows: slice | NDArray[np.int64] = slice(None)) -> NDArray[np.uint8]:
-        """Return a copy of the images at some rows, (n, size, size, channels).
+        """Return a copy of the images at some rows, (n, height, width, channels).
 
         An image is compared with its digest when the process reads it for the first time. Of the file, nothing stays in
         the memory of this process.
@@ -171,7 +184,7 @@ def _open_split(directory: Path, split: str, card: DatasetCard) -> Split:
         )
     except (OSError, ValueError, EOFError) as error:
         raise ArtifactError(f"{directory}: the {split} split cannot be read ({error}); {REMEDY}") from None
-    expected = (card.sizes.get(split), card.image_size, card.image_size, card.channels)
+    expected = (card.sizes.get(split), *card.preprocessing.size, card.channels)
     if images.shape != expected or len(labels) != len(images) or len(digests) != len(images):
         raise ArtifactError(
             f"{directory}: {split} holds images of shape {images.shape}, {len(labels)} labels and {len(digests)} "

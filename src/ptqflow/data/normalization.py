@@ -7,8 +7,8 @@ from ptqflow.core.normalization import Channels, Normalization
 
 
 def normalize(images: NDArray[np.uint8], normalization: Normalization) -> NDArray[np.float32]:
-    """Scale images (N, H, W, C) to 0..1 and normalize them to (N, C, H, W): `preprocessing.to_input`, bit for bit."""
-    scaled = images.transpose(0, 3, 1, 2).astype(np.float32, order="C") / np.float32(255)
+    """Scale and normalize images (N, H, W, C) to (N, C, H, W): `preprocessing.to_input`, bit for bit."""
+    scaled = images.transpose(0, 3, 1, 2).astype(np.float32, order="C") / np.float32(normalization.divisor)
     return (scaled - _per_channel(normalization.mean)) / _per_channel(normalization.std)
 
 

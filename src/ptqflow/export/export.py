@@ -95,7 +95,7 @@ def write_files(directory: Path, networks: Networks, logits: LogitsPair, params:
 def _run_on_generated_images(network: nn.Module, card: ModelCard) -> NDArray[np.float32]:
     images = torch.from_numpy(generate_images(IMAGES, card.input_shape))
     with torch.inference_mode():
-        batches = images.split(images_per_pass(card.image_size, len(images)))
+        batches = images.split(images_per_pass(card.preprocessing.size, len(images)))
         logits: NDArray[np.float32] = torch.cat([network(to_input(b, card.normalization)) for b in batches]).numpy()
     return logits
 
@@ -174,7 +174,7 @@ def require_runtimes(params: ExportParams) -> None:
 
 def _where(gate: Gate, networks: Networks, test: Split) -> str:
     card = networks.card
-    count = min(images_per_pass(card.image_size, EXAMPLES), len(test))
+    count = min(images_per_pass(card.preprocessing.size, EXAMPLES), len(test))
     images = to_input(torch.from_numpy(test.read(slice(count))), card.normalization)
     expected = step_outputs(networks.int8.module, images)
     layer = first_divergence(expected, gate.replay("onnxruntime", INT8_ONNX, count, "steps"))
@@ -182,14 +182,13 @@ def _where(gate: Gate, networks: Networks, test: Split) -> str:
 
 
 def _metadata(card: ModelCard, precision: str) -> dict[str, str]:
-    """Return the metadata of an ONNX file: input, classes and architecture."""
+    """Return the metadata of an ONNX file: preprocessing, input, classes and architecture."""
     described = InputCard.of(card.normalization)
     return {
         "architecture": card.name,
         "precision": precision,
         "classes": json.dumps(card.classes, ensure_ascii=False),
-        "image_size": str(card.image_size),
         "input": json.dumps(described.model_dump(mode="json")),
-        "preprocessing": f"{described.color}, short side scaled to image_size, cropped in the middle, "
-        "(pixel / 255 - mean) / std",
+        "preprocessing": json.dumps(card.preprocessing.model_dump(mode="json")),
+        "preprocessing_in_words": f"{card.preprocessing}; {described.formula}",
     }

@@ -50,7 +50,7 @@ def describe(
         architecture=card.name,
         stem=card.stem,
         classes=card.classes,
-        image_size=card.image_size,
+        preprocessing=card.preprocessing,
         input=InputCard.of(card.normalization),
         engine=scheme.engine,
         needs=Needs(vnni=not scheme.reduce_range),

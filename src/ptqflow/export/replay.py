@@ -45,7 +45,7 @@ def _run(network: "Network", batch: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _batches(split: Split, manifest: Manifest, count: int, batch_size: int) -> Iterator[NDArray[np.float32]]:
-    step = images_per_pass(manifest.image_size, batch_size)
+    step = images_per_pass(manifest.preprocessing.size, batch_size)
     for start in range(0, count, step):
         yield normalize(split.read(slice(start, min(start + step, count))), manifest.input)
 

@@ -1,4 +1,4 @@
-"""Image files of any mode and size as arrays of one size and number of channels."""
+"""Image files of any mode and size as arrays of one size and order of channels."""
 
 import ctypes
 import io
@@ -17,10 +17,14 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from ptqflow.core.normalization import COLORS, Color
+from ptqflow.core.normalization import Color
+from ptqflow.core.preprocessing import Preprocessing
+from ptqflow.fetch.resizing import Box, resize_image, resized_size
 
 _STRIP = 1_000_000  # pixels
 _SPARE: float = 2  # times the pixels on each side that are needed, below which no JPEG is decoded
+_MOST_RESIZED = 1 << 26
+"""Pixels that an image may have between resizing and cropping: a thin one would otherwise fill the memory."""
 _UNTURNED, _FLIPPED_X, _FLIPPED_Y = (1, 2, 3, 4), (2, 3, 6, 7), (3, 4, 7, 8)
 """EXIF orientations: rows stay rows; what was the last column, or row, of the file is the first of the image."""
 _MAX_SAMPLE_VALUE = 281  # tag of TIFF
@@ -41,22 +45,23 @@ class _Levels:
     white: int
 
 
-def decode_image(data: bytes, size: int, channels: int, max_megapixels: int | None = None) -> NDArray[np.uint8]:
-    """Decode an image of any format that Pillow reads to uint8 of shape (size, size, channels).
+def decode_image(data: bytes, how: Preprocessing, max_megapixels: int | None = None) -> NDArray[np.uint8]:
+    """Decode an image of any format that Pillow reads to uint8 of shape (height, width, channels).
 
-    The channels are 1 (grey), 3 (RGB) or 4 (RGBA). EXIF rotation is applied, transparency is composited on white for
-    grey and RGB, and kept for RGBA, in which other images are opaque. More than 8 bits are scaled to 8 by the maximum
-    that the format states. The image is cropped to a square at its center and resized bilinearly with antialiasing.
+    EXIF rotation is applied, transparency is composited on white for grey, RGB and BGR, and kept for RGBA, in which
+    other images are opaque. More than 8 bits are scaled to 8 by the maximum that the format states. Then the image is
+    resized and cropped as its preprocessing says.
 
     Raises:
         UnreadableImageError: not an image, truncated, of more pixels than `max_megapixels` or Pillow's limit of 179
             million, PostScript, which is a program, of floats or of integers whose maximum the format does not state,
-            or of more than 8 bits and almost all of its range unused.
+            of more than 8 bits and almost all of its range unused, or so thin that resized it would have more
+            than 67 million pixels.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             _require_decodable(image, max_megapixels)
-            return _fit(image, size, channels)
+            return _fit(image, how)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:  # its message is the address of the bytes in memory
@@ -88,11 +93,12 @@ def _silence_libtiff() -> None:
         tiff.TIFFSetWarningHandler(None)
 
 
-def fit_image(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
-    """Apply EXIF rotation, convert, crop to a square at the center and resize to (size, size, channels) uint8.
+def fit_image(image: Image.Image, how: Preprocessing) -> NDArray[np.uint8]:
+    """Apply EXIF rotation, convert, resize and crop to uint8 (height, width, channels).
 
     Of a JPEG that was opened and not decoded yet, this is what `decode_image` returns for its file, and the image stays
-    unchanged; one that was decoded is resized from all its pixels, which differs by little: see docs/scale.md.
+    unchanged; one that was decoded is resized from all its pixels, which differs by little where the preprocessing
+    allows `decode_image` to read a JPEG at a part of its size: see docs/scale.md.
 
     Raises:
         UnreadableImageError: as `decode_image`, of its values.
@@ -101,68 +107,86 @@ def fit_image(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]
     if _is_unread_jpeg(image) and image.fp:
         image.fp.seek(0)
         with Image.open(io.BytesIO(image.fp.read())) as own:
-            return _fit(own, size, channels)
-    return _fit(image, size, channels)
+            return _fit(own, how)
+    return _fit(image, how)
 
 
-def _fit(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
+def _fit(image: Image.Image, how: Preprocessing) -> NDArray[np.uint8]:
     levels = _find_levels(image)
-    beyond = _choose_scale(image, size)
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    turned = orientation not in _UNTURNED
+    _require_bounded(image.size if turned else image.size[::-1], how)
+    beyond = _choose_scale(image, how.resized[::-1] if turned else how.resized) if how.may_scale_jpeg else (0, 0)
     if orientation != 1:
         image = ImageOps.exif_transpose(image)
-    color = COLORS[channels]
-    if image.mode != color or (color != "RGBA" and image.has_transparency_data):
-        image = _convert_in_strips(image, levels, color)
-    if image.size != (size, size):
-        image = _resize_center(image, size, beyond, orientation)
-    return np.asarray(image).reshape(size, size, channels)
+    if image.mode != how.mode or (how.mode != "RGBA" and image.has_transparency_data):
+        image = _convert_in_strips(image, levels, how.mode)
+    if (image.height, image.width) != how.size or not how.keeps_its_size:
+        image = resize_image(image, how, _frame(image, beyond, orientation))
+    return _in_order(np.asarray(image).reshape(*how.size, how.channels), how)
 
 
-def fit_arrays(images: NDArray[Any], size: int, channels: int) -> NDArray[np.uint8]:
-    """Convert and resize uint8 images of shape (N, H, W) or (N, H, W, 1, 3 or 4) to (N, size, size, channels)."""
-    if images.shape[1:] == (size, size, channels):
-        return images.astype(np.uint8, copy=False)
+def fit_arrays(images: NDArray[Any], how: Preprocessing) -> NDArray[np.uint8]:
+    """Convert and resize uint8 images of shape (N, H, W) or (N, H, W, 1, 3 or 4) to (N, height, width, channels).
+
+    Their channels are in the order of Pillow's modes: grey, RGB or RGBA.
+    """
+    if images.shape[1:] == (*how.size, how.channels) and how.keeps_its_size:
+        return _in_order(images.astype(np.uint8, copy=False), how)
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]  # Pillow has no such axis
-    return np.stack([fit_image(Image.fromarray(image), size, channels) for image in images])
+    return np.stack([fit_image(Image.fromarray(image), how) for image in images])
+
+
+def _in_order(pixels: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(pixels[..., ::-1]) if how.color == "BGR" else pixels
+
+
+def _require_bounded(size: tuple[int, int], how: Preprocessing) -> None:
+    height, width = resized_size(size, how)
+    if height * width > _MOST_RESIZED:
+        raise UnreadableImageError(
+            f"{size[1]} x {size[0]} pixels, which data.resize={how.resize} enlarges to {width} x {height} before the "
+            "crop; crop it, or set data.resize to fit or letterbox"
+        )
 
 
 def _is_unread_jpeg(image: Image.Image) -> TypeGuard[JpegImageFile]:
     return isinstance(image, JpegImageFile) and image.format == "JPEG" and bool(image.tile)
 
 
-def _choose_scale(image: Image.Image, size: int) -> tuple[float, float]:
-    """Have an unread JPEG decoded at the smallest scale at which its short side is at least twice `size`.
+def _choose_scale(image: Image.Image, size: tuple[int, int]) -> tuple[float, float]:
+    """Have an unread JPEG decoded at the smallest scale at which both of its sides are at least twice those of `size`.
 
     Nearer to `size`, the decoder's own averaging shows: docs/scale.md compares both with decoding at full size.
+
+    Args:
+        image: not turned by EXIF yet.
+        size: height and width to which it is resized, turned as it is.
 
     Returns:
         Width and height of what the last column and row hold beyond the image, in their pixels: it may end in one.
     """
     width, height = image.size
-    scale = next((scale for scale in (8, 4, 2) if min(width, height) >= _SPARE * scale * size), 1)
+    ratio = min(height / size[0], width / size[1])
+    scale = next((scale for scale in (8, 4, 2) if ratio >= _SPARE * scale), 1)
     if scale == 1 or not _is_unread_jpeg(image):
         return 0, 0
     image.draft(None, (width // scale, height // scale))
     return image.width - width / scale, image.height - height / scale
 
 
-def _resize_center(image: Image.Image, size: int, beyond: tuple[float, float], orientation: int) -> Image.Image:
-    """Resize the square at the center, as `ImageOps.fit` does, which knows nothing of a pixel that is there in part.
+def _frame(image: Image.Image, beyond: tuple[float, float], orientation: int) -> Box:
+    """Return the part of an upright image that its last column and row do not go beyond.
 
     Args:
         image: upright.
-        size: in pixels.
         beyond: as `_choose_scale` returns it.
         orientation: of EXIF, that it had.
     """
     right, bottom = beyond if orientation in _UNTURNED else beyond[::-1]
-    width, height = image.width - right, image.height - bottom
-    side = min(width, height)
-    left = (width - side) / 2 + (right if orientation in _FLIPPED_X else 0)
-    top = (height - side) / 2 + (bottom if orientation in _FLIPPED_Y else 0)
-    return image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+    left, top = (right if orientation in _FLIPPED_X else 0), (bottom if orientation in _FLIPPED_Y else 0)
+    return left, top, left + image.width - right, top + image.height - bottom
 
 
 def _find_levels(image: Image.Image) -> _Levels | None:

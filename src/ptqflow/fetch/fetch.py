@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from ptqflow.core.artifacts import new_directory
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.data.dataset import SPLITS, DatasetCard
 from ptqflow.fetch.params import DataParams
 from ptqflow.fetch.sources import load_source
@@ -13,11 +14,12 @@ from ptqflow.fetch.splitting import Pool, Source, stratified_split, stratified_s
 from ptqflow.fetch.writing import read_written, save_card, write_images
 
 
-def fetch(params: DataParams, given: Path | None, directory: Path) -> DatasetCard:
+def fetch(params: DataParams, preprocessing: Preprocessing, given: Path | None, directory: Path) -> DatasetCard:
     """Store train, val and test in `directory`, which appears complete or not at all.
 
     Args:
         params: the `data` section.
+        preprocessing: of the images.
         given: what `data.path` points to, or None.
         directory: to write; an existing one is replaced.
 
@@ -25,11 +27,11 @@ def fetch(params: DataParams, given: Path | None, directory: Path) -> DatasetCar
         DataError: the source cannot be read, or has too few images for the splits.
         OSError: the disk is full.
     """
-    shape = params.channels, params.image_size, params.image_size
+    shape = preprocessing.input_shape
     with new_directory(directory) as made:
         scratch = made / "scratch"
         scratch.mkdir()
-        source = load_source(params, given, scratch)
+        source = load_source(params, preprocessing, given, scratch)
         splits = split_source(source, params)
         written = write_images(made, source, splits, shape)
         if len(written.unreadable):  # splits are drawn from readable images, so others may go elsewhere
@@ -39,7 +41,7 @@ def fetch(params: DataParams, given: Path | None, directory: Path) -> DatasetCar
             source = replace(source.without(written.unreadable), read=read)
             splits = split_source(source, params)
             written = write_images(made, source, splits, shape)
-        card = save_card(made, params.name, source, splits, written, params.image_size)
+        card = save_card(made, params.name, source, splits, written, preprocessing)
         shutil.rmtree(scratch)
     return card
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptqflow.core.errors import DataError
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.fetch.archives import Listing, list_files, read_files
 from ptqflow.fetch.decoding import UnreadableImageError, decode_image
 from ptqflow.fetch.params import DataParams
@@ -32,7 +33,7 @@ class _Layout:
     """Split → (N,) int64, the class of each file."""
 
 
-def load_image_folder(root: Path, params: DataParams) -> Source:
+def load_image_folder(root: Path, params: DataParams, preprocessing: Preprocessing) -> Source:
     """Find `train/<class>/…` and `test/<class>/…`, or `<class>/…` alone, below `root` or inside the archive `root`.
 
     Names of classes are compared and returned in NFC, the composed form of Unicode. Hidden and system files are left
@@ -58,7 +59,7 @@ def load_image_folder(root: Path, params: DataParams) -> Source:
         train=pools["train"],
         test=pools.get("test"),
         horizontal_flip=True,
-        read=partial(_read, root, names, params),
+        read=partial(_read, root, names, params, preprocessing),
         ignored=listing.ignored.total(),
     )
 
@@ -173,15 +174,19 @@ def _limited(layout: _Layout, params: DataParams) -> _Layout:
     )
 
 
-def _read(root: Path, names: list[str], params: DataParams, rows: Rows) -> Iterator[tuple[Rows, Decode]]:
+def _read(
+    root: Path, names: list[str], params: DataParams, preprocessing: Preprocessing, rows: Rows
+) -> Iterator[tuple[Rows, Decode]]:
     row_of = {names[row]: row for row in rows.tolist()}
     for name, data in read_files(root, row_of, params.encoding, params.max_megapixels):
-        yield np.array([row_of[name]]), partial(_decode, root, name, data, params)
+        yield np.array([row_of[name]]), partial(_decode, root, name, data, params, preprocessing)
 
 
-def _decode(root: Path, name: str, data: bytes, params: DataParams) -> NDArray[np.uint8] | None:
+def _decode(
+    root: Path, name: str, data: bytes, params: DataParams, preprocessing: Preprocessing
+) -> NDArray[np.uint8] | None:
     try:
-        return decode_image(data, params.image_size, params.channels, params.max_megapixels)[np.newaxis]
+        return decode_image(data, preprocessing, params.max_megapixels)[np.newaxis]
     except UnreadableImageError as error:
         if params.on_bad_image == "skip":
             return None

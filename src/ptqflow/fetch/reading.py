@@ -28,7 +28,7 @@ class Decoded:
     rows: Rows
     """(n,), their numbers in the source."""
     pixels: NDArray[np.uint8] | None
-    """(n, size, size, channels); None if they are unreadable."""
+    """(n, height, width, channels); None if they are unreadable."""
     digests: list[bytes]
     counts: NDArray[np.int64]
     """(channels, 256): how often a channel of those that are counted has each value."""
@@ -47,7 +47,7 @@ def decode(source: Source, rows: Rows, counted: NDArray[np.bool_], shape: InputS
         shape: of an image, by which the number that is in memory is bounded.
     """
     cores = usable_cores()
-    ahead = min(_AHEAD * cores, images_together(shape[1], _PIXELS))
+    ahead = min(_AHEAD * cores, images_together(shape[1:], _PIXELS))
     steps = source.read(rows)
     with (
         warnings.catch_warnings(action="ignore"),  # Pillow's, about files that it reads nevertheless
@@ -68,7 +68,7 @@ def _decode(rows: Rows, decode: Decode, counted: NDArray[np.bool_]) -> Decoded:
 
 
 def _count_values(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return how often each channel of images (n, size, size, channels) has each value, (channels, 256)."""
+    """Return how often each channel of images (n, height, width, channels) has each value, (channels, 256)."""
     _, _, width, channels = images.shape
     rows = images.reshape((-1, width) if channels == 1 else (-1, width, channels))
     if not len(rows):  # of which Pillow makes no image

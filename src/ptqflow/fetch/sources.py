@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptqflow.core.artifacts import naming
 from ptqflow.core.errors import DataError
 from ptqflow.core.normalization import Normalization
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.data.batching import images_together
 from ptqflow.fetch.decoding import fit_arrays
 from ptqflow.fetch.image_folder import load_image_folder
@@ -28,22 +29,22 @@ _CIFAR10_NORMALIZATION = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.202
 _UNUSABLE = (RuntimeError, OSError, HTTPException, ValueError, LookupError, TypeError, AssertionError)
 
 
-def load_source(params: DataParams, given: Path | None, scratch: Path) -> Source:
+def load_source(params: DataParams, preprocessing: Preprocessing, given: Path | None, scratch: Path) -> Source:
     """Load the data set; `given` is what `data.path` points to, `scratch` is a folder for unpacked files.
 
     Raises:
         DataError: the download fails, or what `data.path` holds is not this data set.
     """
     if params.name == "digits":
-        return _digits(params)
+        return _digits(preprocessing)
     if params.name == "image_folder":
         if given is None:
             raise DataError("data.path is null: data.name=image_folder needs a folder or an archive")
-        return load_image_folder(given, params)
-    return _torchvision_source(params, given, scratch)
+        return load_image_folder(given, params, preprocessing)
+    return _torchvision_source(params, preprocessing, given, scratch)
 
 
-def _digits(params: DataParams) -> Source:
+def _digits(preprocessing: Preprocessing) -> Source:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -54,7 +55,7 @@ def _digits(params: DataParams) -> Source:
         train=_pool(digits.target),
         test=None,
         horizontal_flip=False,
-        read=partial(_read, [images], params),
+        read=partial(_read, [images], preprocessing),
     )
 
 
@@ -63,22 +64,24 @@ def _pool(labels: ArrayLike, first: int = 0) -> Pool:
     return Pool(np.arange(first, first + len(classes)), classes)
 
 
-def _read(arrays: Sequence[NDArray[np.uint8]], params: DataParams, rows: Rows) -> Iterator[tuple[Rows, Decode]]:
+def _read(
+    arrays: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing, rows: Rows
+) -> Iterator[tuple[Rows, Decode]]:
     """Yield images of arrays (N, H, W) or (N, H, W, C), which are numbered through, some at a time."""
-    step, first = images_together(params.image_size, _PIXELS), 0
+    step, first = images_together(preprocessing.size, _PIXELS), 0
     for images in arrays:
         own = rows[(rows >= first) & (rows < first + len(images))]
         for start in range(0, len(own), step):
             some = own[start : start + step]
-            yield some, partial(_fit, images, some - first, params)
+            yield some, partial(_fit, images, some - first, preprocessing)
         first += len(images)
 
 
-def _fit(images: NDArray[np.uint8], rows: Rows, params: DataParams) -> NDArray[np.uint8]:
-    return fit_arrays(images[rows], params.image_size, params.channels)
+def _fit(images: NDArray[np.uint8], rows: Rows, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    return fit_arrays(images[rows], preprocessing)
 
 
-def _torchvision_source(params: DataParams, given: Path | None, scratch: Path) -> Source:
+def _torchvision_source(params: DataParams, preprocessing: Preprocessing, given: Path | None, scratch: Path) -> Source:
     from ptqflow.core.torchvision_shim import ensure_torchvision_imports
 
     ensure_torchvision_imports()
@@ -94,8 +97,8 @@ def _torchvision_source(params: DataParams, given: Path | None, scratch: Path) -
         train=_pool(train.targets),
         test=_pool(test.targets, len(train)),
         horizontal_flip=True,
-        read=partial(_read, [np.asarray(part.data) for part in (train, test)], params),
-        normalization=_CIFAR10_NORMALIZATION if params.name == "cifar10" and params.channels == 3 else None,
+        read=partial(_read, [np.asarray(part.data) for part in (train, test)], preprocessing),
+        normalization=_CIFAR10_NORMALIZATION if params.name == "cifar10" and preprocessing.color == "RGB" else None,
     )
 
 

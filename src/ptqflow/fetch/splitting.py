@@ -15,7 +15,7 @@ Rows = NDArray[np.int64]
 
 
 Decode = Callable[[], NDArray[np.uint8] | None]
-"""Returns pixels (n, size, size, channels); None for a single image that is unreadable and to be left out."""
+"""Returns pixels (n, height, width, channels); None for a single image that is unreadable and to be left out."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ptqflow.core.artifacts import naming, write_card
 from ptqflow.core.normalization import Channels, InputShape, Normalization
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.core.progress import progress_bar
 from ptqflow.data.dataset import DIGEST_BYTES, DatasetCard, hash_index
 from ptqflow.fetch.reading import decode
@@ -90,7 +91,12 @@ def read_written(
 
 
 def save_card(
-    directory: Path, name: str, source: Source, splits: Mapping[str, Pool], written: Written, image_size: int
+    directory: Path,
+    name: str,
+    source: Source,
+    splits: Mapping[str, Pool],
+    written: Written,
+    preprocessing: Preprocessing,
 ) -> DatasetCard:
     """Write what describes the images, and return it."""
     mean, std = _channel_statistics(written.counts)
@@ -98,7 +104,7 @@ def save_card(
         name=name,
         source=source.origin,
         classes=source.classes,
-        image_size=image_size,
+        preprocessing=preprocessing,
         sizes={split: len(pool) for split, pool in splits.items()},
         mean=mean,
         std=std,

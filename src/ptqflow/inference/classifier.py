@@ -46,7 +46,11 @@ class Classifier:
         Raises:
             DataError: they are of another kind, or there are none.
         """
-        return softmax(compute_logits(self.network, self.manifest, to_pixels(images, self.manifest)))
+        return self.classify_pixels(to_pixels(images, self.manifest))
+
+    def classify_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the probabilities (N, classes) of preprocessed images (N, height, width, channels), N > 0."""
+        return softmax(compute_logits(self.network, self.manifest, pixels))
 
 
 def load_classifier(
@@ -62,27 +66,27 @@ def load_classifier(
     return Classifier(manifest, runtime, network)
 
 
-def batch_size(image_size: int) -> int:
+def batch_size(manifest: Manifest) -> int:
     """Return how many images run at a time, so that memory is bounded; no result depends on it."""
-    return images_per_pass(image_size, _MOST_IMAGES)
+    return images_per_pass(manifest.preprocessing.size, _MOST_IMAGES)
 
 
 def compute_logits(network: "Network", manifest: Manifest, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the logits (N, classes) of images (N, size, size, channels), of the model's size and N > 0."""
-    step = batch_size(manifest.image_size)
+    """Return the logits (N, classes) of preprocessed images (N, height, width, channels), N > 0."""
+    step = batch_size(manifest)
     batches = (pixels[start : start + step] for start in range(0, len(pixels), step))
     return np.concatenate([network(normalize(batch, manifest.input)) for batch in batches])
 
 
 def to_pixels(images: Picture | Sequence[Picture], manifest: Manifest) -> NDArray[np.uint8]:
-    """Return images of any kind that a classifier takes as an array (N, size, size, channels).
+    """Return images of any kind that a classifier takes, preprocessed, as an array (N, height, width, channels).
 
     Raises:
         DataError: they are of another kind, or there are none.
     """
-    size, channels = manifest.image_size, manifest.input.channels
     if isinstance(images, np.ndarray) and images.ndim == 4:
-        pixels = fit_arrays(_checked(images, manifest, "the array", 4), size, channels) if len(images) else images
+        checked = _checked(images, manifest, "the array", 4) if len(images) else images
+        pixels = _fit_batch(checked, manifest, "the array") if len(images) else images
     else:
         if isinstance(images, Image.Image | np.ndarray) or not isinstance(images, Iterable):
             images = [images]
@@ -102,19 +106,25 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 
 
 def _fit(image: Any, manifest: Manifest, name: str) -> NDArray[np.uint8]:
-    size, channels = manifest.image_size, manifest.input.channels
     if not isinstance(image, Image.Image):
-        fitted: NDArray[np.uint8] = fit_arrays(_checked(image, manifest, name, 3)[np.newaxis], size, channels)[0]
+        fitted: NDArray[np.uint8] = _fit_batch(_checked(image, manifest, name, 3)[np.newaxis], manifest, name)[0]
         return fitted
     try:
-        return fit_image(image, size, channels)
+        return fit_image(image, manifest.preprocessing)
     except (UnreadableImageError, OSError) as error:  # a PIL image is read from its file when it is first needed
+        raise DataError(f"{name}: {error}") from None
+
+
+def _fit_batch(images: NDArray[np.uint8], manifest: Manifest, name: str) -> NDArray[np.uint8]:
+    try:
+        return fit_arrays(images, manifest.preprocessing)
+    except UnreadableImageError as error:
         raise DataError(f"{name}: {error}") from None
 
 
 def _checked(images: Any, manifest: Manifest, name: str, ndim: int) -> NDArray[np.uint8]:
     found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else f"a {type(images).__name__}"
-    channels, color = manifest.input.channels, manifest.input.color
+    channels, mode = manifest.preprocessing.channels, manifest.preprocessing.mode
     if (
         not isinstance(images, np.ndarray)
         or images.dtype != np.uint8
@@ -123,7 +133,7 @@ def _checked(images: Any, manifest: Manifest, name: str, ndim: int) -> NDArray[n
         or 0 in images.shape
     ):
         raise DataError(
-            f"{name} is {found}: pass uint8 {color} arrays (N, H, W, {channels}) or (H, W, {channels}), PIL images, or "
+            f"{name} is {found}: pass uint8 {mode} arrays (N, H, W, {channels}) or (H, W, {channels}), PIL images, or "
             "a list of either"
         )
     return images

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _test_images(dataset: Path, manifest: Manifest) -> Iterator[NDArray[np.uint8]]:
-    test, step = open_dataset(dataset).test, batch_size(manifest.image_size)
+    test, step = open_dataset(dataset).test, batch_size(manifest)
     for start in range(0, len(test), step):
         yield test.read(slice(start, start + step))
 

@@ -33,8 +33,8 @@ def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
     texts = {
         "model": f"{manifest.architecture}, stem {manifest.stem}, {len(manifest.classes)} classes",
         "classes": ", ".join(manifest.classes),
-        "input": f"{given.name}, {given.dtype} (N, {channels}, {height}, {width}), {given.color}, "
-        "(pixel / 255 - mean) / std",
+        "input": f"{given.name}, {given.dtype} (N, {channels}, {height}, {width}), {given.formula}",
+        "pixels": str(manifest.preprocessing),
         **{name: " ".join(f"{value:.6g}" for value in values) for name, values in numbers.items()},
         "output": f"{manifest.output.name}, float32 (N, {len(manifest.classes)})",
         "calibrated": f"on {manifest.calibration.images} images",

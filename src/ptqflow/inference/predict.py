@@ -63,8 +63,8 @@ def predict(
     files = (file for path in paths for file in _files(path, complain, note))
     manifest = classifier.manifest
     decoded = _decode(files, manifest, complain)
-    while batch := list(islice(decoded, batch_size(manifest.image_size))):
-        probabilities = classifier(np.stack([pixels for _, pixels in batch]))
+    while batch := list(islice(decoded, batch_size(manifest))):
+        probabilities = classifier.classify_pixels(np.stack([pixels for _, pixels in batch]))
         for (file, _), row in zip(batch, probabilities, strict=True):
             if np.isfinite(row).all():
                 best = np.argsort(-row, kind="stable")[:k]
@@ -112,7 +112,7 @@ def _decode(files: Iterable[Path], manifest: Manifest, complain: Report) -> Iter
         try:
             with naming(file), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of Pillow about oddities in images that it can read
-                pixels = decode_image(_read(file), manifest.image_size, manifest.input.channels)
+                pixels = decode_image(_read(file), manifest.preprocessing)
         except UnreadableImageError as error:
             complain(f"{file}: not an image that can be read: {error}")
         except OSError as error:

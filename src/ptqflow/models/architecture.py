@@ -82,6 +82,11 @@ def _build_torchvision(name: str, num_classes: int, input_shape: InputShape) -> 
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": True}
     if name.startswith("vit_"):
+        if height != width:
+            raise ModelError(
+                f"model.name={name} takes square images, and those of the data set have {height}x{width} pixels; set "
+                "data.image_size to one number, or model.name to a network that takes both"
+            )
         options["image_size"] = height
     try:
         return _as_module(models.get_model(name, **options))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ptqflow.core.artifacts import REMEDY, Card, HashedFile, new_directory
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.normalization import InputShape, Normalization
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.models.architecture import build_model, hash_code
 from ptqflow.models.canonical import canonicalize
 from ptqflow.models.memory_format import lay_out
@@ -21,12 +22,12 @@ from ptqflow.models.same_network import require_same_network
 class ModelCard(Card):
     """The architecture, classes and input of a network; lies beside its weights."""
 
-    format_version: Literal[2] = 2
+    format_version: Literal[3] = 3
     name: str
     stem: str
     classes: tuple[str, ...]
-    image_size: int
-    """Height and width of the images in pixels."""
+    preprocessing: Preprocessing
+    """Of the images."""
     normalization: Normalization
     """Of the input."""
     code_sha256: str | None
@@ -37,7 +38,7 @@ class ModelCard(Card):
     @property
     def input_shape(self) -> InputShape:
         """Channels, height and width of an image."""
-        return self.normalization.channels, self.image_size, self.image_size
+        return self.preprocessing.input_shape
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def compute_logits(
         logits: Tensor = model(to_input(images, normalization))
         return logits.cpu().float()
 
-    step = images_per_pass(split.images.shape[1], batch_size)
+    step = images_per_pass(split.size, batch_size)
     starts = range(0, len(split), step)
     own = starts[ranks.part(len(starts))]
     with torch.inference_mode():

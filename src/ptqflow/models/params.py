@@ -2,14 +2,24 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, Strict, model_validator
+from pydantic import AfterValidator, Field, Strict, model_validator
 
 from ptqflow.core.params import Params
 
-Channel = Annotated[float, Field(ge=0, le=1)]
+Channel = Annotated[float, Field(ge=0, le=255)]
 TIMM = "timm:"
 """Start of the names of timm's networks."""
-PositiveChannel = Annotated[float, Field(gt=0, le=1)]
+PositiveChannel = Annotated[float, Field(gt=0, le=255)]
+_LIBRARIES = ("torchvision", "timm")
+
+
+def _is_description(value: str) -> str:
+    library, separator, name = value.partition(":")
+    if library in _LIBRARIES and bool(separator) == bool(name):
+        return value
+    raise ValueError(
+        "neither torchvision nor timm, nor one of them with the name of weights, such as torchvision:IMAGENET1K_V1"
+    )
 
 
 class ModelParams(Params):
@@ -25,15 +35,27 @@ class ModelParams(Params):
     """`small` replaces the first convolution of a ResNet by a 3x3 stride-1 one and removes the max-pool, for small
     images."""
     mean: Annotated[tuple[Channel, ...], Strict(False)] | None
-    """Mean of each channel that the weights expect, pixels in 0..1; null: that of weights which timm
-    publishes, else of the data set."""
+    """Mean of each channel that the weights expect, pixels in 0..`input_range`; null: what `preprocessing` says, else
+    that of weights which timm publishes, else of the data set."""
     std: Annotated[tuple[PositiveChannel, ...], Strict(False)] | None
-    """Standard deviation of each channel that the weights expect, pixels in 0..1; null: as `mean`."""
+    """Standard deviation of each channel that the weights expect, pixels in 0..`input_range`; null: as `mean`."""
+    input_range: Literal[1, 255] = 1
+    """Largest value of a pixel before mean and std: 1, or 255 for weights whose mean and std are of pixels in 0..255,
+    such as Caffe's."""
+    preprocessing: Annotated[str, AfterValidator(_is_description)] | None = None
+    """Where the keys of `data` that are null, `mean` and `std` come from: `torchvision` or `timm` take what is
+    published with `weights`; `torchvision:IMAGENET1K_V2` or `timm:a1_in1k` what is published with weights of that name,
+    for a file of your own. null: from the keys alone."""
 
     @property
     def is_user_code(self) -> bool:
         """Whether `name` is `module:function`."""
         return is_user_code(self.name)
+
+    @property
+    def library(self) -> str:
+        """Where networks with names like this one's come from: torchvision or timm."""
+        return "timm" if self.is_timm else "torchvision"
 
     @property
     def is_timm(self) -> bool:
@@ -48,6 +70,23 @@ class ModelParams(Params):
         if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
             raise ValueError(
                 f"model.mean has {len(self.mean)} values and model.std {len(self.std)}; set one of each per channel"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _mean_is_in_the_range(self) -> Self:
+        if self.mean is None or self.std is None:
+            return self
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if max(values, default=0) > self.input_range:
+                raise ValueError(
+                    f"model.{key} is {list(values)}, beyond the range of pixels, which is 0..1; divide it by 255, or "
+                    "set model.input_range=255 if the weights expect pixels in 0..255"
+                )
+        if self.input_range == 255 and 0 < max(self.mean, default=0) <= 1:
+            raise ValueError(
+                f"model.mean is {list(self.mean)}, of pixels in 0..1, and model.input_range is 255; multiply mean and "
+                "std by 255, or set input_range to 1"
             )
         return self
 

@@ -5,18 +5,25 @@ timm is imported where a network is one of its own: it is an extra.
 
 import difflib
 import logging
+import math
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from ptqflow.core.errors import ModelError, one_line
 from ptqflow.core.normalization import InputShape, Normalization
+from ptqflow.core.preprocessing import Interpolation, Preprocessing, Resize
 from ptqflow.core.torchvision_shim import ensure_torchvision_imports
+from ptqflow.models.description import Description
 from ptqflow.models.params import TIMM
 
 _COMMON = ("resnet18", "mobilenetv3_small_100", "vit_tiny_patch16_224")
+
+_RESIZES: Mapping[str, Resize] = {"center": "short_side", "squash": "squash", "border": "letterbox"}
+"""By what timm calls them."""
 
 
 def build_timm_network(name: str, num_classes: int, input_shape: InputShape) -> nn.Module:
@@ -48,8 +55,8 @@ def build_timm_network(name: str, num_classes: int, input_shape: InputShape) -> 
     return model
 
 
-def timm_normalization(name: str, weights: str) -> Normalization | None:
-    """Return what pixels the weights that timm publishes under a name were trained with, None for other weights.
+def describe_timm_weights(name: str, weights: str) -> Description | None:
+    """Return how timm prepares images for the weights that it publishes under a name, None for other weights.
 
     Args:
         name: `timm:NAME`.
@@ -61,8 +68,39 @@ def timm_normalization(name: str, weights: str) -> Normalization | None:
     timm, architecture = _import_timm(name), _architecture(name)
     if weights not in _published(timm, architecture):
         return None
-    config = timm.get_pretrained_cfg(f"{architecture}.{weights}")
-    return Normalization(mean=tuple(config.mean), std=tuple(config.std))
+    from timm.data.config import resolve_data_config
+
+    published = timm.get_pretrained_cfg(f"{architecture}.{weights}").to_dict()
+    config: dict[str, Any] = resolve_data_config(pretrained_cfg=published)
+    channels, height, width = config["input_size"]
+    mode, mean = config["crop_mode"], tuple(config["mean"])
+    if channels != 3 or mode not in _RESIZES or config["interpolation"] not in get_args(Interpolation):
+        raise ModelError(
+            f"model.weights={weights} of {name} have a description that this version cannot apply: {config}; set "
+            "model.weights to the path of their file"
+        )
+    preprocessing = Preprocessing(
+        height=height,
+        width=width,
+        color="RGB",
+        resize=_RESIZES[mode],
+        resized=(math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"])),
+        interpolation=config["interpolation"],
+        antialias=True,
+        fill=tuple(round(255 * value) if mode == "border" else 0 for value in mean),
+    )
+    return Description(
+        f"timm's weights {architecture}.{weights}", preprocessing, Normalization(mean=mean, std=tuple(config["std"]))
+    )
+
+
+def published_timm_weights(name: str) -> list[str]:
+    """Return the names of the weights that timm publishes for a network, `timm:NAME`.
+
+    Raises:
+        ModelError: timm is not installed or has no such network.
+    """
+    return _published(_import_timm(name), _architecture(name))
 
 
 def download_timm_weights(name: str, weights: str) -> Path:

@@ -8,7 +8,10 @@ from urllib.error import URLError
 import torch
 
 from ptqflow.core.errors import ModelError
+from ptqflow.core.normalization import Normalization
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.core.torchvision_shim import ensure_torchvision_imports
+from ptqflow.models.description import Description
 
 ensure_torchvision_imports()
 
@@ -17,7 +20,36 @@ from torchvision import models  # noqa: E402
 
 def is_published(architecture: str, name: str) -> bool:
     """Return whether torchvision publishes weights of this name for an architecture."""
-    return architecture in models.list_models() and name in models.get_model_weights(architecture).__members__
+    return name in published_weights(architecture)
+
+
+def published_weights(architecture: str) -> list[str]:
+    """Return the names of the weights that torchvision publishes for an architecture; none if it has no such one."""
+    return (
+        list(models.get_model_weights(architecture).__members__)
+        if architecture in models.list_models(module=models)
+        else []
+    )
+
+
+def describe_torchvision_weights(architecture: str, name: str) -> Description | None:
+    """Return how torchvision prepares images for the weights that it publishes under a name, None for other weights."""
+    if not is_published(architecture, name):
+        return None
+    preset = models.get_model_weights(architecture)[name].transforms()
+    (side,), (short,) = preset.crop_size, preset.resize_size
+    preprocessing = Preprocessing(
+        height=side,
+        width=side,
+        color="RGB",
+        resize="short_side",
+        resized=(short, short),
+        interpolation=preset.interpolation.value,
+        antialias=True,  # images come from files, where torchvision has no other
+        fill=(0, 0, 0),
+    )
+    normalization = Normalization(mean=tuple(preset.mean), std=tuple(preset.std))
+    return Description(f"torchvision's weights {architecture}.{name}", preprocessing, normalization)
 
 
 def download_weights(architecture: str, name: str) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ptqflow.data.dataset import Split
+from ptqflow.data.dataset import DatasetCard, Split
 from ptqflow.evaluate.predictions import Prediction, changed_rows
 
 _SHOWN = 24
@@ -30,20 +30,21 @@ class ChangedImage:
     int8_margin: float
 
 
-def changed_images(test: Split, classes: tuple[str, ...], fp32: Prediction, int8: Prediction) -> list[ChangedImage]:
+def changed_images(test: Split, dataset: DatasetCard, fp32: Prediction, int8: Prediction) -> list[ChangedImage]:
     """Return the changed predictions, those with the largest sum of margins first, 24 at most.
 
     Args:
         test: the images.
-        classes: names.
+        dataset: their card.
         fp32: predictions before.
         int8: predictions after.
     """
+    classes, color = dataset.classes, dataset.color
     rows = changed_rows(fp32, int8)[:_SHOWN]
     return [
         ChangedImage(
             row=int(row),
-            uri=image_uri(pixels),
+            uri=image_uri(pixels[..., ::-1] if color == "BGR" else pixels),
             label=classes[test.labels[row]],
             fp32=classes[fp32.predicted[row]],
             int8=classes[int8.predicted[row]],

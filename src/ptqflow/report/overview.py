@@ -65,10 +65,11 @@ def run(results: Results) -> dict[str, Any]:
     dataset, manifest = results.dataset, results.manifest
     sizes = ", ".join(f"{count:,} {split}" for split, count in dataset.sizes.items())
     skipped = f", {dataset.skipped:,} unreadable files left out" if dataset.skipped else ""
-    side = dataset.image_size
+    height, width = dataset.preprocessing.size
     run = {
         "Data": f"{dataset.name}: {dataset.source}",
-        "Images": f"{sizes}; {len(dataset.classes)} classes, {side} by {side} pixels{skipped}",
+        "Images": f"{sizes}; {len(dataset.classes)} classes, {height} by {width} pixels{skipped}",
+        "Preprocessing": f"{manifest.preprocessing}; {manifest.input.formula}",
         "Model": f"{manifest.architecture}, stem {manifest.stem}",
         "Calibration": f"{manifest.calibration.images:,} training images",
         "Engine": manifest.engine,

@@ -123,7 +123,7 @@ def changed(results: Results) -> dict[str, Any]:
     """Return the images whose prediction changed."""
     fp32, int8 = results.predictions["fp32"], results.predictions["int8"]
     count = int((fp32.predicted != int8.predicted).sum())
-    shown = changed_images(results.test, results.dataset.classes, fp32, int8)
+    shown = changed_images(results.test, results.dataset, fp32, int8)
     if not count:
         return {"changes": "None: INT8 predicts the same class as FP32 for every test image.", "changed": []}
     text = (

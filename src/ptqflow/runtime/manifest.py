@@ -8,13 +8,14 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveIn
 from ptqflow.core.artifacts import Card, read_card, read_regular, sha256_file, write_card
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import EvaluationFigures
-from ptqflow.core.normalization import COLORS, Color, InputShape, Normalization
+from ptqflow.core.normalization import InputShape, Normalization
+from ptqflow.core.preprocessing import Preprocessing
 
 VERSION = "0.1.0"
 """Of ptqflow, as pyproject.toml has it."""
 
 MANIFEST_FILE = "model.json"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 INT8_ONNX = "int8.onnx"
 FP32_ONNX = "fp32.onnx"
 INT8_TORCHSCRIPT = "int8.torchscript.pt"
@@ -35,18 +36,16 @@ _COPY_AGAIN = "copy the whole directory again"
 
 
 class InputCard(Normalization):
-    """Input of a network: (pixel / 255 - mean) / std, float32 (N, channels, image_size, image_size), any N."""
+    """Input of a network: (pixel / 255 * input_range - mean) / std, float32 (N, channels, height, width), any N."""
 
     name: Literal["images"] = INPUT
     dtype: Literal["float32"] = "float32"
     layout: Literal["NCHW"] = "NCHW"
-    color: Color
-    """Pillow's mode of an image."""
 
     @classmethod
     def of(cls, normalization: Normalization) -> Self:
         """Describe the input of a network by its normalization."""
-        return cls(mean=normalization.mean, std=normalization.std, color=COLORS[normalization.channels])
+        return cls(**normalization.model_dump())
 
     @model_validator(mode="after")
     def _numbers_are_of_pixels(self) -> Self:
@@ -54,12 +53,6 @@ class InputCard(Normalization):
             raise ValueError(f"std is {list(self.std)}, not between {_LEAST_STD:g} and {_LARGEST:g}")
         if not all(abs(mean) <= _LARGEST for mean in self.mean):
             raise ValueError(f"mean is {list(self.mean)}, not between {-_LARGEST:g} and {_LARGEST:g}")
-        return self
-
-    @model_validator(mode="after")
-    def _color_has_the_channels(self) -> Self:
-        if self.color != COLORS[self.channels]:
-            raise ValueError(f"color is {self.color}, and mean has {self.channels} values")
         return self
 
 
@@ -105,7 +98,7 @@ class FileCard(Card):
 class Manifest(Card):
     """What an exported model is, what it was made from, and its accuracy."""
 
-    format_version: Literal[1]
+    format_version: Literal[2]
     """Of this file and of those beside it; it grows when an older ptqflow could not read them."""
     ptqflow_version: str
     architecture: str
@@ -113,8 +106,8 @@ class Manifest(Card):
     stem: str
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
     """In the order of the logits."""
-    image_size: Annotated[int, Field(ge=1, le=4096)]
-    """Height and width in pixels."""
+    preprocessing: Preprocessing
+    """From an image to the pixels of the input."""
     input: InputCard
     output: OutputCard = OutputCard()
     engine: str
@@ -144,7 +137,15 @@ class Manifest(Card):
     @property
     def input_shape(self) -> InputShape:
         """Channels, height and width of an image."""
-        return self.input.channels, self.image_size, self.image_size
+        return self.preprocessing.input_shape
+
+    @model_validator(mode="after")
+    def _mean_has_the_channels(self) -> Self:
+        if self.input.channels != self.preprocessing.channels:
+            raise ValueError(
+                f"input.mean has {self.input.channels} values, and preprocessing.color is {self.preprocessing.color}"
+            )
+        return self
 
 
 class _Versioned(BaseModel):

@@ -210,7 +210,7 @@ class _Run:
 
 def _evaluate(model: nn.Module, val: Split, recipe: Recipe, ranks: Ranks) -> Evaluation:
     device = next(model.parameters()).device
-    together = images_together(val.images.shape[1], _VAL_PIXELS[device.type])
+    together = images_together(val.size, _VAL_PIXELS[device.type])
     logits = compute_logits(model, val, recipe.normalization, together, "val", ranks)
     return evaluate(logits, val.labels)
 

@@ -12,6 +12,7 @@ from torch import nn
 from ptqflow.core.artifacts import sha256_file
 from ptqflow.core.code import hash_packages
 from ptqflow.core.errors import LaunchError, ModelError, ParamsError
+from ptqflow.core.preprocessing import in_pixels
 from ptqflow.core.ranks import Ranks
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.models.fp32 import ModelCard, build_from_card
@@ -58,9 +59,10 @@ def resolve_recipe(card: ModelCard, params: TrainParams, dataset: DatasetCard) -
     Raises:
         ParamsError: cutout would mask whole images.
     """
-    if params.cutout >= card.image_size:
+    size = card.preprocessing.size
+    if params.cutout >= min(size):
         raise ParamsError(
-            f"train.cutout is {params.cutout}, the images have {card.image_size}x{card.image_size} pixels; it must be "
+            f"train.cutout is {params.cutout}, the images have {in_pixels(size)} pixels; it must be "
             "less, such as half of that"
         )
     flip = dataset.horizontal_flip if params.horizontal_flip is None else params.horizontal_flip

@@ -1,0 +1,154 @@
+"""Which preprocessing the keys and the description of the weights make together."""
+
+import importlib.util
+import warnings
+
+import pytest
+from samples import data_params, fitted
+
+from ptqflow.core.errors import ModelError, ParamsError, PtqflowWarning
+from ptqflow.core.preprocessing import Preprocessing
+from ptqflow.inputs.preprocessing import resolve_preprocessing, warn_of_other_images
+from ptqflow.models.description import describe_weights
+from ptqflow.models.params import ModelParams
+
+needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is an extra")
+
+RESNET18 = {
+    "height": 224,
+    "width": 224,
+    "color": "RGB",
+    "resize": "short_side",
+    "resized": (256, 256),
+    "interpolation": "bilinear",
+    "antialias": True,
+    "fill": (0, 0, 0),
+}
+
+
+def model(
+    name: str = "resnet18", weights: str | None = "IMAGENET1K_V1", preprocessing: str | None = None
+) -> ModelParams:
+    return ModelParams(name=name, weights=weights, stem="standard", mean=None, std=None, preprocessing=preprocessing)
+
+
+def resolve(params: ModelParams, **keys: object) -> Preprocessing:
+    described = describe_weights(params)
+    resolved = resolve_preprocessing(data_params(**keys), params, described)
+    warn_of_other_images(resolved, params, described)
+    return resolved
+
+
+def refusal(params: ModelParams, **keys: object) -> str:
+    with pytest.raises((ParamsError, ModelError)) as caught:
+        resolve(params, **keys)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_default_is_that_of_the_keys_whatever_the_network() -> None:
+    for params in (
+        model(weights=None),
+        model("mine:build", None),
+        model("vgg11", "my/weights.pt"),
+        model("vgg11", None),
+    ):
+        assert resolve(params) == fitted(16)
+    assert resolve(model(weights=None), image_size=[48, 32], channels=1) == fitted((48, 32), 1)
+
+
+@pytest.mark.parametrize(
+    "params", [model(preprocessing="torchvision"), model(weights="my.pt", preprocessing="torchvision:IMAGENET1K_V1")]
+)
+def test_the_description_of_the_weights_is_taken_whole(params: ModelParams) -> None:
+    assert resolve(params, image_size=None).model_dump() == RESNET18
+    agreeing = {
+        "image_size": [224, 224],
+        "resize": "short_side",
+        "crop": 0.875,
+        "interpolation": "bilinear",
+        "antialias": True,
+    }
+    assert resolve(params, **agreeing).model_dump() == RESNET18
+
+
+def test_another_network_whose_weights_expect_the_same_leaves_the_card_unchanged_so_that_nothing_is_fetched() -> None:
+    first = resolve(model("resnet18", preprocessing="torchvision"), image_size=None)
+    assert resolve(model("vgg11", preprocessing="torchvision"), image_size=None) == first
+    assert resolve(model("resnet50", "IMAGENET1K_V2", "torchvision"), image_size=None) != first
+
+
+def test_keys_that_state_what_the_weights_expect_make_no_warning_and_others_one_that_names_both() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resolve(model(), image_size=224, resize="short_side", crop=256).model_dump() == RESNET18
+    with pytest.warns(PtqflowWarning) as caught:
+        assert resolve(model(), image_size=224) == fitted(224)
+    (line,) = (str(warning.message) for warning in caught)
+    assert "torchvision's weights resnet18.IMAGENET1K_V1 expect" in line
+    assert "(short side resized to 256 (bilinear), cropped at the center to 224x224, RGB)" in line
+    assert "(the largest part at the center that fits resized to 224x224 (bilinear), RGB)" in line
+    assert "model.preprocessing=torchvision and data.image_size=null" in line
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (
+            {"image_size": 32},
+            "data.image_size is 32, not 224, as model.preprocessing=torchvision (torchvision's weights",
+        ),
+        ({"image_size": [224, 200]}, "data.image_size is (224, 200), not 224"),
+        ({"resize": "letterbox"}, "data.resize is letterbox, not short_side"),
+        ({"crop": 0.5}, "data.crop is 0.5, not 256"),
+        ({"crop": 232}, "data.crop is 232, not 256"),
+        ({"interpolation": "lanczos"}, "set data.interpolation to null, or model.preprocessing to null"),
+        ({"antialias": False}, "data.antialias is False, not True"),
+        ({"channels": 1}, "data.channels is 1, not 3"),
+        ({"channel_order": "BGR"}, "data.channel_order is BGR, not RGB"),
+        ({"resize": "squash", "crop": 300, "channels": 4}, "set data.resize, data.crop to null and data.channels to 3"),
+    ],
+)
+def test_a_key_that_contradicts_the_description_is_one_line_with_both_and_a_remedy(
+    keys: dict[str, object], words: str
+) -> None:
+    assert words in refusal(model(preprocessing="torchvision"), **({"image_size": None} | keys))
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        (
+            model(weights=None, preprocessing="torchvision"),
+            "model.weights is null; name the ones that it stems from, such as torchvision:IMAGENET1K_V1",
+        ),
+        (
+            model(weights="a/b.pt", preprocessing="torchvision"),
+            "model.weights is a/b.pt, of which torchvision says nothing",
+        ),
+        (model(weights="V9", preprocessing="torchvision"), "model.weights is V9, of which"),
+        (
+            model(preprocessing="torchvision:V9"),
+            "there are no such weights; those that torchvision publishes for resnet18: IMAGENET1K_V1",
+        ),
+        (
+            model(preprocessing="timm"),
+            "model.name=resnet18 is a network of torchvision's; set model.preprocessing to null",
+        ),
+        (model("mine:build", None, "torchvision:IMAGENET1K_V1"), "model.name=mine:build is a network of your own"),
+        (model("no_such_net", None, "torchvision"), "publishes for no_such_net: none"),
+    ],
+)
+def test_a_description_that_does_not_exist_is_one_line(params: ModelParams, words: str) -> None:
+    assert words in refusal(params, image_size=None)
+
+
+@needs_timm
+def test_a_network_of_timm_without_such_weights_is_one_line() -> None:
+    assert "timm publishes for resnet18: a1_in1k, " in refusal(model("timm:resnet18", "x.pt", "timm"), image_size=None)
+    found = resolve(model("timm:resnet18", "x.pt", "timm:a1_in1k"), image_size=None)
+    assert (found.size, found.resized, found.interpolation) == ((224, 224), (235, 235), "bicubic")
+
+
+def test_a_size_that_is_stated_nowhere_is_one_line() -> None:
+    assert "data.image_size is null, and so is model.preprocessing" in refusal(model(weights=None), image_size=None)
