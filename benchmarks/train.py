@@ -193,7 +193,7 @@ def find_rows(folder: Path | None, split: Split, part: str) -> list[int]:
     """
     if folder is None:
         return []
-    wanted = Counter(zip(split.digests.tolist(), split.labels.tolist(), strict=True))
+    wanted = Counter(zip(split.digests.tolist(), split.known_labels.tolist(), strict=True))
     rows = []
     for row, (image, label) in enumerate(ImageFolder(str(folder / part))):
         key = (hashlib.blake2b(np.asarray(image).tobytes(), digest_size=DIGEST_BYTES).digest(), label)
@@ -212,7 +212,7 @@ class Decoded(Images[Any]):
     """Images in memory, as `torchvision.datasets.CIFAR10` keeps and reads them."""
 
     def __init__(self, split: Split, transform: Callable[[Image.Image], Any]) -> None:
-        self.images, self.labels, self.transform = np.array(split.images), split.labels.tolist(), transform
+        self.images, self.labels, self.transform = np.array(split.images), split.known_labels.tolist(), transform
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -354,7 +354,7 @@ def run_ours(arguments: argparse.Namespace, seed: int) -> Run:
         ):
             epochs.append(time.perf_counter() - began)
             trainings.append(len(dataset.train) / (epoch.images_per_second or 1))
-            top1 = epoch.val.top1
+            top1 = epoch.val.top1  # type: ignore[union-attr]
             began = time.perf_counter()
         total = time.perf_counter() - start
     return Run(epochs, trainings, total, top1)
@@ -427,7 +427,7 @@ def bare_steps(
     card = dataset.card
     stored = torch.from_numpy(np.array(dataset.train.images[: arguments.batch_size]))
     images = to_input(stored, card.normalization).to(device, memory_format=memory_format)
-    labels = torch.from_numpy(np.array(dataset.train.labels[: arguments.batch_size])).to(device)
+    labels = torch.from_numpy(np.array(dataset.train.known_labels[: arguments.batch_size])).to(device)
     model = build(arguments, card, 0).to(device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = plain_sgd(model, fused)
     model.train()

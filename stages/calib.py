@@ -35,8 +35,9 @@ def main() -> str | None:
     if ranks.rank:
         return None
     save_statistics(STATISTICS, statistics, StatisticsCard(model=fp32.card, images=draw.rows.size))
-    counts = np.bincount(dataset.train.labels[draw.rows.ravel()], minlength=len(fp32.card.classes)).tolist()
-    CALIB_CLASSES.write(ClassImages(name=name, images=n) for name, n in zip(fp32.card.classes, counts, strict=True))
+    labels = dataset.train.labels
+    drawn = [] if labels is None else np.bincount(labels[draw.rows.ravel()], minlength=len(fp32.card.classes)).tolist()
+    CALIB_CLASSES.write(ClassImages(name=name, images=n) for name, n in zip(fp32.card.classes, drawn, strict=False))
     OBSERVED_RANGES.write(statistics.ranges())
     write_metrics("calib", CalibMetrics(images=draw.rows.size, dropped=draw.dropped))
     return f"{draw.rows.size:,} images, {len(statistics.tensors)} tensors"

@@ -17,12 +17,15 @@ def main() -> None:
 
     params = read_params("calib_spread", CalibSpreadParams)
     batch_size = read_params("calib", CalibParams).batch_size
-    scores = {
-        size: [json.loads((SPREAD_SCORES / f"{seed}-{size}.json").read_text())["top1"] for seed in params.seeds]
+    found = {
+        size: [json.loads((SPREAD_SCORES / f"{seed}-{size}.json").read_text()) for seed in params.seeds]
         for size in params.batches
     }
-    rows = summarize(scores, batch_size)
-    header = ("images", "INT8 top-1 on val, mean %", "std, points")
+    of_labels = all("top1" in score for scores in found.values() for score in scores)
+    figure = "top1" if of_labels else "agreement"
+    rows = summarize({size: [score[figure] for score in scores] for size, scores in found.items()}, batch_size)
+    name = "INT8 top-1 on val" if of_labels else "agreement with FP32 on val"
+    header = ("images", f"{name}, mean %", "std, points")
     figures = [(str(row["images"]), f"{100 * row['mean']:.2f}", f"{100 * row['std']:.2f}") for row in rows]
     print(format_text_table([header, *figures], ">>>"))
     write_csv(PLOTS / "calib_spread.csv", rows)

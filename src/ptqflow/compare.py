@@ -211,13 +211,18 @@ def compare_revisions(first: str, second: str, repository: Path = Path()) -> Com
 
     Raises:
         ArtifactError: the predictions of a revision cannot be read.
-        DataError: the test images of the revisions differ.
+        DataError: the test images of the revisions differ, or have no labels.
     """
     one, other = (fetch_predictions(revision, repository) for revision in (first, second))
     if one.card.test_sha256 != other.card.test_sha256 or one.card.classes != other.card.classes:
         raise DataError(
             f"{first} and {second} were evaluated on different test images or classes, so they cannot be compared; "
             "choose revisions with the same data"
+        )
+    if one.labels is None:
+        raise DataError(
+            f"{first} and {second} were evaluated on images without labels, and revisions are compared by labels; `dvc "
+            "metrics diff` compares their agreement with FP32"
         )
     models = (one.networks[_NETWORK], other.networks[_NETWORK])
     recorded = (read_recorded(first, repository), read_recorded(second, repository))

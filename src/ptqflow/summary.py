@@ -11,39 +11,65 @@ from ptqflow.core.figures import (
     SEARCH,
     SENSITIVITY,
     EvaluationFigures,
+    Figures,
     FileCheck,
+    UnlabelledFigures,
     read_evaluation_figures,
 )
 from ptqflow.core.text_table import format_text_table
 from ptqflow.evaluate.cause import Quantization, find_cause
-from ptqflow.evaluate.verdict import verdict
+from ptqflow.evaluate.verdict import describe
 from ptqflow.runtime.manifest import INT8_ONNX
 
 _ROWS = {"fp32": "FP32", "int8_uncalibrated": "INT8, not calibrated", "int8": "INT8, calibrated"}
 
 
-def format_summary(figures: EvaluationFigures, checks: Sequence[FileCheck] = (), cause: str | None = None) -> str:
-    """Return a table of the three networks, the verdict, the cause of a loss, and the exported INT8 files beside FP32.
+def format_summary(figures: Figures, checks: Sequence[FileCheck] = (), cause: str | None = None) -> str:
+    """Return a table of the networks, the verdict, the cause of a loss, and the exported INT8 files beside FP32.
 
-    Top-1 and top-5 are in percent, sizes in MB (10^6 bytes).
+    Top-1, top-5 and agreement are in percent, sizes in MB (10^6 bytes).
     """
+    table = _table_without_labels(figures) if isinstance(figures, UnlabelledFigures) else _table(figures)
+    lines = [table, ""]
+    if isinstance(figures, EvaluationFigures) and figures.agreement < 1:  # else the verdict says so
+        lines.append(f"INT8 predicts the same class as FP32 for {100 * figures.agreement:.2f} % of the images.")
+    files = (check for check in checks if check.file == INT8_ONNX)
+    return "\n".join([*lines, describe(figures), *filter(None, [cause]), *map(_describe_file, files)])
+
+
+def _table(figures: EvaluationFigures) -> str:
     rows = [("", "top-1 %", "top-5 %", "loss", "MB")]
     for key, title in _ROWS.items():
         row = getattr(figures, key)
         top5 = "-" if row.top5 is None else f"{100 * row.top5:.2f}"
         rows.append((title, f"{100 * row.top1:.2f}", top5, f"{row.loss:.4f}", f"{row.size_mb:.2f}"))
-    lines = [format_text_table(rows, "<>>>>"), ""]
-    if figures.agreement < 1:  # else the verdict says so
-        lines.append(f"INT8 predicts the same class as FP32 for {100 * figures.agreement:.2f} % of the images.")
-    files = (check for check in checks if check.file == INT8_ONNX)
-    return "\n".join([*lines, verdict(figures), *filter(None, [cause]), *map(_describe_file, files)])
+    return format_text_table(rows, "<>>>>")
+
+
+def _table_without_labels(figures: UnlabelledFigures) -> str:
+    ratio = "-" if figures.median_sqnr_db is None else f"{figures.median_sqnr_db:.1f}"
+    rows = [
+        ("", "agreement with FP32 %", "SQNR dB", "MB"),
+        (_ROWS["fp32"], "", "", f"{figures.fp32_mb:.2f}"),
+        (_ROWS["int8"], f"{100 * figures.agreement:.2f}", ratio, f"{figures.int8_mb:.2f}"),
+    ]
+    if figures.uncalibrated_agreement is not None:
+        control = (
+            _ROWS["int8_uncalibrated"],
+            f"{100 * figures.uncalibrated_agreement:.2f}",
+            "",
+            f"{figures.int8_mb:.2f}",
+        )
+        rows.insert(2, control)
+    return format_text_table(rows, "<>>>")
 
 
 def _describe_file(check: FileCheck) -> str:
     ratio = "" if check.median_sqnr_db is None else f", SQNR {check.median_sqnr_db:.1f} dB"
+    top1 = "" if check.top1 is None else f"top-1 {100 * check.top1:.2f} %, "
     return (
-        f"{check.file} in {check.runtime}: top-1 {100 * check.top1:.2f} %, predicts the same class as FP32 for "
-        f"{100 * check.fp32_agreement:.2f} %{ratio}."
+        f"{check.file} in {check.runtime}: {top1}predicts the same class as FP32 for {100 * check.fp32_agreement:.2f} %"
+        f"{ratio}."
     )
 
 

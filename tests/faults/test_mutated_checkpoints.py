@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from weights_files import save_legacy, save_safetensors, save_zip
 
 from ptqflow.core.errors import ModelError
-from ptqflow.train.pretrained import load_checkpoint
+from ptqflow.models.pretrained import load_checkpoint
 
 pytestmark = pytest.mark.faults
 

@@ -39,11 +39,16 @@ def hash_rows(rows: NDArray[np.int64]) -> str:
 def draw_images(dataset: Dataset, batches: int, batch_size: int, seed: int) -> Draw:
     """Draw `batches * batch_size` training images that are neither in val nor in test.
 
+    Of images without labels, which serve nothing else, fewer are drawn where there are no more.
+
     Raises:
-        DataError: there are fewer; the error names the largest number allowed.
+        DataError: there are fewer images with labels, or none; the error names the largest number allowed.
     """
     evaluated = np.concatenate([dataset.val.digests, dataset.test.digests])
     allowed = np.flatnonzero(~np.isin(dataset.train.digests, evaluated)).astype(np.int64)
+    if not dataset.card.labelled and len(allowed):
+        batch_size = min(batch_size, len(allowed))
+        batches = min(batches, len(allowed) // batch_size)
     wanted = batches * batch_size
     if wanted > len(allowed):
         most = len(allowed) // batch_size

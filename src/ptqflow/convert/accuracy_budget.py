@@ -96,9 +96,11 @@ def meet_budget(
         report: called with each trial when it ends.
 
     Raises:
-        ParamsError: the budget cannot be met with all modules kept.
+        ParamsError: the budget cannot be met with all modules kept, or val has no labels.
     """
     assert params.max_drop is not None
+    if val.labels is None:
+        raise ParamsError(f"convert.max_drop is {params.max_drop:g} and the images have no labels; set it to null")
     fp32_right = _count_right(model, val, card, "fp32")
     trail: list[Trial] = []
 
@@ -168,4 +170,4 @@ def describe_trial(trial: Trial) -> str:
 def _count_right(model: nn.Module, val: Split, card: ModelCard, label: str) -> int:
     together = images_together(card.preprocessing.size, _PIXELS)
     logits = compute_logits(model, val, card.normalization, together, label)
-    return int((predictions(logits) == val.labels).sum())
+    return int((predictions(logits) == val.known_labels).sum())

@@ -184,7 +184,8 @@ def _count_lost(passes: "PartialPasses", names: Sequence[str], images: _Images) 
         active = [name for name in names if done < _FEWEST or margins[done] <= _SAFETY * largest[name]]
         if not active:
             break
-        labels, exact = images.val.labels[chunk], passes.run_fp32(images.load(chunk))
+        exact = passes.run_fp32(images.load(chunk))
+        labels = predictions(exact) if images.val.labels is None else images.val.labels[chunk]
         for name in active:
             logits = passes.run_quantizing(name)
             largest[name] = max(largest[name], _largest_change(logits, exact))

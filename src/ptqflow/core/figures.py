@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ptqflow.core.artifacts import Card, Table, read_card
+from ptqflow.core.errors import ArtifactError
 from ptqflow.core.paths import FIGURES
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -27,9 +28,9 @@ class EpochRow(Card):
     train_loss: NonNegativeFloat | None = None
     """Mean cross-entropy in nats over the epoch, while the weights changed; None before any training."""
     train_top1: Share | None = None
-    val_loss: NonNegativeFloat
-    """Mean cross-entropy in nats after the epoch."""
-    val_top1: Share
+    val_loss: NonNegativeFloat | None = None
+    """Mean cross-entropy in nats after the epoch; None where val has no labels."""
+    val_top1: Share | None = None
 
 
 class ObservedRange(Card):
@@ -70,7 +71,8 @@ class SensitivityRow(Card):
     cosine: FiniteFloat | None = None
     """The same, the cosine similarity to FP32."""
     drop: FiniteFloat
-    """Loss of top-1 on val with this module alone quantized, a fraction of the images."""
+    """Loss of top-1 on val with this module alone quantized, a fraction of the images; where val has no labels, the
+    share of the images for which another class than FP32's is predicted."""
     network_sqnr_db: FiniteFloat | None = None
     """Of its output in the INT8 network."""
     network_cosine: FiniteFloat | None = None
@@ -104,7 +106,7 @@ class TrainMetrics(Card):
     """metrics/train.json: the epoch whose weights are kept."""
 
     epoch: NonNegativeInt
-    val_top1: Share
+    val_top1: Share | None = None
 
 
 class CalibMetrics(Card):
@@ -215,6 +217,34 @@ class EvaluationFigures(PairedFigures):
         )
 
 
+class UnlabelledMetrics(Card):
+    """metrics/evaluate.json where the test images have no labels."""
+
+    agreement: Share
+    uncalibrated_agreement: Share | None = None
+    median_sqnr_db: FiniteFloat | None = None
+    p5_sqnr_db: FiniteFloat | None = None
+    kl: NonNegativeFloat
+    fp32_mb: NonNegativeFloat
+    int8_mb: NonNegativeFloat
+
+
+class UnlabelledFigures(UnlabelledMetrics):
+    """data/predictions/figures.json where the test images have no labels: INT8 against FP32."""
+
+    images: PositiveInt
+    """That are compared."""
+    sqnr_db: FiniteFloat | None = None
+    """As in `EvaluationFigures`."""
+
+    def headline(self) -> UnlabelledMetrics:
+        """Return the figures that are compared across commits."""
+        return UnlabelledMetrics(**self.model_dump(include=set(UnlabelledMetrics.model_fields)))
+
+
+Figures = EvaluationFigures | UnlabelledFigures
+
+
 class ClassRow(Card):
     """What INT8 loses on the test images of a class; one without test images has no row."""
 
@@ -231,6 +261,25 @@ class ClassRow(Card):
     both_wrong: NonNegativeInt
     p_holm: Share
     """McNemar's exact p-value, adjusted by Holm's method for the number of classes."""
+
+
+class ConfusionCell(Card):
+    """The test images of a class that a network predicts to be of a class; empty cells off the diagonal have no row."""
+
+    actual: str
+    predicted: str
+    images: NonNegativeInt
+
+
+class PerClassRow(Card):
+    """Figures of a network for a class that has test images."""
+
+    name: str = Field(alias="class")
+    precision: Share
+    """0 for a class that is never predicted."""
+    recall: Share
+    f1: Share
+    images: PositiveInt
 
 
 class ReliabilityBin(Card):
@@ -259,10 +308,11 @@ class FileCheck(Card):
     """Share for which the file predicts what FP32 predicts."""
     median_sqnr_db: FiniteFloat | None = None
     """Of the file's logits to FP32's, the median over the images; None where at least half of them are equal."""
-    top1: Share
-    lost: NonNegativeInt
+    top1: Share | None = None
+    """None, as the next two, where the images have no labels."""
+    lost: NonNegativeInt | None = None
     """Images on which only torch is right."""
-    gained: NonNegativeInt
+    gained: NonNegativeInt | None = None
     """Images on which only the file is right."""
 
 
@@ -331,15 +381,24 @@ SEARCH = Table("search.csv", SearchRow)
 TRIALS = Table("budget.csv", TrialRow)
 SENSITIVITY = Table("sensitivity.csv", SensitivityRow)
 CLASSES = Table("classes.csv", ClassRow)
-RELIABILITY = Table("reliability.csv", ReliabilityBin, fewest=1)
+_NETWORKS = ("fp32", "int8_uncalibrated", "int8")
+CONFUSIONS = {name: Table(f"confusion_{name}.csv", ConfusionCell) for name in _NETWORKS}
+PER_CLASS = {name: Table(f"per_class_{name}.csv", PerClassRow) for name in _NETWORKS}
+RELIABILITY = Table("reliability.csv", ReliabilityBin)
 FILE_CHECKS = Table("export.csv", FileCheck)
 BENCHMARK = Table("benchmark.csv", BenchmarkRow)
 
 
-def read_evaluation_figures() -> EvaluationFigures:
+def read_evaluation_figures() -> Figures:
     """Read data/predictions/figures.json.
 
     Raises:
         ArtifactError: the file is missing, or does not hold what this version writes.
     """
-    return read_card(FIGURES, EvaluationFigures)
+    try:
+        return read_card(FIGURES, EvaluationFigures)
+    except ArtifactError as error:
+        try:
+            return read_card(FIGURES, UnlabelledFigures)
+        except ArtifactError:
+            raise error from None

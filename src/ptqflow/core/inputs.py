@@ -12,6 +12,8 @@ from ptqflow.core.paths import INPUTS
 DATA = INPUTS / "data.path"
 WEIGHTS = INPUTS / "model.weights"
 CODE = INPUTS / "model.name"
+CLASSES = INPUTS / "classes.json"
+"""Names of the network's classes, where those of the data set are unknown."""
 PREPROCESSING = INPUTS / "preprocessing.json"
 """What the sections `data` and `model` and the description of the weights say together: all that `fetch` must know of
 the network, so that another network with the same preprocessing fetches nothing."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt
 
 from ptqflow.core.artifacts import REMEDY, Card, read_card
-from ptqflow.core.errors import ArtifactError
+from ptqflow.core.errors import ArtifactError, DataError
 from ptqflow.core.normalization import Channels, Normalization
 from ptqflow.core.preprocessing import ColorOrder, Preprocessing
 
@@ -30,6 +30,7 @@ class DatasetCard(Card):
     source: str
     """Where the images come from, in words."""
     classes: tuple[str, ...]
+    """Of the labels; none where there are no labels."""
     preprocessing: Preprocessing
     """Of the images, before they were stored."""
     sizes: dict[str, PositiveInt]
@@ -52,6 +53,11 @@ class DatasetCard(Card):
     """Hash of this card and of the labels and digests of all splits; the digests are of the images."""
 
     @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return bool(self.classes)
+
+    @property
     def channels(self) -> int:
         """Of the images: 1 (grey), 3 (RGB or BGR) or 4 (RGBA)."""
         return self.preprocessing.channels
@@ -68,8 +74,8 @@ class Split:
 
     images: NDArray[np.uint8]
     """(N, height, width, channels), unchanged from the disk, not compared with their digests."""
-    labels: NDArray[np.int64]
-    """(N,), index into the card's classes."""
+    labels: NDArray[np.int64] | None
+    """(N,), index into the card's classes; None where there are no labels."""
     digests: NDArray[np.void]
     """(N,), 16 bytes that are equal exactly where two images are."""
     name: str = "the split"
@@ -80,7 +86,18 @@ class Split:
     """(N,), which images this process has compared with their digests; None: each is compared whenever it is read."""
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.images)
+
+    @property
+    def known_labels(self) -> NDArray[np.int64]:
+        """The labels.
+
+        Raises:
+            DataError: there are none.
+        """
+        if self.labels is None:
+            raise DataError(f"{self.name} has no labels; set data.name to a source that has")
+        return self.labels
 
     @property
     def size(self) -> tuple[int, int]:
@@ -90,8 +107,8 @@ class Split:
 
     def __getitem__(self, part: slice) -> "Split":
         checked = None if self.checked is None else self.checked[part]  # a view
-        images, labels, digests = self.images[part], self.labels[part], self.digests[part]
-        return Split(images, labels, digests, self.name, self.numbers[part], checked)
+        labels = None if self.labels is None else self.labels[part]
+        return Split(self.images[part], labels, self.digests[part], self.name, self.numbers[part], checked)
 
     def read(self, rows: slice | NDArray[np.int64] = slice(None)) -> NDArray[np.uint8]:
         """Return a copy of the images at some rows, (n, height, width, channels).
@@ -192,4 +209,7 @@ def _open_split(directory: Path, split: str, card: DatasetCard) -> Split:
         )
     if images.dtype != np.uint8 or not images.flags.c_contiguous:
         raise ArtifactError(f"{directory}: {split} holds images of {images.dtype}, not uint8 in C order; {REMEDY}")
-    return Split(images, labels, digests, f"{directory}: {split}", range(len(images)), np.zeros(len(images), np.bool_))
+    checked = np.zeros(len(images), np.bool_)
+    return Split(
+        images, labels if card.labelled else None, digests, f"{directory}: {split}", range(len(images)), checked
+    )

@@ -11,8 +11,8 @@ from ptqflow.models.fp32 import ModelCard
 from ptqflow.models.params import ModelParams
 
 
-def describe_model(params: ModelParams, dataset: DatasetCard) -> ModelCard:
-    """Return the card of the network, with the classes and size of the data set.
+def describe_model(params: ModelParams, dataset: DatasetCard, names: tuple[str, ...] = ()) -> ModelCard:
+    """Return the card of the network, with the size of the data set and its classes, or those of `names`.
 
     The normalization is that of the params, else what `model.preprocessing` says, else of weights that timm publishes,
     else of the data set.
@@ -27,7 +27,7 @@ def describe_model(params: ModelParams, dataset: DatasetCard) -> ModelCard:
     return ModelCard(
         name=params.name,
         stem=params.stem,
-        classes=dataset.classes,
+        classes=dataset.classes or names,
         preprocessing=dataset.preprocessing,
         normalization=_normalization(params, dataset),
         code_sha256=hash_code(params.name),

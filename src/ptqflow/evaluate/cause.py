@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ptqflow.core.figures import EvaluationFigures, ObservedRange, QuantizedRange, SearchRow, SensitivityRow
+from ptqflow.core.figures import EvaluationFigures, Figures, ObservedRange, QuantizedRange, SearchRow, SensitivityRow
 from ptqflow.evaluate.significance import ALPHA
 
 LOW_DB = 20.0
@@ -20,23 +20,25 @@ class Quantization:
     sensitivity: Sequence[SensitivityRow]
 
 
-def find_cause(figures: EvaluationFigures, quantization: Quantization) -> str | None:
+def find_cause(figures: Figures, quantization: Quantization) -> str | None:
     """Return which module loses most, why, what was tried and what to try next; None where nothing is lost.
 
     Something is lost where the drop of top-1 is significant, or the median SQNR is below 20 dB.
     """
-    loses = figures.drop.top1 > 0 and figures.paired.p < ALPHA
+    labelled = figures if isinstance(figures, EvaluationFigures) else None
+    loses = labelled is not None and labelled.drop.top1 > 0 and labelled.paired.p < ALPHA
     is_far = figures.median_sqnr_db is not None and figures.median_sqnr_db < LOW_DB
     measured = [(row.sqnr_db, row) for row in quantization.sensitivity if row.sqnr_db is not None]
     if not (loses or is_far) or not measured:
         return None
     sqnr_db, worst = min(measured, key=lambda pair: pair[0])
     methods = list(dict.fromkeys(row.method for row in quantization.tried if not row.tensor))
+    budget = ", or `-S convert.max_drop=0.3`, which keeps as many modules FP32 as that takes" if labelled else ""
     tried = f" Tried for all tensors: {', '.join(methods)}." if methods else ""
     return (
         f"Most is lost in {worst.module}, whose output has an SQNR of {sqnr_db:.1f} dB with that module alone quantized"
-        f"{_outliers(worst.module, quantization)}.{tried} Next: `dvc exp run -S 'convert.keep_fp32=[{worst.module}]'`, "
-        "or `-S convert.max_drop=0.3`, which keeps as many modules FP32 as that takes."
+        f"{_outliers(worst.module, quantization)}.{tried} Next: `dvc exp run -S 'convert.keep_fp32=[{worst.module}]'`"
+        f"{budget}."
     )
 
 

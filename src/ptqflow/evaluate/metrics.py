@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptqflow.core.figures import DIGITS, ClassRow, EvaluationFigures, NetworkFigures, ReliabilityBin
+from ptqflow.core.figures import (
+    DIGITS,
+    ClassRow,
+    ConfusionCell,
+    EvaluationFigures,
+    NetworkFigures,
+    PerClassRow,
+    ReliabilityBin,
+    UnlabelledFigures,
+)
 from ptqflow.data.accuracy import evaluate, predictions
 from ptqflow.data.fidelity import median_sqnr_db, sqnr_db, sqnr_db_quantile
 from ptqflow.evaluate.confidence import bin_by_confidence, mean_kl
@@ -50,6 +59,27 @@ def compare(logits: LogitsOf, sizes: Mapping[str, int], labels: NDArray[np.int64
         median_sqnr_db=_decibels(median_sqnr_db(int8, fp32)),
         p5_sqnr_db=_decibels(sqnr_db_quantile(int8, fp32, 0.05)),
         kl=round(mean_kl(fp32, int8), DIGITS),
+    )
+
+
+def compare_unlabelled(logits: LogitsOf, sizes: Mapping[str, int]) -> UnlabelledFigures:
+    """Return how INT8 differs from FP32 on images without labels.
+
+    Args:
+        logits: of `fp32` and `int8`, and of `int8_uncalibrated` if there is one.
+        sizes: bytes of each network's file.
+    """
+    fp32, int8, control = logits["fp32"], logits["int8"], logits.get("int8_uncalibrated")
+    return UnlabelledFigures(
+        images=len(fp32),
+        agreement=agreement(int8, fp32),
+        uncalibrated_agreement=None if control is None else agreement(control, fp32),
+        sqnr_db=_decibels(sqnr_db(int8, fp32)),
+        median_sqnr_db=_decibels(median_sqnr_db(int8, fp32)),
+        p5_sqnr_db=_decibels(sqnr_db_quantile(int8, fp32, 0.05)),
+        kl=round(mean_kl(fp32, int8), DIGITS),
+        fp32_mb=round(sizes["fp32"] / 1e6, 3),
+        int8_mb=round(sizes["int8"] / 1e6, 3),
     )
 
 
@@ -97,18 +127,18 @@ def agreement(logits: ArrayLike, reference: ArrayLike) -> float:
 
 def confusion_rows(
     predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[ConfusionCell]:
     """Return the cells of the confusion matrix as rows, without empty ones off the diagonal."""
     matrix = _count_confusions(predicted, labels, len(classes))
     return [
-        {"actual": classes[i], "predicted": classes[j], "images": int(matrix[i, j])}
+        ConfusionCell(actual=classes[i], predicted=classes[j], images=int(matrix[i, j]))
         for i, j in np.argwhere((matrix > 0) | np.eye(len(classes), dtype=bool)).tolist()
     ]
 
 
 def per_class_rows(
     predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[PerClassRow]:
     """Return precision, recall and F1 of each class that has images as fractions, and their number.
 
     Precision is 0 for a class that is never predicted.
@@ -116,13 +146,13 @@ def per_class_rows(
     matrix = _count_confusions(predicted, labels, len(classes))
     right, found, images = matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)
     return [
-        {
-            "class": classes[i],
-            "precision": round(float(right[i] / max(found[i], 1)), DIGITS),
-            "recall": round(float(right[i] / images[i]), DIGITS),
-            "f1": round(float(2 * right[i] / (found[i] + images[i])), DIGITS),
-            "images": int(images[i]),
-        }
+        PerClassRow(
+            name=classes[i],
+            precision=round(float(right[i] / max(found[i], 1)), DIGITS),
+            recall=round(float(right[i] / images[i]), DIGITS),
+            f1=round(float(2 * right[i] / (found[i] + images[i])), DIGITS),
+            images=int(images[i]),
+        )
         for i in np.flatnonzero(images).tolist()
     ]
 

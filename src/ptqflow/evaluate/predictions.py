@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.numpy
@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from ptqflow.core.artifacts import REMEDY, Card, HashedFile, new_directory, write_card
 from ptqflow.core.errors import ArtifactError
-from ptqflow.core.figures import EvaluationFigures
+from ptqflow.core.figures import Figures
 from ptqflow.core.paths import FIGURES
 from ptqflow.data.batching import in_blocks
 from ptqflow.data.logits import NETWORKS
@@ -36,8 +36,8 @@ class Predictions:
     """Of all networks, on the test split in its order."""
 
     card: "PredictionsCard"
-    labels: NDArray[np.int64]
-    """(N,), index into the card's classes."""
+    labels: NDArray[np.int64] | None
+    """(N,), index into the card's classes; None where there are no labels."""
     networks: dict[str, Prediction]
     """By the names in `NETWORKS`."""
 
@@ -81,12 +81,12 @@ def changed_rows(first: Prediction, second: Prediction) -> NDArray[np.int64]:
 def save_predictions(
     directory: Path,
     predictions: Mapping[str, Prediction],
-    labels: NDArray[np.int64],
+    labels: NDArray[np.int64] | None,
     card: PredictionsCard,
-    figures: EvaluationFigures,
+    figures: Figures,
 ) -> None:
     """Write predictions, card and figures, whole or not at all, with equal bytes for equal predictions."""
-    arrays = {"labels": np.ascontiguousarray(labels)}
+    arrays: dict[str, NDArray[Any]] = {} if labels is None else {"labels": np.ascontiguousarray(labels)}
     for name, prediction in predictions.items():
         arrays |= {f"{name}.{part}": array for part, array in vars(prediction).items()}
     with new_directory(directory) as partial:
@@ -107,6 +107,6 @@ def load_predictions(directory: Path) -> Predictions:
             name: Prediction(*(arrays[f"{name}.{part}"] for part in ("predicted", "margin", "confidence")))
             for name in NETWORKS
         }
-        return Predictions(card, arrays["labels"], networks)
+        return Predictions(card, arrays.get("labels"), networks)
     except (SafetensorError, KeyError) as error:
         raise ArtifactError(f"{PREDICTIONS_FILE.path(directory)} cannot be read ({error}); {REMEDY}") from None

@@ -92,6 +92,18 @@ def drop_interval(pairs: Pairs) -> Interval:
     return Interval(low, high)
 
 
+def share_interval(count: int, images: int) -> Interval:
+    """Return the exact 95 % confidence interval of a share of images (C. Clopper and E. Pearson, Biometrika 26, 1934).
+
+    Args:
+        count: images of the kind.
+        images: all that were drawn, 1 or more.
+    """
+    low = float(betaincinv(count, images - count + 1, ALPHA / 2)) if count else 0.0
+    high = float(betaincinv(count + 1, images - count, 1 - ALPHA / 2)) if count < images else 1.0
+    return Interval(low, high)
+
+
 def paired_figures(pairs: Pairs, agreement: float) -> PairedFigures:
     """Return the figures of two networks from the counts of images; there must be an image."""
     interval = drop_interval(pairs)

@@ -1,7 +1,7 @@
 """The paired figures as a plain sentence."""
 
-from ptqflow.core.figures import PairedFigures
-from ptqflow.evaluate.significance import ALPHA, FEWEST_SIGNIFICANT
+from ptqflow.core.figures import Figures, PairedFigures, UnlabelledFigures
+from ptqflow.evaluate.significance import ALPHA, FEWEST_SIGNIFICANT, share_interval
 
 
 def verdict(figures: PairedFigures, reference: str = "FP32", candidate: str = "INT8") -> str:
@@ -35,6 +35,24 @@ def verdict(figures: PairedFigures, reference: str = "FP32", candidate: str = "I
         how = "statistically significant" if paired.p < ALPHA else "not statistically significant"
         found = f"The {what} of {format_points(abs(net_loss) / paired.images)} points is {how}, {p} ({interval})."
     return found + (_limit(paired.images, images) if paired.images < 100 * FEWEST_SIGNIFICANT else "")
+
+
+def describe_agreement(figures: UnlabelledFigures) -> str:
+    """Return how often INT8 predicts what FP32 predicts, for images without labels, and how near the logits are."""
+    count, same = figures.images, round(figures.agreement * figures.images)
+    interval = share_interval(same, count)
+    ratio = (
+        "" if figures.median_sqnr_db is None else f"; SQNR {figures.median_sqnr_db:.1f} dB, the median of the images"
+    )
+    return (
+        f"INT8 predicts what FP32 predicts for {same:,} of {count:,} images: {100 * figures.agreement:.2f} % (95 % "
+        f"interval {100 * interval.low:.2f} to {100 * interval.high:.2f} %){ratio}."
+    )
+
+
+def describe(figures: Figures) -> str:
+    """Return the verdict, or without labels the agreement."""
+    return describe_agreement(figures) if isinstance(figures, UnlabelledFigures) else verdict(figures)
 
 
 def format_p(p: float) -> str:

@@ -5,34 +5,42 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ptqflow.core.artifacts import write_csv, write_metrics
+from ptqflow.core.artifacts import write_metrics
 from ptqflow.core.errors import ModelError
-from ptqflow.core.figures import CLASSES, RELIABILITY, EvaluationFigures
-from ptqflow.core.paths import PLOTS, PREDICTIONS
+from ptqflow.core.figures import CLASSES, CONFUSIONS, PER_CLASS, RELIABILITY, Figures
+from ptqflow.core.paths import PREDICTIONS
 from ptqflow.data.fidelity import median_sqnr_db
 from ptqflow.data.logits import Logits, NetworkName
-from ptqflow.evaluate.metrics import class_rows, compare, confusion_rows, per_class_rows, reliability_rows
+from ptqflow.evaluate.metrics import (
+    class_rows,
+    compare,
+    compare_unlabelled,
+    confusion_rows,
+    per_class_rows,
+    reliability_rows,
+)
 from ptqflow.evaluate.predictions import PredictionsCard, predict, save_predictions
 
 
-def write_evaluation(networks: Mapping[NetworkName, Logits], labels: NDArray[np.int64]) -> EvaluationFigures:
+def write_evaluation(networks: Mapping[NetworkName, Logits], labels: NDArray[np.int64] | None) -> Figures:
     """Write data/predictions, metrics/evaluate.json and the tables of classes and confidences; return all figures.
 
     Args:
         networks: `fp32`, `int8_uncalibrated` and `int8`, for the same test images.
-        labels: (N,).
+        labels: (N,); None if there are none, which leaves the tables empty.
     """
     logits = {str(name): network.values for name, network in networks.items()}
+    sizes = {str(name): network.card.model_bytes for name, network in networks.items()}
     card = networks["fp32"].card
-    figures = compare(logits, {name: network.card.model_bytes for name, network in networks.items()}, labels)
+    figures = compare_unlabelled(logits, sizes) if labels is None else compare(logits, sizes, labels)
     predictions = {name: predict(values) for name, values in logits.items()}
     kept = PredictionsCard(classes=card.classes, test_sha256=card.test_sha256)
     save_predictions(PREDICTIONS, predictions, labels, kept, figures)
     for name, found in predictions.items():
-        write_csv(PLOTS / f"confusion_{name}.csv", confusion_rows(found.predicted, labels, card.classes))
-        write_csv(PLOTS / f"per_class_{name}.csv", per_class_rows(found.predicted, labels, card.classes))
-    CLASSES.write(class_rows(logits, labels, card.classes))
-    RELIABILITY.write(reliability_rows(predictions, labels))
+        CONFUSIONS[name].write([] if labels is None else confusion_rows(found.predicted, labels, card.classes))
+        PER_CLASS[name].write([] if labels is None else per_class_rows(found.predicted, labels, card.classes))
+    CLASSES.write([] if labels is None else class_rows(logits, labels, card.classes))
+    RELIABILITY.write([] if labels is None else reliability_rows(predictions, labels))
     write_metrics("evaluate", figures.headline())
     return figures
 

@@ -44,8 +44,8 @@ class Agreement:
     images: int
     different: int
     """That have another class predicted than by the reference."""
-    labels: Paired
-    """By the labels."""
+    labels: Paired | None
+    """By the labels; None without."""
     fp32: Paired
     """By what the FP32 network predicts."""
     with_fp32: float
@@ -61,7 +61,7 @@ def compare(
     predicted: NDArray[np.integer],
     reference: NDArray[np.integer],
     fp32: NDArray[np.integer],
-    labels: NDArray[np.integer],
+    labels: NDArray[np.integer] | None,
 ) -> Agreement:
     """Count how a candidate differs from a reference, both INT8.
 
@@ -69,12 +69,12 @@ def compare(
         predicted: classes (N,) that the candidate predicts, N > 0.
         reference: that the reference predicts.
         fp32: that the FP32 network predicts.
-        labels: true ones.
+        labels: true ones; None if they are not known.
     """
     return Agreement(
-        images=len(labels),
+        images=len(predicted),
         different=int((predicted != reference).sum()),
-        labels=_paired(predicted, reference, labels),
+        labels=None if labels is None else _paired(predicted, reference, labels),
         fp32=_paired(predicted, reference, fp32),
         with_fp32=float((predicted == fp32).mean()),
     )
@@ -106,13 +106,15 @@ def find_fault(agreement: Agreement, margin: float) -> str | None:
     """Return what is wrong with the predictions of a candidate, None if they are no worse than the reference's.
 
     Non-inferiority, twice: the net loss of images predicted as FP32 does, and that of images predicted correctly, is
-    within `Paired.accepted`.
+    within `Paired.accepted`. Without labels, once.
 
     Args:
         agreement: of the candidate with torch's INT8 network.
         margin: `export.margin`.
     """
     for paired, what in ((agreement.fp32, "are no longer predicted as FP32 does"), (agreement.labels, "are lost")):
+        if paired is None:
+            continue
         accepted = paired.accepted(agreement.images, margin)
         if paired.lost - paired.gained > accepted:
             return (

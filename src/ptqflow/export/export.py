@@ -147,15 +147,15 @@ def headline(checks: Sequence[FileCheck]) -> ExportMetrics:
 
 
 def summarize(checks: Sequence[FileCheck]) -> str:
-    """Return which files passed, and top-1 of int8.onnx in each runtime."""
+    """Return which files passed, and top-1 of int8.onnx in each runtime, or its agreement with FP32 without labels."""
     files = dict.fromkeys(check.file for check in checks)
-    top1 = [f"{100 * check.top1:.2f} % in {check.runtime}" for check in checks if check.file == INT8_ONNX]
-    return "; ".join(
-        [
-            f"{', '.join(files)} {'pass' if len(files) > 1 else 'passes'}",
-            *([f"top-1 of {INT8_ONNX} {', '.join(top1)}"] if top1 else []),
-        ]
-    )
+    found = [check for check in checks if check.file == INT8_ONNX]
+    passed = f"{', '.join(files)} {'pass' if len(files) > 1 else 'passes'}"
+    if not found:
+        return passed
+    figure = "agreement" if found[0].top1 is None else "top-1"
+    shares = [(check.fp32_agreement if check.top1 is None else check.top1, check.runtime) for check in found]
+    return f"{passed}; {figure} of {INT8_ONNX} {', '.join(f'{100 * share:.2f} % in {name}' for share, name in shares)}"
 
 
 def require_runtimes(params: ExportParams) -> None:

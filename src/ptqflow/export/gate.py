@@ -38,8 +38,8 @@ class Gate:
     directory: Path
     """The exported files and their manifest."""
     dataset: Path
-    labels: NDArray[np.int64]
-    """(N,) of the test images."""
+    labels: NDArray[np.int64] | None
+    """(N,) of the test images; None where there are none."""
     batch_size: int
 
     def replay(self, runtime: Runtime, name: str, count: int, *options: str) -> Any:
@@ -131,7 +131,8 @@ class Gate:
 
     def _compare(self, logits: _LogitArray, reference: _LogitArray, fp32: _LogitArray) -> "_Comparison":
         count = len(logits)
-        return _Comparison.of(logits, reference[:count], fp32[:count], self.labels[:count])
+        labels = None if self.labels is None else self.labels[:count]
+        return _Comparison.of(logits, reference[:count], fp32[:count], labels)
 
 
 @dataclass(frozen=True)
@@ -141,21 +142,22 @@ class _Comparison:
     bit_exact: bool
     agreement: Agreement
     sqnr_db: float
-    top1: float
+    top1: float | None
 
     @classmethod
     def of(
-        cls, logits: _LogitArray, reference: _LogitArray, fp32: _LogitArray, labels: NDArray[np.int64]
+        cls, logits: _LogitArray, reference: _LogitArray, fp32: _LogitArray, labels: NDArray[np.int64] | None
     ) -> "_Comparison":
         predicted = predictions(logits)
         return cls(
             bit_exact=bool(np.array_equal(logits, reference)),
             agreement=compare(predicted, predictions(reference), predictions(fp32), labels),
             sqnr_db=median_sqnr_db(logits, fp32),
-            top1=float((predicted == labels).mean()),
+            top1=None if labels is None else round(float((predicted == labels).mean()), DIGITS),
         )
 
     def describe(self, runtime: Runtime, name: str) -> FileCheck:
+        labels = self.agreement.labels
         return FileCheck(
             file=name,
             runtime=runtime,
@@ -164,9 +166,9 @@ class _Comparison:
             agreement=round(self.agreement.share, DIGITS),
             fp32_agreement=round(self.agreement.with_fp32, DIGITS),
             median_sqnr_db=_finite(self.sqnr_db),
-            top1=round(self.top1, DIGITS),
-            lost=self.agreement.labels.lost,
-            gained=self.agreement.labels.gained,
+            top1=self.top1,
+            lost=None if labels is None else labels.lost,
+            gained=None if labels is None else labels.gained,
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ptqflow.core.code import hash_packages
-from ptqflow.core.figures import EvaluationFigures
+from ptqflow.core.figures import Figures
 from ptqflow.core.params import read_sections
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.export.export import Networks
@@ -31,7 +31,7 @@ _SECTIONS = ("data", "model", "train", "calib", "convert")
 
 
 def describe(
-    directory: Path, networks: Networks, dataset: DatasetCard, params: ExportParams, metrics: EvaluationFigures
+    directory: Path, networks: Networks, dataset: DatasetCard, params: ExportParams, metrics: Figures
 ) -> Manifest:
     """Return the manifest of the files in a directory.
 

@@ -47,7 +47,11 @@ def fetch(params: DataParams, preprocessing: Preprocessing, given: Path | None, 
 
 
 def split_source(source: Source, params: DataParams) -> dict[str, Pool]:
-    """Draw train, val and test, stratified by class, each in the order of the source."""
+    """Return train, val and test, each in the order of the source.
+
+    What the source lacks is drawn, stratified by class: test from val, if the source has that alone, else both from
+    train. Images of val were not trained on, whatever the user's weights are; those of train may have been.
+    """
 
     def split(pool: Pool, key: str, fraction: float) -> tuple[Pool, Pool]:
         first, second = stratified_split(pool.labels, fraction, params.seed, f"{key}={fraction}", source.classes)
@@ -56,9 +60,17 @@ def split_source(source: Source, params: DataParams) -> dict[str, Pool]:
     def limited(pool: Pool, least: int) -> Pool:
         return pool.take(stratified_subset(pool.labels, params.limit, params.seed, source.classes, least))
 
-    train, test = source.train, source.test
-    if test is None:
+    train, val, test = source.train, source.val, source.test
+    if test is None and val is None:
         train, test = split(train, "data.test_fraction", params.test_fraction)
+    elif test is None:
+        assert val is not None
+        share = params.test_fraction / (params.val_fraction + params.test_fraction)
+        val, test = split(val, "the share of data.test_fraction in it and data.val_fraction", share)
+    assert test is not None
     train, test = limited(train, 2), limited(test, 0)
-    train, val = split(train, "data.val_fraction", params.val_fraction)
+    if val is None:
+        train, val = split(train, "data.val_fraction", params.val_fraction)
+    else:
+        val = limited(val, 0)
     return {"train": train, "val": val, "test": test}

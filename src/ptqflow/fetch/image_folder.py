@@ -1,25 +1,28 @@
 """The user's own images: one folder per class, in a folder or an archive."""
 
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptqflow.core.errors import DataError
 from ptqflow.core.preprocessing import Preprocessing
-from ptqflow.fetch.archives import Listing, list_files, read_files
-from ptqflow.fetch.decoding import UnreadableImageError, decode_image
+from ptqflow.fetch.archives import Listing
+from ptqflow.fetch.image_files import list_images, read_images
 from ptqflow.fetch.params import DataParams
-from ptqflow.fetch.splitting import Decode, Pool, Rows, Source, stratified_subset
+from ptqflow.fetch.splitting import Pool, Source, stratified_subset
 
-_LAYOUT = "expected train/<class>/… and test/<class>/…, or <class>/… alone"
-_SPLIT_NAMES = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "eval"))
-_NAMED = 5  # names in the line about ignored files
+_LAYOUT = "expected train/<class>/… with test/<class>/… or val/<class>/… or both, or <class>/… alone"
+_ORDER = ("train", "val", "test")
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "eval"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_NAMED = 5  # classes in an error
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,19 @@ class _Layout:
 
 
 def load_image_folder(root: Path, params: DataParams, preprocessing: Preprocessing) -> Source:
-    """Find `train/<class>/…` and `test/<class>/…`, or `<class>/…` alone, below `root` or inside the archive `root`.
+    """Find images in `train/<class>/…` with `test/<class>/…` or `val/<class>/…` or both, or in `<class>/…` alone.
 
-    Names of classes are compared and returned in NFC, the composed form of Unicode. Hidden and system files are left
-    out, and counted in one printed line. No image is decoded before the source reads it, which raises a DataError for
-    an unreadable one while `data.on_bad_image` is `error`.
+    They are below `root` or inside the archive `root`. Upper and lower case do not count in the names of the splits.
+
+    Names of classes are compared and returned in NFC, the composed form of Unicode. Files that are no images by their
+    names are left out, and counted in a printed line. No image is decoded before the source reads it, which raises a
+    DataError for an unreadable one while `data.on_bad_image` is `error`.
 
     Raises:
-        DataError: another layout, fewer than two classes, an empty class, a class of test that train lacks, a
-            class name that is not UTF-8, or two folders of a split whose names are equal in NFC.
+        DataError: another layout, or two folders of a split whose names are equal in NFC; or, all in one error, fewer
+            than two classes, a class that is empty or that train lacks, or whose name is not UTF-8.
     """
-    listing = list_files(root, params.encoding)
-    if listing.ignored:
-        print(_describe_ignored(root, listing.ignored), flush=True)
+    listing = list_images(root, params)
     layout = _limited(_find_layout(root, listing), params)
     names = [name for split in layout.names.values() for name in split]
     pools, first = {}, 0
@@ -57,22 +60,17 @@ def load_image_folder(root: Path, params: DataParams, preprocessing: Preprocessi
         origin="image files, one folder a class",
         classes=tuple(layout.classes),
         train=pools["train"],
+        val=pools.get("val"),
         test=pools.get("test"),
         horizontal_flip=True,
-        read=partial(_read, root, names, params, preprocessing),
+        read=partial(read_images, root, names, params, preprocessing),
         ignored=listing.ignored.total(),
     )
 
 
-def _describe_ignored(root: Path, ignored: Counter[str]) -> str:
-    named = [f"{name!r} ({count:,})" for name, count in ignored.most_common(_NAMED)]
-    others = [f"{len(ignored) - _NAMED} others"] if len(ignored) > _NAMED else []
-    return f"{root.resolve()}: {ignored.total():,} hidden or system files are ignored: {', '.join(named + others)}"
-
-
 def _find_layout(root: Path, listing: Listing) -> _Layout:
     if not listing.files:
-        besides = " but hidden or system files" if listing.ignored else ""
+        besides = " but files that are left out" if listing.ignored else ""
         raise DataError(f"{root.resolve()} holds no files{besides}; {_LAYOUT}")
     composed = {name: unicodedata.normalize("NFC", name) for name in listing.files + listing.folders}
     depth = _common_depth([composed[name] for name in listing.files])
@@ -81,36 +79,58 @@ def _find_layout(root: Path, listing: Listing) -> _Layout:
         return composed[name].split("/")[depth:]
 
     folders = {tuple(inside(name)) for name in listing.folders} | {tuple(inside(name)[:-1]) for name in listing.files}
-    tops = {parts[0] for parts in folders if parts}
-    _require_known_splits(root, tops)
-    head = [] if "train" in tops else ["train"]
-    for name in listing.files:
-        if len(head + inside(name)) < 3:
-            raise DataError(f"{root.resolve()}: {name} is in no class folder; {_LAYOUT}")
+    split_of = _find_splits(root, {parts[0] for parts in folders if parts})
+    head = [] if split_of else ["train"]
+    if loose := [name for name in listing.files if len(head + inside(name)) < 3]:
+        others = f" and {len(loose) - 1:,} others are" if len(loose) > 1 else " is"
+        raise DataError(f"{root.resolve()}: {loose[0]}{others} in no class folder; {_LAYOUT}")
     _require_one_form(root, composed, depth + 2 - len(head))
     classes_of: dict[str, set[str]] = {}
-    for parts in ([*head, *folder] for folder in folders):
-        if len(parts) > 1:
-            classes_of.setdefault(parts[0], set()).add(parts[1])
+    for top, *below in ([*head, *folder] for folder in folders if folder):
+        if below:
+            classes_of.setdefault(split_of.get(top, top), set()).add(below[0])
     classes = sorted(classes_of["train"])
-    if unknown := sorted(classes_of.get("test", set()) - set(classes)):
-        raise DataError(f"{root.resolve()}: test/ has the class {unknown[0]!r}, which train/ does not have")
-    if len(classes) < 2:
-        raise DataError(f"{root.resolve()} has only the class {classes[0]!r}; a classifier needs two or more")
-    if garbled := [name for name in classes if name != name.encode(errors="replace").decode()]:
-        remedy = "rename its folder" if root.is_dir() else "set data.encoding to the encoding of the archive's names"
-        raise DataError(f"{root.resolve()}: the name of the class {garbled[0]!r} is not UTF-8; {remedy}")
     index_of = {name: index for index, name in enumerate(classes)}
-    names: dict[str, list[str]] = {split: [] for split in sorted(classes_of, reverse=True)}  # train first
+    names: dict[str, list[str]] = {split: [] for split in sorted(classes_of, key=_ORDER.index)}
     labels: dict[str, list[int]] = {split: [] for split in names}
     for name in listing.files:
-        split, label = (head + inside(name))[:2]
+        top, label = (head + inside(name))[:2]
+        split = split_of.get(top, top)
         names[split].append(name)
-        labels[split].append(index_of[label])
-    for split in names:
-        if empty := sorted(classes_of[split] - {classes[index] for index in set(labels[split])}):
-            raise DataError(f"{root.resolve()}: the class {empty[0]!r} has no images in {split}")
+        labels[split].append(index_of.get(label, -1))
+    filled = {split: {classes[index] for index in set(of_split)} for split, of_split in labels.items()}
+    if problems := [*_problems_of_names(root, classes), *_problems_of_splits(classes, classes_of, filled)]:
+        raise DataError(f"{root.resolve()}: {'; '.join(problems)}")
     return _Layout(classes, names, {split: np.array(indices, np.int64) for split, indices in labels.items()})
+
+
+def _problems_of_names(root: Path, classes: Sequence[str]) -> Iterator[str]:
+    if len(classes) < 2:
+        yield (
+            f"there is only the class {classes[0]!r}, and a classifier needs two or more; for images without labels "
+            "set data.name=photos"
+        )
+    if garbled := [name for name in classes if name != name.encode(errors="replace").decode()]:
+        remedy = "rename its folder" if root.is_dir() else "set data.encoding to the encoding of the archive's names"
+        yield f"the name of the class {garbled[0]!r} is not UTF-8; {remedy}"
+
+
+def _problems_of_splits(
+    classes: Sequence[str], classes_of: Mapping[str, set[str]], filled: Mapping[str, set[str]]
+) -> Iterator[str]:
+    """Yield what is wrong with the classes of each split: the folders that it has, and those that hold images."""
+    for split, found in classes_of.items():
+        if unknown := sorted(found - set(classes)):
+            yield f"{split}/ has {_listed(unknown)}, which train/ does not have"
+        if empty := sorted(found & set(classes) - filled[split]):
+            yield f"{_listed(empty)} {'has' if len(empty) == 1 else 'have'} no images in {split}"
+
+
+def _listed(classes: Sequence[str]) -> str:
+    if len(classes) == 1:
+        return f"the class {classes[0]!r}"
+    more = f" and {len(classes) - _NAMED:,} more" if len(classes) > _NAMED else ""
+    return f"the classes {', '.join(map(repr, classes[:_NAMED]))}{more}"
 
 
 def _require_one_form(root: Path, composed: dict[str, str], depth: int) -> None:
@@ -131,21 +151,27 @@ def _require_one_form(root: Path, composed: dict[str, str], depth: int) -> None:
             )
 
 
-def _require_known_splits(root: Path, tops: set[str]) -> None:
-    """Refuse splits with other names, which would be read as classes, and classes that would be read as splits."""
+def _find_splits(root: Path, tops: set[str]) -> dict[str, str]:
+    """Return which split each of the outer folders is; none where they are classes.
+
+    Raises:
+        DataError: all have names of splits and train is not among them, or alone, or one is there twice; or train is
+            among others, which may be classes.
+    """
     held = f"{root.resolve()} holds {', '.join(sorted(tops))}"
-    if tops == {"train", "test"}:
-        return
-    if tops and all(top.casefold() in _SPLIT_NAMES for top in tops):
+    splits = {top: _SPLITS.get(top.casefold(), "") for top in tops}
+    if tops and all(splits.values()):
+        if len(set(splits.values())) == len(tops) > 1 and "train" in splits.values():
+            return splits
         raise DataError(
-            f"{held}, which look like splits: train and test are expected, both and no other, because val is drawn "
-            f"from train; {_LAYOUT}"
+            f"{held}, which look like splits: train, and test or val or both, each once, are expected; {_LAYOUT}"
         )
     if "train" in tops:
         raise DataError(
-            f"{held}; a folder named train is read as the training split, next to which only test is allowed: if train "
-            f"is a class, rename its folder; {_LAYOUT}"
+            f"{held}; a folder named train is read as the training split, next to which only val and test are allowed: "
+            f"if train is a class, rename its folder; {_LAYOUT}"
         )
+    return {}
 
 
 def _common_depth(files: list[str]) -> int:
@@ -162,7 +188,12 @@ def _common_depth(files: list[str]) -> int:
 
 
 def _limited(layout: _Layout, params: DataParams) -> _Layout:
-    least = {"train": 2, "test": 0} if "test" in layout.labels else {"train": 3}  # one for each split drawn from it
+    drawn = len(_ORDER) - len(layout.labels)  # splits, of each of which a class has an image
+    least = {
+        "train": 3 if drawn == 2 else 2 if "val" not in layout.labels else 1,
+        "val": 1 + ("test" not in layout.labels),
+        "test": 0,
+    }
     kept = {
         split: stratified_subset(labels, params.limit, params.seed, layout.classes, least[split])
         for split, labels in layout.labels.items()
@@ -172,24 +203,3 @@ def _limited(layout: _Layout, params: DataParams) -> _Layout:
         {split: [names[i] for i in kept[split]] for split, names in layout.names.items()},
         {split: labels[kept[split]] for split, labels in layout.labels.items()},
     )
-
-
-def _read(
-    root: Path, names: list[str], params: DataParams, preprocessing: Preprocessing, rows: Rows
-) -> Iterator[tuple[Rows, Decode]]:
-    row_of = {names[row]: row for row in rows.tolist()}
-    for name, data in read_files(root, row_of, params.encoding, params.max_megapixels):
-        yield np.array([row_of[name]]), partial(_decode, root, name, data, params, preprocessing)
-
-
-def _decode(
-    root: Path, name: str, data: bytes, params: DataParams, preprocessing: Preprocessing
-) -> NDArray[np.uint8] | None:
-    try:
-        return decode_image(data, preprocessing, params.max_megapixels)[np.newaxis]
-    except UnreadableImageError as error:
-        if params.on_bad_image == "skip":
-            return None
-        raise DataError(
-            f"{root.resolve()}: {name} is no readable image ({error}); fix or remove it, or set data.on_bad_image=skip"
-        ) from None

@@ -19,6 +19,7 @@ from ptqflow.data.batching import images_together
 from ptqflow.fetch.decoding import fit_arrays
 from ptqflow.fetch.image_folder import load_image_folder
 from ptqflow.fetch.params import DataParams
+from ptqflow.fetch.photos import load_photos
 from ptqflow.fetch.splitting import Decode, Pool, Rows, Source
 
 _PIXELS = 1 << 18  # of images in memory at a time
@@ -38,10 +39,16 @@ def load_source(params: DataParams, preprocessing: Preprocessing, given: Path | 
     if params.name == "digits":
         return _digits(preprocessing)
     if params.name == "image_folder":
-        if given is None:
-            raise DataError("data.path is null: data.name=image_folder needs a folder or an archive")
-        return load_image_folder(given, params, preprocessing)
+        return load_image_folder(_given(params, given), params, preprocessing)
+    if params.name == "photos":
+        return load_photos(_given(params, given), params, preprocessing)
     return _torchvision_source(params, preprocessing, given, scratch)
+
+
+def _given(params: DataParams, given: Path | None) -> Path:
+    if given is None:
+        raise DataError(f"data.path is null: data.name={params.name} needs a folder or an archive")
+    return given
 
 
 def _digits(preprocessing: Preprocessing) -> Source:

@@ -25,7 +25,7 @@ class Pool:
     rows: Rows
     """(N,), numbers of the images in their source."""
     labels: NDArray[np.int64]
-    """(N,), index into the classes."""
+    """(N,), index into the classes; -1 where there are no labels."""
 
     def take(self, indices: NDArray[Any]) -> "Pool":
         """Return the images at these indices, in this order."""
@@ -46,6 +46,7 @@ class Source:
     origin: str
     """Where the images come from, in words."""
     classes: tuple[str, ...]
+    """None where the images have no labels."""
     train: Pool
     test: Pool | None
     horizontal_flip: bool
@@ -53,24 +54,35 @@ class Source:
     read: Callable[[Rows], Iterator[tuple[Rows, Decode]]]
     """Yields, of the images with these numbers, some at a time and in any order: their numbers, and how to decode them,
     which may be called in a thread."""
+    val: Pool | None = None
+    """Where the source has a split that was not trained on, besides test or in its place."""
     normalization: Normalization | None = None
     """Customary channel mean and std of pixels in 0..1; None: those of the training split."""
     skipped: int = 0
     """Unreadable files left out."""
     ignored: int = 0
-    """Hidden files and those of operating systems and network storage, left out."""
+    """Files left out by their names: hidden ones, those of operating systems and network storage, other than images."""
 
     def without(self, unreadable: Rows) -> "Source":
         """Return the source without the images with these numbers.
 
         Raises:
-            DataError: a class has no image left in train or in test.
+            DataError: a class has no image left in a split.
         """
-        train, test = self.train.without(unreadable), self.test and self.test.without(unreadable)
-        for name, before, after in (("train", self.train, train), ("test", self.test, test)):
-            if before and after and (lost := np.setdiff1d(before.labels, after.labels)).size:
-                raise DataError(f"the class {self.classes[lost[0]]!r} has no readable images in {name}")
-        return replace(self, train=train, test=test, skipped=self.skipped + len(unreadable))
+
+        def left(name: str, pool: Pool) -> Pool:
+            readable = pool.without(unreadable)
+            if (lost := np.setdiff1d(pool.labels, readable.labels)).size:
+                raise DataError(f"{name_class(self.classes, lost[0])} has no readable images in {name}")
+            return readable
+
+        return replace(
+            self,
+            train=left("train", self.train),
+            val=self.val and left("val", self.val),
+            test=self.test and left("test", self.test),
+            skipped=self.skipped + len(unreadable),
+        )
 
 
 def stratified_subset(
@@ -84,12 +96,12 @@ def stratified_subset(
     if limit is None or limit >= len(labels):
         return np.arange(len(labels), dtype=np.int64)
     kept, _ = stratified_split(labels, len(labels) - limit, seed, f"data.limit={limit}", classes)
-    counts = np.bincount(labels[kept], minlength=len(classes))
+    counts = dict(zip(*np.unique(labels[kept], return_counts=True), strict=True))
     for i in np.unique(labels):
-        if counts[i] < least:
+        if counts.get(i, 0) < least:
             raise DataError(
-                f"data.limit={limit} keeps {counts[i]} of the images of the class {classes[i]!r}, and {least} are "
-                "needed; raise it, or add images of the class"
+                f"data.limit={limit} keeps {counts.get(i, 0)} of the images of {name_class(classes, i)}, and {least} "
+                "are needed; raise it, or add images of it"
             )
     return kept
 
@@ -110,16 +122,21 @@ def stratified_split(
     present, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2:
         raise DataError(
-            f"{key}: the class {classes[present[counts.argmin()]]!r} has 1 image to draw from, and 2 or more are "
-            "needed; add images or remove the class"
+            f"{key}: {name_class(classes, present[counts.argmin()])} has 1 image to draw from, and 2 or more are "
+            f"needed; add images{' or remove the class' if classes else ''}"
         )
     size = second if isinstance(second, int) else math.ceil(second * len(labels))
     if min(size, len(labels) - size) < len(present):
         raise DataError(
             f"{key} divides {len(labels)} images into {len(labels) - size} and {size}, and each split needs "
-            f"{len(present)} or more, one of each class; change it, or add images"
+            f"{len(present)} or more{', one of each class' if classes else ''}; change it, or add images"
         )
     first_rows, second_rows = train_test_split(
         np.arange(len(labels), dtype=np.int64), test_size=second, stratify=labels, random_state=seed
     )
     return np.sort(first_rows), np.sort(second_rows)
+
+
+def name_class(classes: Sequence[str], index: int) -> str:
+    """Return a class in words, for an error."""
+    return f"the class {classes[index]!r}" if classes else "the folder or archive of photos"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ptqflow.core.errors import ArtifactError
-from ptqflow.core.figures import EvaluationFigures
+from ptqflow.core.figures import Figures, UnlabelledFigures
 from ptqflow.core.printable import printable
 from ptqflow.core.text_table import format_text_table
 from ptqflow.runtime.manifest import Manifest, check_file
@@ -41,7 +41,7 @@ def describe(manifest: Manifest, wrong: Iterable[str]) -> Iterator[str]:
         "torch": f"{manifest.torch_version}, engine {manifest.engine}"
         + (", 8-bit activations, which on x86 need VNNI" if manifest.needs.vnni else ""),
         "format": f"{manifest.format_version}, written by ptqflow {manifest.ptqflow_version}",
-        "top-1": _figures(manifest.metrics),
+        **_figures(manifest.metrics),
     }
     yield from _table([[name, text] for name, text in texts.items()])
     yield ""
@@ -69,9 +69,10 @@ def _table(rows: list[list[str]]) -> list[str]:
     return format_text_table([[printable(cell) for cell in row] for row in rows]).split("\n")
 
 
-def _figures(metrics: EvaluationFigures) -> str:
-    """Return the accuracy on the test images."""
-    return (
-        f"FP32 {100 * metrics.fp32.top1:.2f} %, INT8 {100 * metrics.int8.top1:.2f} %, "
-        f"agreement {100 * metrics.agreement:.2f} %"
-    )
+def _figures(metrics: Figures) -> dict[str, str]:
+    """Return the accuracy on the test images, or what there is without labels."""
+    agreement = f"{100 * metrics.agreement:.2f} %"
+    if isinstance(metrics, UnlabelledFigures):
+        return {"agreement": f"{agreement} of {metrics.images:,} images without labels"}
+    top1 = f"FP32 {100 * metrics.fp32.top1:.2f} %, INT8 {100 * metrics.int8.top1:.2f} %"
+    return {"top-1": f"{top1}, agreement {agreement}"}

@@ -94,7 +94,7 @@ def compare_predictions(
     runtime: Runtime,
     logits: NDArray[np.float32],
     reference: Reference,
-    labels: NDArray[np.int64],
+    labels: NDArray[np.int64] | None,
     margin: float,
 ) -> Finding:
     """Compare the predictions of a runtime for the test images with those of torch, by the gate of the export.
@@ -103,17 +103,17 @@ def compare_predictions(
         runtime: which.
         logits: float32 (N, classes).
         reference: of the exported model.
-        labels: (N,) of the images.
+        labels: (N,) of the images; None if there are none.
         margin: of the manifest.
     """
     predicted = logits.argmax(axis=1)
     agreement = compare(predicted, reference.predicted, reference.fp32_predicted, labels)
     if fault := find_fault(agreement, margin):
         return Finding(runtime, False, fault)
-    top1 = float((predicted == labels).mean())
+    top1 = "" if labels is None else f", top-1 {float((predicted == labels).mean()):.2%}"
     text = (
-        f"predicts what torch's INT8 network did for {agreement.share:.2%} of {len(labels)} test images, and what "
-        f"FP32 did for {agreement.with_fp32:.2%}, top-1 {top1:.2%}"
+        f"predicts what torch's INT8 network did for {agreement.share:.2%} of {len(predicted)} test images, and what "
+        f"FP32 did for {agreement.with_fp32:.2%}{top1}"
     )
     return Finding(runtime, True, text)
 

@@ -47,6 +47,10 @@ class ModelParams(Params):
     published with `weights`; `torchvision:IMAGENET1K_V2` or `timm:a1_in1k` what is published with weights of that name,
     for a file of your own. null: from the keys alone."""
 
+    classes: Annotated[str, Field(min_length=1)] | None = None
+    """For images without labels: a text file with the name of a class a line, in the order of the network's outputs;
+    null: the names that are published with the weights, else numbers."""
+
     @property
     def is_user_code(self) -> bool:
         """Whether `name` is `module:function`."""

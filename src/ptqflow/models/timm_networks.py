@@ -94,6 +94,17 @@ def describe_timm_weights(name: str, weights: str) -> Description | None:
     )
 
 
+def imagenet_names(count: int) -> tuple[str, ...]:
+    """Return timm's names of ImageNet's classes if there are 1,000, none for other numbers."""
+    if count != 1000:
+        return ()
+    ensure_torchvision_imports()
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    return tuple(f"{info.index_to_description(number)} ({number})" for number in range(count))
+
+
 def published_timm_weights(name: str) -> list[str]:
     """Return the names of the weights that timm publishes for a network, `timm:NAME`.
 

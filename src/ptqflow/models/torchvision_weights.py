@@ -1,6 +1,8 @@
 """The weights that torchvision publishes."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
@@ -30,6 +32,19 @@ def published_weights(architecture: str) -> list[str]:
         if architecture in models.list_models(module=models)
         else []
     )
+
+
+def published_classes(architecture: str, name: str) -> tuple[str, ...]:
+    """Return the names of the classes of published weights, none if there are no such weights."""
+    if not is_published(architecture, name):
+        return ()
+    return _distinct(models.get_model_weights(architecture)[name].meta["categories"])
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Add the number to each name that occurs twice, as two of ImageNet's do."""
+    counts = Counter(names)
+    return tuple(name if counts[name] == 1 else f"{name} ({number})" for number, name in enumerate(names))
 
 
 def describe_torchvision_weights(architecture: str, name: str) -> Description | None:

@@ -2,13 +2,15 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ptqflow.data.dataset import DatasetCard, Split
+from ptqflow.core.preprocessing import ColorOrder
+from ptqflow.data.dataset import Split
 from ptqflow.evaluate.predictions import Prediction, changed_rows
 
 _SHOWN = 24
@@ -22,7 +24,8 @@ class ChangedImage:
 
     row: int
     uri: str
-    label: str
+    label: str | None
+    """None where there are no labels."""
     fp32: str
     int8: str
     fp32_margin: float
@@ -30,22 +33,25 @@ class ChangedImage:
     int8_margin: float
 
 
-def changed_images(test: Split, dataset: DatasetCard, fp32: Prediction, int8: Prediction) -> list[ChangedImage]:
+def changed_images(
+    test: Split, classes: Sequence[str], color: ColorOrder, fp32: Prediction, int8: Prediction
+) -> list[ChangedImage]:
     """Return the changed predictions, those with the largest sum of margins first, 24 at most.
 
     Args:
         test: the images.
-        dataset: their card.
+        classes: their names, in the order of the outputs.
+        color: order of the channels.
         fp32: predictions before.
         int8: predictions after.
     """
-    classes, color = dataset.classes, dataset.color
+    labels = test.labels
     rows = changed_rows(fp32, int8)[:_SHOWN]
     return [
         ChangedImage(
             row=int(row),
             uri=image_uri(pixels[..., ::-1] if color == "BGR" else pixels),
-            label=classes[test.labels[row]],
+            label=None if labels is None else classes[labels[row]],
             fp32=classes[fp32.predicted[row]],
             int8=classes[int8.predicted[row]],
             fp32_margin=float(fp32.margin[row]),

@@ -16,7 +16,8 @@ def training(epochs: Sequence[EpochRow]) -> dict[str, Any]:
         return {
             "training": [],
             "epochs": None,
-            "untrained": f"None: the weights given are unchanged. Their top-1 on val is {percent(last.val_top1)} %.",
+            "untrained": "None: the weights given are unchanged."
+            + ("" if last.val_top1 is None else f" Their top-1 on val is {percent(last.val_top1)} %."),
         }
     columns = {
         "train_loss": "loss, train",
@@ -27,12 +28,12 @@ def training(epochs: Sequence[EpochRow]) -> dict[str, Any]:
     loss, top1 = ({f"train_{figure}": "train", f"val_{figure}": "val"} for figure in ("loss", "top1"))
     rows = [[f"{row.epoch}", *(decimals(getattr(row, key), 4) for key in columns)] for row in epochs]
     drawn = [row.model_dump(exclude_none=True) for row in epochs]
-    best = max(epochs, key=lambda row: row.val_top1)
+    best = max(epochs, key=lambda row: row.val_top1 or 0)
     return {
         "training": [
             Chart(
                 "Loss",
-                f"Cross-entropy in nats over {len(epochs)} epochs; on val it ends at {last.val_loss:.3f}.",
+                f"Cross-entropy in nats over {len(epochs)} epochs; on val it ends at {decimals(last.val_loss, 3)}.",
                 charts.draw(charts.curves(drawn, loss, 1, "cross-entropy")),
             ),
             Chart(
@@ -50,17 +51,19 @@ def training(epochs: Sequence[EpochRow]) -> dict[str, Any]:
 def layers(results: Results) -> dict[str, Any]:
     """Return the sensitivity of the modules and the ranges of the tensors."""
     precisions = [layer.precision for layer in results.manifest.layers]
-    charts_drawn = [chart for chart in (_sensitivity_chart(results.sensitivity), _ranges_chart(results)) if chart]
+    charts_drawn = [
+        chart for chart in (_sensitivity_chart(results.sensitivity, _lost(results)), _ranges_chart(results)) if chart
+    ]
     return {
         "layers": f"{precisions.count('int8')} layers run on INT8, {precisions.count('fp32')} on FP32.",
         **_budget(results),
         "layer_charts": charts_drawn,
-        "sensitivity": _sensitivity_table(results.sensitivity),
+        "sensitivity": _sensitivity_table(results.sensitivity, _lost(results)),
         "ranges": _ranges_table(results),
     }
 
 
-def _sensitivity_chart(rows: Sequence[SensitivityRow]) -> Chart | None:
+def _sensitivity_chart(rows: Sequence[SensitivityRow], lost: str) -> Chart | None:
     measured = sorted((row.sqnr_db, row.module, row.drop) for row in rows if row.sqnr_db is not None)
     if not measured:
         return None
@@ -70,9 +73,8 @@ def _sensitivity_chart(rows: Sequence[SensitivityRow]) -> Chart | None:
     ]
     return Chart(
         "Sensitivity",
-        "SQNR at the output of each module when it alone is quantized, the lowest first, and the loss of top-1 on val. "
-        f"{measured[0][1]} has the lowest SQNR of {len(measured)} modules{cut(len(measured))}. "
-        "convert.max_drop ranks modules by the loss, and by SQNR where it is equal.",
+        f"SQNR at the output of each module when it alone is quantized, the lowest first, and {lost}. "
+        f"{measured[0][1]} has the lowest SQNR of {len(measured)} modules{cut(len(measured))}.",
         charts.draw(charts.sensitivities(bars)),
     )
 
@@ -112,8 +114,13 @@ def _budget(results: Results) -> dict[str, Any]:
     }
 
 
-def _sensitivity_table(rows: Sequence[SensitivityRow]) -> Table:
-    heads = ["module", "alone: SQNR, dB", "cosine", "drop on val, points", "in the network: SQNR, dB", "cosine"]
+def _lost(results: Results) -> str:
+    """Return what `SensitivityRow.drop` is, in points."""
+    return "the loss of top-1 on val" if results.dataset.labelled else "the val images with another prediction"
+
+
+def _sensitivity_table(rows: Sequence[SensitivityRow], lost: str) -> Table:
+    heads = ["module", "alone: SQNR, dB", "cosine", f"{lost}, points", "in the network: SQNR, dB", "cosine"]
     cells = [
         [
             row.module,

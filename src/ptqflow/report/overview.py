@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ptqflow.core.figures import FileCheck
+from ptqflow.core.figures import Figures, FileCheck, UnlabelledFigures
 from ptqflow.evaluate.cause import Quantization, find_cause
 from ptqflow.evaluate.confidence import expected_calibration_error, mean_confidence
 from ptqflow.evaluate.verdict import format_p, format_points
@@ -17,24 +17,25 @@ _COLUMNS = ("top-1 %", "top-5 %", "loss", "ECE", "confidence", "MB")
 
 def networks(results: Results) -> dict[str, Any]:
     """Return the three networks side by side, and INT8 against FP32 image by image."""
-    evaluate = results.evaluate
-    drop, paired = evaluate.drop, evaluate.paired
+    figures = results.evaluate
     quantization = Quantization(results.observed, results.quantized, results.tried, results.sensitivity)
+    cause = find_cause(figures, quantization)
+    if isinstance(figures, UnlabelledFigures):
+        return {
+            "networks": _networks_without_labels(figures),
+            "drop": _fidelity(figures),
+            "cause": cause,
+            "paired": None,
+        }
+    drop, paired = figures.drop, figures.paired
     sentence = (
         f"The drop of top-1 is {signed(100 * drop.top1, 2)} points (95 % interval {format_points(drop.low)} to "
-        f"{format_points(drop.high)}). INT8 predicts the same class as FP32 for {percent(evaluate.agreement)} % of the "
-        f"images; the mean divergence KL(FP32 ‖ INT8) is {evaluate.kl:.3g} nats"
+        f"{format_points(drop.high)}). {_fidelity(figures)}"
     )
-    ratio = ""
-    if evaluate.median_sqnr_db is not None and evaluate.p5_sqnr_db is not None:
-        ratio = (
-            f"; the SQNR of the logits is {evaluate.median_sqnr_db:.1f} dB, the median of the images' own, and at most "
-            f"{evaluate.p5_sqnr_db:.1f} dB for 5 % of them"
-        )
     return {
         "networks": Table(["", *_COLUMNS], [_network_row(results, name, title) for name, title in NETWORKS.items()]),
-        "drop": f"{sentence}{ratio}.",
-        "cause": find_cause(evaluate, quantization),
+        "drop": sentence,
+        "cause": cause,
         "paired": Table(
             [f"{paired.images:,} test images", "INT8 right", "INT8 wrong"],
             [
@@ -44,6 +45,31 @@ def networks(results: Results) -> dict[str, Any]:
             note=f"Exact McNemar test of the two counts off the diagonal: {format_p(paired.p)}.",
         ),
     }
+
+
+def _fidelity(figures: Figures) -> str:
+    """Return how near INT8 is to FP32 in a sentence."""
+    ratio = ""
+    if figures.median_sqnr_db is not None and figures.p5_sqnr_db is not None:
+        ratio = (
+            f"; the SQNR of the logits is {figures.median_sqnr_db:.1f} dB, the median of the images' own, and at most "
+            f"{figures.p5_sqnr_db:.1f} dB for 5 % of them"
+        )
+    return (
+        f"INT8 predicts the same class as FP32 for {percent(figures.agreement)} % of the images; the mean divergence "
+        f"KL(FP32 ‖ INT8) is {figures.kl:.3g} nats{ratio}."
+    )
+
+
+def _networks_without_labels(figures: UnlabelledFigures) -> Table:
+    rows = [
+        [NETWORKS["fp32"], "", decimals(figures.fp32_mb, 2)],
+        [NETWORKS["int8"], percent(figures.agreement), decimals(figures.int8_mb, 2)],
+    ]
+    if figures.uncalibrated_agreement is not None:
+        control = percent(figures.uncalibrated_agreement)
+        rows.insert(1, [NETWORKS["int8_uncalibrated"], control, decimals(figures.int8_mb, 2)])
+    return Table(["", "agreement with FP32 %", "MB"], rows)
 
 
 def _network_row(results: Results, name: str, title: str) -> list[str]:
@@ -68,7 +94,7 @@ def run(results: Results) -> dict[str, Any]:
     height, width = dataset.preprocessing.size
     run = {
         "Data": f"{dataset.name}: {dataset.source}",
-        "Images": f"{sizes}; {len(dataset.classes)} classes, {height} by {width} pixels{skipped}",
+        "Images": f"{sizes}; {len(manifest.classes)} classes, {height} by {width} pixels{skipped}",
         "Preprocessing": f"{manifest.preprocessing}; {manifest.input.formula}",
         "Model": f"{manifest.architecture}, stem {manifest.stem}",
         "Calibration": f"{manifest.calibration.images:,} training images",
@@ -133,8 +159,10 @@ def _describe(check: FileCheck) -> str:
     if check.file == FP32_ONNX:
         return f"{check.runtime}: {100 * check.agreement:.2f} % of predictions equal for {images}"
     ratio = "" if check.median_sqnr_db is None else f", SQNR {check.median_sqnr_db:.1f} dB"
+    same = f"predicts what FP32 predicts for {100 * check.fp32_agreement:.2f} %"
+    if check.top1 is None:
+        return f"{check.runtime}: {same} of {images}{ratio}"
     return (
-        f"{check.runtime}: top-1 {100 * check.top1:.2f} %, predicts what FP32 predicts for "
-        f"{100 * check.fp32_agreement:.2f} %{ratio}; against torch's INT8 network {check.lost:,} of {images} lost, "
-        f"{check.gained:,} gained"
+        f"{check.runtime}: top-1 {100 * check.top1:.2f} %, {same}{ratio}; against torch's INT8 network {check.lost:,} "
+        f"of {images} lost, {check.gained:,} gained"
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jinja2
 
-from ptqflow.evaluate.verdict import verdict
+from ptqflow.evaluate.verdict import describe
 from ptqflow.report import network, overview, predictions
 from ptqflow.report.results import Results
 
@@ -20,12 +20,11 @@ def make_page(results: Results) -> str:
     )
     return environment.get_template("page.html").render(
         title=f"{results.manifest.architecture} on {results.dataset.name}: FP32 and INT8",
-        verdict=verdict(results.evaluate),
+        verdict=describe(results.evaluate),
         **overview.networks(results),
         **overview.run(results),
         **network.training(results.epochs),
-        **predictions.confusion(results),
-        **predictions.classes(results),
+        **predictions.by_label(results),
         **network.layers(results),
         **predictions.changed(results),
         **overview.size_and_speed(results),

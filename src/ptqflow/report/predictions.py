@@ -19,9 +19,17 @@ from ptqflow.report.results import Results
 _READABLE_CLASSES = 12  # in a matrix with names and numbers; with more it is an image of one pixel a cell
 
 
-def confusion(results: Results) -> dict[str, Any]:
+def by_label(results: Results) -> dict[str, Any]:
+    """Return the confusion matrices and the drop of each class, nothing where the images have no labels."""
+    labels = results.test.labels
+    if labels is None:
+        return {"confusion": [], "class_chart": None, "classes": None}
+    return _confusion(results, labels) | _classes(results)
+
+
+def _confusion(results: Results, labels: NDArray[np.int64]) -> dict[str, Any]:
     """Return the confusion matrices of FP32 and INT8 and their difference."""
-    classes, labels = results.dataset.classes, results.test.labels
+    classes = results.dataset.classes
     fp32, int8 = (_count(labels, results.predictions[name], len(classes)) for name in ("fp32", "int8"))
     difference = int8 - fp32
     moved = int((results.predictions["fp32"].predicted != results.predictions["int8"].predicted).sum())
@@ -73,7 +81,7 @@ def _cells(fp32: NDArray[np.int64], int8: NDArray[np.int64], classes: Sequence[s
     return limited_table(["actual as predicted", "FP32", "INT8", "difference"], rows, "metrics/plots/confusion_*.csv")
 
 
-def classes(results: Results) -> dict[str, Any]:
+def _classes(results: Results) -> dict[str, Any]:
     """Return the drop of each class that has test images, and list those that have none."""
     present = sorted(results.classes, key=lambda row: -abs(row.drop))
     names = {row.name for row in present}
@@ -123,7 +131,7 @@ def changed(results: Results) -> dict[str, Any]:
     """Return the images whose prediction changed."""
     fp32, int8 = results.predictions["fp32"], results.predictions["int8"]
     count = int((fp32.predicted != int8.predicted).sum())
-    shown = changed_images(results.test, results.dataset, fp32, int8)
+    shown = changed_images(results.test, results.manifest.classes, results.dataset.color, fp32, int8)
     if not count:
         return {"changes": "None: INT8 predicts the same class as FP32 for every test image.", "changed": []}
     text = (

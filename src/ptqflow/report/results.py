@@ -19,7 +19,7 @@ from ptqflow.core.figures import (
     BenchmarkRow,
     ClassRow,
     EpochRow,
-    EvaluationFigures,
+    Figures,
     FileCheck,
     ObservedRange,
     QuantizedRange,
@@ -27,9 +27,10 @@ from ptqflow.core.figures import (
     SearchRow,
     SensitivityRow,
     TrialRow,
+    UnlabelledFigures,
     read_evaluation_figures,
 )
-from ptqflow.core.paths import DATASET, EXPORT, PREDICTIONS
+from ptqflow.core.paths import DATASET, EXPORT, FIGURES, PREDICTIONS
 from ptqflow.data.dataset import DatasetCard, Split, open_dataset
 from ptqflow.evaluate.predictions import Prediction, load_predictions
 from ptqflow.runtime.manifest import Manifest, read_manifest
@@ -50,7 +51,7 @@ class Results:
     """Range methods and other settings that `convert` tried."""
     trials: list[TrialRow]
     """Empty without `convert.max_drop`."""
-    evaluate: EvaluationFigures
+    evaluate: Figures
     classes: list[ClassRow]
     reliability: list[ReliabilityBin]
     sensitivity: list[SensitivityRow]
@@ -73,8 +74,10 @@ def read_results() -> Results:
     predictions = load_predictions(PREDICTIONS)
     if predictions.card.test_sha256 != dataset.card.sha256["test"]:
         raise ArtifactError(f"{PREDICTIONS} holds predictions of other test images; run `dvc repro`")
-    reliability = RELIABILITY.read()
-    if missing := predictions.networks.keys() - {row.network for row in reliability}:
+    reliability, figures = RELIABILITY.read(), read_evaluation_figures()
+    if isinstance(figures, UnlabelledFigures) == dataset.card.labelled:
+        raise ArtifactError(f"{FIGURES} is of another data set; run `dvc repro`")
+    if dataset.card.labelled and (missing := predictions.networks.keys() - {row.network for row in reliability}):
         raise ArtifactError(f"{RELIABILITY.path} has no row of the network {min(missing)}; {REMEDY}")
     trials = TRIALS.read()
     if trials and not any(trial.chosen for trial in trials):
@@ -88,7 +91,7 @@ def read_results() -> Results:
         quantized=QUANTIZED_RANGES.read(),
         tried=SEARCH.read(),
         trials=trials,
-        evaluate=read_evaluation_figures(),
+        evaluate=figures,
         classes=CLASSES.read(),
         reliability=reliability,
         sensitivity=SENSITIVITY.read(),

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveIn
 
 from ptqflow.core.artifacts import Card, read_card, read_regular, sha256_file, write_card
 from ptqflow.core.errors import ArtifactError
-from ptqflow.core.figures import EvaluationFigures
+from ptqflow.core.figures import Figures
 from ptqflow.core.normalization import InputShape, Normalization
 from ptqflow.core.preprocessing import Preprocessing
 
@@ -131,7 +131,7 @@ class Manifest(Card):
     files: dict[FileName, FileCard]
     margin: Share
     """`export.margin`: share of the test images by which a runtime may be worse than torch's INT8 network."""
-    metrics: EvaluationFigures
+    metrics: Figures
     """data/predictions/figures.json: what torch measured on the test images."""
 
     @property

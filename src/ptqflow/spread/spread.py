@@ -34,10 +34,10 @@ def collect_sizes(
 
 
 def summarize(scores: dict[int, list[float]], batch_size: int) -> list[dict[str, Any]]:
-    """Return a row for each size: images, mean, standard deviation (n - 1), minimum and maximum of the top-1 of INT8.
+    """Return a row for each size: images, mean, standard deviation (n - 1), minimum and maximum of the scores of INT8.
 
     Args:
-        scores: size in batches → top-1 on val of each draw, as a fraction.
+        scores: size in batches → top-1 on val of each draw, or agreement with FP32 without labels, as a fraction.
         batch_size: images a batch.
     """
     return [

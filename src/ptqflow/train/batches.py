@@ -93,7 +93,7 @@ class _OnGpu:
     """All images of a split in the memory of a GPU."""
 
     def __init__(self, split: Split, device: torch.device) -> None:
-        self._labels = torch.from_numpy(np.array(split.labels)).to(device)
+        self._labels = torch.from_numpy(np.array(split.known_labels)).to(device)
         self._images = torch.empty(split.images.shape, dtype=torch.uint8, device=device)
         step = max(1, _CHUNK // split.images[:1].nbytes)
         for start in range(0, len(split), step):
@@ -118,7 +118,7 @@ class _OnDisk:
             yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
     def _read(self, rows: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Pair:
-        images, labels = torch.from_numpy(self._split.read(rows)), torch.from_numpy(self._split.labels[rows])
+        images, labels = torch.from_numpy(self._split.read(rows)), torch.from_numpy(self._split.known_labels[rows])
         if self._device.type == "cuda":
             return images.pin_memory(), labels.pin_memory()
         return images, labels

@@ -41,7 +41,8 @@ class Epoch:
     """Mean cross-entropy in nats over the epoch, while the weights changed."""
     train_top1: float | None
     """Share of correct predictions over the epoch."""
-    val: Evaluation
+    val: Evaluation | None
+    """None where val has no labels."""
     lr: float | None = None
     """Learning rate of the last step."""
     images_per_second: float | None = field(default=None, compare=False)
@@ -50,17 +51,20 @@ class Epoch:
     def __str__(self) -> str:
         train = "" if self.train_top1 is None else f"train {100 * self.train_top1:.2f} % "
         speed = "" if self.images_per_second is None else f", {self.images_per_second:.0f} images/s"
-        return f"epoch {self.epoch}: {train}val {100 * self.val.top1:.2f} % loss {self.val.loss:.4f}{speed}"
+        val = (
+            f"val {100 * self.val.top1:.2f} % loss {self.val.loss:.4f}" if self.val else "the weights given, unchanged"
+        )
+        return f"epoch {self.epoch}: {train}{val}{speed}"
 
     def as_row(self) -> EpochRow:
         """Return the reproducible figures, rounded to 6 decimals."""
-        val = self.val.as_metrics()
+        val = self.val.as_metrics() if self.val else {}
         return EpochRow(
             epoch=self.epoch,
             train_loss=None if self.train_loss is None else round(self.train_loss, DIGITS),
             train_top1=None if self.train_top1 is None else round(self.train_top1, DIGITS),
-            val_loss=val["loss"],
-            val_top1=val["top1"],
+            val_loss=val.get("loss"),
+            val_top1=val.get("top1"),
         )
 
 
@@ -97,7 +101,7 @@ def fit(
     """Train `model` in place, an epoch at a time, and yield the figures of each, with an evaluation on `val`.
 
     After the last epoch `model` holds the weights to keep, those of `selected`. With `params.epochs` of 0 it is
-    unchanged and evaluated once, as epoch 0.
+    unchanged and evaluated once, as epoch 0, if val has labels.
 
     Args:
         model: every rank starts from the first rank's weights.
@@ -117,7 +121,7 @@ def fit(
     if len(train) < (fewest := MIN_PER_RANK * ranks.size):
         raise DataError(f"training needs {fewest} images or more, the train split has {len(train)}")
     if params.epochs == 0:
-        yield Epoch(0, None, None, _evaluate(model.to(device), val, recipe, ranks))
+        yield Epoch(0, None, None, None if val.labels is None else _evaluate(model.to(device), val, recipe, ranks))
         return
     batches = Batches(train, params.batch_size, ranks, device)
     run = _Run(Trainer(model, recipe, params, ranks, device), batches, val, recipe, params, ranks)
@@ -141,7 +145,7 @@ def selected(epochs: Sequence[Epoch], params: TrainParams) -> Epoch:
     That is the one with the highest top-1 on val, of equal ones the one with the lowest loss, then the first."""
     if params.select == "last":
         return epochs[-1]
-    return max(epochs, key=lambda epoch: (epoch.val.top1, -epoch.val.loss))
+    return max(epochs, key=lambda epoch: (epoch.val.top1, -epoch.val.loss) if epoch.val else (0, 0))
 
 
 @dataclass(frozen=True)
@@ -212,7 +216,7 @@ def _evaluate(model: nn.Module, val: Split, recipe: Recipe, ranks: Ranks) -> Eva
     device = next(model.parameters()).device
     together = images_together(val.size, _VAL_PIXELS[device.type])
     logits = compute_logits(model, val, recipe.normalization, together, "val", ranks)
-    return evaluate(logits, val.labels)
+    return evaluate(logits, val.known_labels)
 
 
 def _seed(seed: int, epoch: int, rank: int) -> None:

@@ -17,8 +17,8 @@ from ptqflow.core.ranks import Ranks
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.models.fp32 import ModelCard, build_from_card
 from ptqflow.models.params import TIMM
+from ptqflow.models.pretrained import load_checkpoint
 from ptqflow.train.params import TrainParams
-from ptqflow.train.pretrained import load_checkpoint
 from ptqflow.train.step import Recipe
 
 _PACKAGES = ("core", "data", "models", "train")  # that a training runs
@@ -48,8 +48,13 @@ def prepare(card: ModelCard, params: TrainParams, dataset: DatasetCard, weights:
     Raises:
         ArtifactError: see `build_network`.
         ModelError: see `build_network`.
-        ParamsError: see `resolve_recipe`.
+        ParamsError: see `resolve_recipe`, or there are no labels to train with.
     """
+    if params.epochs and not dataset.labelled:
+        raise ParamsError(
+            f"train.epochs is {params.epochs}, and data.name={dataset.name} has no labels to train with; set it to 0, "
+            "and model.weights to the trained weights"
+        )
     return Start(build_network(card, weights, params), resolve_recipe(card, params, dataset))
 
 

@@ -16,7 +16,7 @@ from weights_files import Save, State, save_legacy, save_safetensors, save_zip
 
 from ptqflow.core.errors import ModelError
 from ptqflow.models.architecture import build_model
-from ptqflow.train.pretrained import Loaded, load_checkpoint
+from ptqflow.models.pretrained import Loaded, load_checkpoint
 
 
 def save_newer_pickle(state: State, path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ptqflow.core.errors import ModelError
-from ptqflow.train.weights_file import State, WeightsFile, read_weights_file, require_plain
+from ptqflow.models.weights_file import State, WeightsFile, read_weights_file, require_plain
 
 _SHOWN = 3  # names of each kind of mismatch, and of what is left in a file
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -74,6 +74,28 @@ def load_checkpoint(model: nn.Module, path: Path, num_classes: int) -> Loaded:
     own.update(converted)  # keeps the version numbers of torch's modules, which safetensors does not have
     model.load_state_dict(own)
     return Loaded(replaces_head, (*_describe_selection(file, found), *_describe_conversion(fitting, converted)))
+
+
+def count_outputs(model: nn.Module, path: Path, probe: int) -> int:
+    """Return the number of classes of the weights in a file.
+
+    Args:
+        model: the network with `probe` classes.
+        path: of a file that `load_checkpoint` reads.
+        probe: an unusual number, by which the last layer is found.
+
+    Raises:
+        ModelError: as `read_weights_file`, or the network has no such layer, or the file lacks it.
+    """
+    file, own = read_weights_file(path), model.state_dict()
+    found = _select(file, [_rename(place, state, model, own) for place, state in file.states.items()])
+    head = sorted(name for name in _head_parameters(model, probe) & found.state.keys() if found.state[name].ndim)
+    if not head:
+        raise ModelError(
+            f"model.weights: {file.path}{found.place} has no last layer of model.name by which its classes could be "
+            "counted; use images with labels (data.name=image_folder)"
+        )
+    return len(found.state[head[0]])
 
 
 def _select(file: WeightsFile, candidates: list[_Candidate]) -> _Candidate:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from weights_files import Save, save_legacy, save_safetensors, save_zip
 
 from ptqflow.core.errors import ModelError
-from ptqflow.train.weights_file import read_weights_file, require_plain
+from ptqflow.models.weights_file import read_weights_file, require_plain
 
 
 def refuse(path: Path) -> str:
