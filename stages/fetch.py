@@ -19,7 +19,9 @@ def main() -> str:
     card = fetch(params, read_card(PREPROCESSING, Preprocessing), given(DATA), DATASET)
     sizes = ", ".join(f"{count:,} {split}" for split, count in card.sizes.items())
     height, width = card.preprocessing.size
-    return f"{sizes} images of {height} by {width} pixels in {len(card.classes)} classes"
+    return f"{sizes} images of {height} by {width} pixels" + (
+        f" in {len(card.classes)} classes" if card.labelled else ", without labels"
+    )
 
 
 if __name__ == "__main__":

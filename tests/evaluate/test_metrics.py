@@ -149,9 +149,9 @@ def test_confusion_rows_equal_scikit_learns_matrix(logits: dict[str, Array], lab
     expected = confusion_matrix(labels, logits["int8"].argmax(axis=1), labels=range(len(CLASSES)))
     matrix = np.zeros_like(expected)
     for row in rows:
-        matrix[CLASSES.index(row["actual"]), CLASSES.index(row["predicted"])] = row["images"]
+        matrix[CLASSES.index(row.actual), CLASSES.index(row.predicted)] = row.images
     assert np.array_equal(matrix, expected)
-    assert sum(row["images"] for row in rows) == COUNT
+    assert sum(row.images for row in rows) == COUNT
 
 
 def test_confusion_rows_leave_out_empty_cells_off_the_diagonal(
@@ -159,10 +159,10 @@ def test_confusion_rows_leave_out_empty_cells_off_the_diagonal(
 ) -> None:
     rows = confusion_rows(predict(logits["int8"]).predicted, labels, CLASSES)
 
-    assert {row["actual"] for row in rows if row["actual"] == row["predicted"]} == set(CLASSES)
-    assert all(row["images"] > 0 for row in rows if row["actual"] != row["predicted"])
-    assert {"actual": "eel", "predicted": "eel", "images": 0} in rows
-    assert {"actual": "fly", "predicted": "fly", "images": 0} in rows
+    assert {row.actual for row in rows if row.actual == row.predicted} == set(CLASSES)
+    assert all(row.images > 0 for row in rows if row.actual != row.predicted)
+    assert ConfusionCell(actual="eel", predicted="eel", images=0) in rows
+    assert ConfusionCell(actual="fly", predicted="fly", images=0) in rows
 
 
 def test_per_class_rows_equal_scikit_learns_report(logits: dict[str, Array], labels: NDArray[np.int64]) -> None:
@@ -176,13 +176,13 @@ def test_per_class_rows_equal_scikit_learns_report(logits: dict[str, Array], lab
         output_dict=True,
         zero_division=0,
     )
-    assert [row["class"] for row in rows] == ["ant", "bee", "cat", "dog", "fly"]
+    assert [row.name for row in rows] == ["ant", "bee", "cat", "dog", "fly"]
     for row in rows:
-        expected = report[row["class"]]
-        assert row["precision"] == round(expected["precision"], 6)
-        assert row["recall"] == round(expected["recall"], 6)
-        assert row["f1"] == round(expected["f1-score"], 6)
-        assert row["images"] == expected["support"]
+        expected = report[row.name]
+        assert row.precision == round(expected["precision"], 6)
+        assert row.recall == round(expected["recall"], 6)
+        assert row.f1 == round(expected["f1-score"], 6)
+        assert row.images == expected["support"]
 
 
 def test_a_class_that_is_never_predicted_counts_as_zero_and_one_without_images_has_no_figures(
@@ -190,8 +190,8 @@ def test_a_class_that_is_never_predicted_counts_as_zero_and_one_without_images_h
 ) -> None:
     *_, dog, fly = per_class_rows(predict(logits["int8"]).predicted, labels, CLASSES)
 
-    assert dog["class"] == "dog"
-    assert (fly["precision"], fly["recall"], fly["f1"], fly["images"]) == (0, 0, 0, int((labels == 5).sum()))
+    assert dog.name == "dog"
+    assert (fly.precision, fly.recall, fly.f1, fly.images) == (0, 0, 0, int((labels == 5).sum()))
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "2.5", "null", "all"])

@@ -181,10 +181,10 @@ def test_an_archive_yields_what_the_folder_yields_whatever_its_order(kind: str) 
     [
         ({"test/bird/0.png": png(0)}, "test/ has the class 'bird', which train/ does not have"),
         ({"test/bird/": b""}, "test/ has the class 'bird', which train/ does not have"),
-        ({"train/readme.txt": b""}, "train/readme.txt is in no class folder; expected"),
-        ({"readme.txt": b""}, "readme.txt is in no class folder; expected"),
+        ({"train/0.png": png(0)}, "train/0.png is in no class folder; expected"),
+        ({"0.png": png(0), "1.png": png(1)}, "0.png and 1 others are in no class folder; expected"),
         ({"train/cat/broken.png": png(0)[:50]}, "train/cat/broken.png is no readable image ("),
-        ({"test/cat/notes.txt": b"notes"}, "test/cat/notes.txt is no readable image (Pillow does not know its format"),
+        ({"test/cat/notes": b"notes"}, "test/cat/notes is no readable image (Pillow does not know its format"),
         (
             {"train/cat/x.png": encode(Image.fromarray(random_pixels(8, 8).astype("uint16")))},
             "train/cat/x.png is no readable image (mode I;16, values ",
@@ -201,11 +201,11 @@ def test_a_mistake_is_named(change: dict[str, bytes], words: str) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, "holds no files; expected train/<class>/… and test/<class>/…, or <class>/… alone"),
+        ({}, "holds no files; expected train/<class>/… with test/<class>/… or val/<class>/… or both, or <class>/… alone"),
         ({"train/cat/": b""}, "holds no files"),
-        ({"@eaDir/cat/0.png": png(0)}, "holds no files but hidden or system files; expected"),
-        ({"cat/0.png": png(0), "cat/1.png": png(1)}, "has only the class 'cat'; a classifier needs two or more"),
-        ({"train/cat/0.png": png(0), "test/cat/1.png": png(1)}, "has only the class 'cat'"),
+        ({"@eaDir/cat/0.png": png(0)}, "holds no files but files that are left out; expected"),
+        ({"cat/0.png": png(0), "cat/1.png": png(1)}, "there is only the class 'cat', and a classifier needs two or more"),
+        ({"train/cat/0.png": png(0), "test/cat/1.png": png(1)}, "there is only the class 'cat'"),
         ({"0.png": png(0)}, "0.png is in no class folder"),
     ],
 )
@@ -213,31 +213,73 @@ def test_too_little_is_reported(files: dict[str, bytes], words: str) -> None:
     assert words in refusal(files)
 
 
+def tree(splits: tuple[str, ...], around: str = "") -> dict[str, bytes]:
+    """Return 4 images of each class of each split, all different."""
+    names = [f"{around}{split}/{label}/{i}.png" for split in splits for label in ("cat", "dog") for i in range(4)]
+    return {name: png(seed) for seed, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("around", ["", "photos/"])
+@pytest.mark.parametrize("splits", [("test", "val"), ("train",), ("Train",), ("training",), ("train", "training")])
+def test_splits_without_train_or_alone_or_twice_do_not_become_classes(splits: tuple[str, ...], around: str) -> None:
+    message = refusal(tree(splits, around))
+    assert f"holds {', '.join(splits)}, which look like splits: train, and test or val or both" in message
+
+
 @pytest.mark.parametrize("around", ["", "photos/"])
 @pytest.mark.parametrize(
-    "splits",
+    ("splits", "found"),
     [
-        ("Test", "Train"),
-        ("TEST", "TRAIN"),
-        ("test", "training"),
-        ("Testing", "Training"),
-        ("Train", "test"),
-        ("train", "val"),
-        ("train", "valid"),
-        ("train", "validation"),
-        ("eval", "train"),
-        ("test", "train", "val"),
-        ("test", "val"),
-        ("train",),
-        ("Train",),
-        ("training",),
+        (("Test", "TRAIN"), ("train", "test")),
+        (("Testing", "training"), ("train", "test")),
+        (("train", "val"), ("train", "val")),
+        (("Train", "Valid"), ("train", "val")),
+        (("eval", "train"), ("train", "val")),
+        (("test", "train", "validation"), ("train", "val", "test")),
     ],
 )
-def test_splits_of_other_names_do_not_become_classes(splits: tuple[str, ...], around: str) -> None:
-    files = {f"{around}{split}/{label}/{i}.png": png(i) for split in splits for label in ("cat", "dog") for i in (0, 1)}
-    message = refusal(files)
-    assert f"holds {', '.join(splits)}, which look like splits" in message
-    assert "train and test are expected, both and no other" in message
+def test_the_usual_names_of_splits_are_known_whatever_their_case(
+    splits: tuple[str, ...], found: tuple[str, ...], around: str
+) -> None:
+    source = load(tree(splits, around))
+    pools = {"train": source.train, "val": source.val, "test": source.test}
+    assert source.classes == ("cat", "dog")
+    assert tuple(name for name, pool in pools.items() if pool) == found
+    assert all(pool.labels.tolist() == [0] * 4 + [1] * 4 for pool in pools.values() if pool)
+
+
+def test_a_val_of_the_users_stays_val() -> None:
+    files = tree(("train", "val", "test"))
+    dataset = fetched(files)
+    stored = {name: decode_image(data, fitted(16)) for name, data in files.items()}
+    for split in SPLITS:
+        expected = digests_of([pixels for name, pixels in stored.items() if name.startswith(split)])
+        assert (getattr(dataset, split).digests == expected).all()
+
+
+def test_val_in_the_place_of_test_is_divided_so_that_no_image_of_test_was_trained_on() -> None:
+    files = {f"{split}/{label}/{i}.png": png(hash((split, label, i)) % 10**6) for split in ("train", "val") for label in ("cat", "dog") for i in range(12)}
+    dataset = fetched(files, val_fraction=0.1, test_fraction=0.2)
+    held_out = digests_of([decode_image(data, fitted(16)) for name, data in files.items() if name.startswith("val")])
+    assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [24, 8, 16]
+    assert set(held_out.tolist()) == {*dataset.val.digests.tolist(), *dataset.test.digests.tolist()}
+
+
+def test_files_that_are_no_images_by_their_names_are_left_out_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    strays = {"readme.txt": b"", "train/labels.csv": b"", "train/cat/0.json": b"{}", "test/dog/1.json": b"{}"}
+    source = load(image_files() | strays)
+    assert (len(source.train), source.ignored) == (20, 4)
+    assert ": 4 files that are no images by their names are left out: '.json' (2), '.txt' (1), '.csv' (1)" in (
+        capsys.readouterr().out
+    )
+
+
+def test_all_rules_that_a_folder_breaks_are_told_at_once() -> None:
+    change = {"test/bird/0.png": png(0), "train/fox/": b"", "test/fox/": b"", "train/owl/": b""}
+    message = refusal(image_files() | change)
+    assert "test/ has the class 'bird', which train/ does not have; " in message
+    assert "the classes 'fox', 'owl' have no images in train" in message
+    assert "the class 'fox' has no images in test" in message
 
 
 def test_a_class_called_train_beside_others_is_reported_what_train_means() -> None:

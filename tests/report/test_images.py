@@ -33,7 +33,7 @@ def test_changed_images_come_by_the_sum_of_both_margins() -> None:
     pixels = random_pixels(5, 8, 8, 3)
     test = Split(pixels, np.array([0, 1, 1, 0, 1]), digests_of(pixels))
 
-    changed = changed_images(test, CARD, fp32, int8)
+    changed = changed_images(test, CARD.classes, "RGB", fp32, int8)
 
     assert [image.row for image in changed] == [2, 0, 3, 4]  # of equal margins the first in the test set
     first = changed[0]
@@ -44,10 +44,10 @@ def test_changed_images_come_by_the_sum_of_both_margins() -> None:
 
 def test_a_changed_image_is_shown_in_its_colors_where_it_is_stored_as_bgr() -> None:
     pixels = random_pixels(1, 8, 8, 3)
-    how = miniature.PREPROCESSING.model_copy(update={"color": "BGR"})
     (shown,) = changed_images(
         Split(pixels, np.zeros(1, np.int64), digests_of(pixels)),
-        CARD.model_copy(update={"preprocessing": how}),
+        CARD.classes,
+        "BGR",
         predictions([0], [0.5]),
         predictions([1], [0.5]),
     )
@@ -77,8 +77,8 @@ def test_twenty_four_are_shown_and_none_where_nothing_changed() -> None:
     pixels = random_pixels(30, 8, 8, 3)
     test = Split(pixels, np.zeros(30, dtype=np.int64), digests_of(pixels))
 
-    assert len(changed_images(test, CARD, fp32, int8)) == 24
-    assert changed_images(test, CARD, fp32, fp32) == []
+    assert len(changed_images(test, CARD.classes, "RGB", fp32, int8)) == 24
+    assert changed_images(test, CARD.classes, "RGB", fp32, fp32) == []
 
 
 @pytest.mark.parametrize(

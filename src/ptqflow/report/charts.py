@@ -142,11 +142,12 @@ def drops(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
     )
 
 
-def sensitivities(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
+def sensitivities(rows: Sequence[Mapping[str, Any]], text: str = "drop") -> alt.LayerChart:
     """Return a bar per module, in the given order, each followed by the drop.
 
     Args:
         rows: module, sqnr_db, and drop as text.
+        text: what the drop is called.
     """
     ends = [max(row["sqnr_db"], 0) for row in rows]
     low, high = min(0, *(row["sqnr_db"] for row in rows)), max(ends)
@@ -154,7 +155,7 @@ def sensitivities(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
     base = _bands([{**row, "end": end} for row, end in zip(rows, ends, strict=True)]).encode(y=_names("module"))
     return _layer_bands(
         base.mark_bar(color=BLUE, height=alt.RelativeBandSize(0.7)).encode(
-            x=_figure("sqnr_db", "SQNR, dB, and drop, points").scale(domain=domain)
+            x=_figure("sqnr_db", f"SQNR, dB, and {text}, points").scale(domain=domain)
         ),
         base.mark_text(align="left", dx=4, color=INK, fontSize=11).encode(x="end:Q", text="drop:N"),
     )

@@ -75,7 +75,7 @@ def _sensitivity_chart(rows: Sequence[SensitivityRow], lost: str) -> Chart | Non
         "Sensitivity",
         f"SQNR at the output of each module when it alone is quantized, the lowest first, and {lost}. "
         f"{measured[0][1]} has the lowest SQNR of {len(measured)} modules{cut(len(measured))}.",
-        charts.draw(charts.sensitivities(bars)),
+        charts.draw(charts.sensitivities(bars, "drop" if "top-1" in lost else "changed")),
     )
 
 

@@ -21,15 +21,14 @@ _READABLE_CLASSES = 12  # in a matrix with names and numbers; with more it is an
 
 def by_label(results: Results) -> dict[str, Any]:
     """Return the confusion matrices and the drop of each class, nothing where the images have no labels."""
-    labels = results.test.labels
-    if labels is None:
+    if not results.dataset.labelled:
         return {"confusion": [], "class_chart": None, "classes": None}
-    return _confusion(results, labels) | _classes(results)
+    return confusion(results) | classes(results)
 
 
-def _confusion(results: Results, labels: NDArray[np.int64]) -> dict[str, Any]:
+def confusion(results: Results) -> dict[str, Any]:
     """Return the confusion matrices of FP32 and INT8 and their difference."""
-    classes = results.dataset.classes
+    classes, labels = results.dataset.classes, results.test.known_labels
     fp32, int8 = (_count(labels, results.predictions[name], len(classes)) for name in ("fp32", "int8"))
     difference = int8 - fp32
     moved = int((results.predictions["fp32"].predicted != results.predictions["int8"].predicted).sum())
@@ -81,7 +80,7 @@ def _cells(fp32: NDArray[np.int64], int8: NDArray[np.int64], classes: Sequence[s
     return limited_table(["actual as predicted", "FP32", "INT8", "difference"], rows, "metrics/plots/confusion_*.csv")
 
 
-def _classes(results: Results) -> dict[str, Any]:
+def classes(results: Results) -> dict[str, Any]:
     """Return the drop of each class that has test images, and list those that have none."""
     present = sorted(results.classes, key=lambda row: -abs(row.drop))
     names = {row.name for row in present}
