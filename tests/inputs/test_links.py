@@ -272,7 +272,9 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(tmp_path: Path) -> Non
         "inputs: model.weights: the download of https://download.pytorch.org/models/resnet18"
     )
     assert "Connection refused" in result.stderr
-    assert result.stderr.endswith("download the file by other means and set model.weights to its path\n")
+    assert result.stderr.endswith(
+        "download the file by other means and set model.weights to its path, whose name says which weights they are\n"
+    )
     assert len(result.stderr.splitlines()) == 1
 
 

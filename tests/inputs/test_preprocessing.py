@@ -72,6 +72,14 @@ def test_the_description_of_the_weights_is_taken_whole(params: ModelParams) -> N
     assert resolve(params, **agreeing).model_dump() == RESNET18
 
 
+def test_a_file_with_the_name_that_torchvision_published_it_under_is_those_weights() -> None:
+    params = model(weights="downloads/resnet18-f37072fd.pth", preprocessing="torchvision")
+    assert resolve(params, image_size=None).model_dump() == RESNET18
+    with pytest.warns(PtqflowWarning, match=r"resnet18\.IMAGENET1K_V1 expect other images"):
+        resolve(model(weights="resnet18-f37072fd.pth"))
+    assert resolve(model(weights="resnet18-f37072fd-fine-tuned.pth")) == fitted(16)
+
+
 def test_another_network_whose_weights_expect_the_same_leaves_the_card_unchanged_so_that_nothing_is_fetched() -> None:
     first = resolve(model("resnet18", preprocessing="torchvision"), image_size=None)
     assert resolve(model("vgg11", preprocessing="torchvision"), image_size=None) == first

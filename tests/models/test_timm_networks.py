@@ -83,9 +83,7 @@ def test_published_weights_are_looked_for_in_the_cache_of_hugging_face(
     assert str(refusal.value).startswith(
         "model.weights: the download of model.safetensors from https://huggingface.co/timm/resnet18.a1_in1k failed ("
     )
-    assert str(refusal.value).endswith(
-        "set model.weights to its path, and model.mean and model.std to what its page says"
-    )
+    assert str(refusal.value).endswith("set model.weights to its path, and model.preprocessing to timm:a1_in1k")
     assert "\n" not in str(refusal.value)
 
     repository = tmp_path / "models--timm--resnet18.a1_in1k"

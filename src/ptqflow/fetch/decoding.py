@@ -162,7 +162,7 @@ def _choose_scale(image: Image.Image, size: tuple[int, int]) -> tuple[float, flo
 
     Args:
         image: not turned by EXIF yet.
-        size: height and width to which it is resized, turned as it is.
+        size: height and width to which it is resized, of the image before it is turned.
 
     Returns:
         Width and height of what the last column and row hold beyond the image, in their pixels: it may end in one.

@@ -1,7 +1,6 @@
 """What the publisher of weights says of the images that they were trained with."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from ptqflow.core.errors import ModelError
 from ptqflow.core.normalization import Normalization
@@ -25,7 +24,8 @@ def describe_weights(params: ModelParams) -> Description | None:
     Nothing is downloaded: the libraries hold the descriptions.
 
     Returns:
-        None if `model.preprocessing` is null and `model.weights` are not published.
+        None if `model.preprocessing` is null and `model.weights` are not published; a file is, if it has the name under
+        which torchvision published it.
 
     Raises:
         ModelError: `model.preprocessing` names weights that the library does not publish for the network, or none while
@@ -34,15 +34,11 @@ def describe_weights(params: ModelParams) -> Description | None:
     library, _, named = (params.preprocessing or "").partition(":")
     weights = named or params.weights
     found = None
-    if weights and not _is_file(weights) and not params.is_user_code and library in ("", params.library):
+    if weights and not params.is_user_code and library in ("", params.library):
         found = _published(params, weights)
     if found or not library:
         return found
     raise ModelError(_refusal(params, library, named))
-
-
-def _is_file(weights: str) -> bool:
-    return "/" in weights or bool(Path(weights).suffix)
 
 
 def _published(params: ModelParams, weights: str) -> Description | None:

@@ -137,7 +137,7 @@ def download_timm_weights(name: str, weights: str) -> Path:
         raise ModelError(
             f"model.weights: the download of model.safetensors from https://huggingface.co/{repository} failed "
             f"({one_line(error)[:200]}); download the file by other means and set model.weights to its "
-            "path, and model.mean and model.std to what its page says"
+            f"path, and model.preprocessing to {TIMM}{weights}"
         ) from None
 
 

@@ -48,10 +48,21 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def describe_torchvision_weights(architecture: str, name: str) -> Description | None:
-    """Return how torchvision prepares images for the weights that it publishes under a name, None for other weights."""
-    if not is_published(architecture, name):
+    """Return how torchvision prepares images for the weights that it publishes.
+
+    Args:
+        architecture: of torchvision's.
+        name: of the weights, or path of a file with the name that torchvision published it under.
+
+    Returns:
+        None for other weights.
+    """
+    file = Path(name).name
+    members = models.get_model_weights(architecture).__members__ if published_weights(architecture) else {}
+    found = next((one for one, weights in members.items() if name == one or file == Path(weights.url).name), None)
+    if found is None:
         return None
-    preset = models.get_model_weights(architecture)[name].transforms()
+    preset = members[found].transforms()
     (side,), (short,) = preset.crop_size, preset.resize_size
     preprocessing = Preprocessing(
         height=side,
@@ -64,7 +75,7 @@ def describe_torchvision_weights(architecture: str, name: str) -> Description | 
         fill=(0, 0, 0),
     )
     normalization = Normalization(mean=tuple(preset.mean), std=tuple(preset.std))
-    return Description(f"torchvision's weights {architecture}.{name}", preprocessing, normalization)
+    return Description(f"torchvision's weights {architecture}.{found}", preprocessing, normalization)
 
 
 def download_weights(architecture: str, name: str) -> Path:
@@ -94,7 +105,7 @@ def download_weights(architecture: str, name: str) -> Path:
         except (URLError, HTTPException, RuntimeError, TimeoutError, ConnectionError) as error:
             raise ModelError(
                 f"model.weights: the download of {url} failed ({error}); download the file by other means and set "
-                "model.weights to its path"
+                "model.weights to its path, whose name says which weights they are"
             ) from None
     if not hashlib.sha256(file.read_bytes()).hexdigest().startswith(expected):
         raise ModelError(
