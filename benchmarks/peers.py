@@ -269,7 +269,10 @@ def table(
         if row.logits is None:
             cells += [f"failed: {row.failure}", *[""] * (len(heads) - 3)]
         else:
-            cells += [f"{100 * evaluate(row.logits, test.known_labels).top1:.2f}", *fidelity_cells(row.logits, reference)]
+            cells += [
+                f"{100 * evaluate(row.logits, test.known_labels).top1:.2f}",
+                *fidelity_cells(row.logits, reference),
+            ]
             cells += [f"{size_mb(next(iter(row.files.values()))):.1f}"]
             cells += chain.from_iterable(latency_cells(row, of_batch, base) for of_batch in timings.values())
         lines.append(f"| {' | '.join(cells)} |")

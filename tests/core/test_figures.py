@@ -11,7 +11,6 @@ from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import (
     CLASSES,
     EPOCHS,
-    RELIABILITY,
     SENSITIVITY,
     TRIALS,
     ClassRow,
@@ -138,7 +137,7 @@ def test_another_table_is_one_line_that_names_file_and_line(text: str, message: 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("table", [EPOCHS, RELIABILITY])
+@pytest.mark.parametrize("table", [EPOCHS])
 def test_a_table_that_lost_all_rows_which_it_always_has_is_one_line(table: Table) -> None:
     table.write([])
     with pytest.raises(

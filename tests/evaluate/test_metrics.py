@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix
 
 from ptqflow.core.errors import ParamsError
+from ptqflow.core.figures import ConfusionCell
 from ptqflow.core.params import read_params
 from ptqflow.core.run_params import RunParams
 from ptqflow.data.accuracy import evaluate

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ptqflow.convert.sensitivity import measure_sensitivity
 from ptqflow.core.errors import ModelError
+from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.data.preprocessing import to_input
 from ptqflow.export.onnx import to_onnx
 from ptqflow.export.qdq import _FUNCTIONS, build_qdq, step_outputs, step_roundings
@@ -51,7 +52,9 @@ def test_the_graph_of_a_network_for_grey_or_rgba_images_computes_what_the_kernel
     engine: str, channels: int
 ) -> None:
     torch.manual_seed(0)
-    card = miniature.card().model_copy(update={"normalization": miniature.NORMALIZATIONS[channels]})
+    how = Preprocessing.default(miniature.PREPROCESSING.size, {1: "L", 4: "RGBA"}[channels])  # type: ignore[arg-type]
+    changes = {"normalization": miniature.NORMALIZATIONS[channels], "preprocessing": how}
+    card = miniature.card().model_copy(update=changes)
     images = to_input(torch.from_numpy(miniature.images(40, channels=channels)), card.normalization)
     model = miniature.residual(6, channels).eval()
     module = make_networks(model, card, list(images.split(8)), engine=engine).int8.module

@@ -27,7 +27,7 @@ from samples import (
 )
 
 from ptqflow.core.errors import DataError
-from ptqflow.data.dataset import SPLITS, Dataset, open_dataset
+from ptqflow.data.dataset import SPLITS, Dataset, digests_of, open_dataset
 from ptqflow.fetch.archives import list_files
 from ptqflow.fetch.decoding import decode_image
 from ptqflow.fetch.image_folder import _find_layout, load_image_folder
@@ -201,10 +201,16 @@ def test_a_mistake_is_named(change: dict[str, bytes], words: str) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, "holds no files; expected train/<class>/… with test/<class>/… or val/<class>/… or both, or <class>/… alone"),
+        (
+            {},
+            "holds no files; expected train/<class>/… with test/<class>/… or val/<class>/… or both, or <class>/… alone",
+        ),
         ({"train/cat/": b""}, "holds no files"),
         ({"@eaDir/cat/0.png": png(0)}, "holds no files but files that are left out; expected"),
-        ({"cat/0.png": png(0), "cat/1.png": png(1)}, "there is only the class 'cat', and a classifier needs two or more"),
+        (
+            {"cat/0.png": png(0), "cat/1.png": png(1)},
+            "there is only the class 'cat', and a classifier needs two or more",
+        ),
         ({"train/cat/0.png": png(0), "test/cat/1.png": png(1)}, "there is only the class 'cat'"),
         ({"0.png": png(0)}, "0.png is in no class folder"),
     ],
@@ -258,7 +264,12 @@ def test_a_val_of_the_users_stays_val() -> None:
 
 
 def test_val_in_the_place_of_test_is_divided_so_that_no_image_of_test_was_trained_on() -> None:
-    files = {f"{split}/{label}/{i}.png": png(hash((split, label, i)) % 10**6) for split in ("train", "val") for label in ("cat", "dog") for i in range(12)}
+    files = {
+        f"{split}/{label}/{i}.png": png(1000 * (split == "val") + 100 * (label == "dog") + i)
+        for split in ("train", "val")
+        for label in ("cat", "dog")
+        for i in range(12)
+    }
     dataset = fetched(files, val_fraction=0.1, test_fraction=0.2)
     held_out = digests_of([decode_image(data, fitted(16)) for name, data in files.items() if name.startswith("val")])
     assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [24, 8, 16]
@@ -274,7 +285,7 @@ def test_files_that_are_no_images_by_their_names_are_left_out_and_counted(capsys
     )
 
 
-def test_all_rules_that_a_folder_breaks_are_told_at_once() -> None:
+def test_all_rules_that_a_folder_breaks_are_reported_at_once() -> None:
     change = {"test/bird/0.png": png(0), "train/fox/": b"", "test/fox/": b"", "train/owl/": b""}
     message = refusal(image_files() | change)
     assert "test/ has the class 'bird', which train/ does not have; " in message

@@ -41,7 +41,11 @@ def test_the_ends_of_what_is_allowed_are_allowed(key: str, value: object) -> Non
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("name", "mnist", "data.name is 'mnist': input should be 'digits', 'cifar10', 'cifar100', 'fashion_mnist' or"),
+        (
+            "name",
+            "mnist",
+            "data.name is 'mnist': input should be 'digits', 'cifar10', 'cifar100', 'fashion_mnist', 'image_folder'",
+        ),
         ("path", 7, "data.path is 7: input should be a valid string"),
         ("path", "", "data.path is '': string should have at least 1 character"),
         (

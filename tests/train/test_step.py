@@ -48,7 +48,10 @@ def test_a_step_returns_the_mean_loss_and_the_number_of_hits() -> None:
     one.model.eval()  # so that the step and the reference use the same statistics
     drawn = batch(padding=0)
     images = torch.where(drawn.draws.mirrored[:, None, None, None], drawn.images.flip(2), drawn.images)
-    mean, std = (torch.tensor(channels).view(-1, 1, 1) for channels in vars(miniature.NORMALIZATION).values())
+    mean, std = (
+        torch.tensor(channels).view(-1, 1, 1)
+        for channels in (miniature.NORMALIZATION.mean, miniature.NORMALIZATION.std)
+    )
     inputs = (images.permute(0, 3, 1, 2) / 255 - mean) / std
     logits = one.model(inputs)
     expected = nn.functional.cross_entropy(logits, drawn.labels)

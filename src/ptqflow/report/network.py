@@ -50,20 +50,21 @@ def training(epochs: Sequence[EpochRow]) -> dict[str, Any]:
 
 def layers(results: Results) -> dict[str, Any]:
     """Return the sensitivity of the modules and the ranges of the tensors."""
+    labelled = results.dataset.labelled
     precisions = [layer.precision for layer in results.manifest.layers]
     charts_drawn = [
-        chart for chart in (_sensitivity_chart(results.sensitivity, _lost(results)), _ranges_chart(results)) if chart
+        chart for chart in (_sensitivity_chart(results.sensitivity, labelled=labelled), _ranges_chart(results)) if chart
     ]
     return {
         "layers": f"{precisions.count('int8')} layers run on INT8, {precisions.count('fp32')} on FP32.",
         **_budget(results),
         "layer_charts": charts_drawn,
-        "sensitivity": _sensitivity_table(results.sensitivity, _lost(results)),
+        "sensitivity": _sensitivity_table(results.sensitivity, _lost(labelled)),
         "ranges": _ranges_table(results),
     }
 
 
-def _sensitivity_chart(rows: Sequence[SensitivityRow], lost: str) -> Chart | None:
+def _sensitivity_chart(rows: Sequence[SensitivityRow], *, labelled: bool) -> Chart | None:
     measured = sorted((row.sqnr_db, row.module, row.drop) for row in rows if row.sqnr_db is not None)
     if not measured:
         return None
@@ -71,11 +72,12 @@ def _sensitivity_chart(rows: Sequence[SensitivityRow], lost: str) -> Chart | Non
         {"module": module, "sqnr_db": sqnr_db, "drop": signed(100 * drop, 2)}
         for sqnr_db, module, drop in measured[:BARS]
     ]
+    ranked = " convert.max_drop ranks modules by the loss, and by SQNR where it is equal." if labelled else ""
     return Chart(
         "Sensitivity",
-        f"SQNR at the output of each module when it alone is quantized, the lowest first, and {lost}. "
-        f"{measured[0][1]} has the lowest SQNR of {len(measured)} modules{cut(len(measured))}.",
-        charts.draw(charts.sensitivities(bars, "drop" if "top-1" in lost else "changed")),
+        f"SQNR at the output of each module when it alone is quantized, the lowest first, and {_lost(labelled)}. "
+        f"{measured[0][1]} has the lowest SQNR of {len(measured)} modules{cut(len(measured))}.{ranked}",
+        charts.draw(charts.sensitivities(bars, "drop" if labelled else "changed")),
     )
 
 
@@ -114,9 +116,9 @@ def _budget(results: Results) -> dict[str, Any]:
     }
 
 
-def _lost(results: Results) -> str:
-    """Return what `SensitivityRow.drop` is, in points."""
-    return "the loss of top-1 on val" if results.dataset.labelled else "the val images with another prediction"
+def _lost(labelled: bool) -> str:
+    """Return what `SensitivityRow.drop` is."""
+    return "the loss of top-1 on val" if labelled else "the val images with another prediction"
 
 
 def _sensitivity_table(rows: Sequence[SensitivityRow], lost: str) -> Table:
