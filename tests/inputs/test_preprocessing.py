@@ -95,7 +95,7 @@ def test_keys_that_state_what_the_weights_expect_make_no_warning_and_others_one_
     (line,) = (str(warning.message) for warning in caught)
     assert "torchvision's weights resnet18.IMAGENET1K_V1 expect" in line
     assert "(short side resized to 256 (bilinear), cropped at the center to 224x224, RGB)" in line
-    assert "(the largest part at the center that fits resized to 224x224 (bilinear), RGB)" in line
+    assert "(cropped at the center to the proportions of 224x224, resized to 224x224 (bilinear), RGB)" in line
     assert "model.preprocessing=torchvision, with the keys that contradict it null" in line
 
 
