@@ -13,7 +13,7 @@ def card(**changes: object) -> Preprocessing:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "the largest part at the center that fits resized to 48x32 (bilinear), RGB"),
+        ({}, "cropped at the center to the proportions of 48x32, resized to 48x32 (bilinear), RGB"),
         (
             {"resize": "squash", "antialias": False},
             "resized to 48x32 whatever its proportions (bilinear, no antialiasing), RGB",

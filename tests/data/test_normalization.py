@@ -42,6 +42,14 @@ def test_pixels_in_0_to_255_are_normalized_without_another_rounding_by_numpy_and
         assert np.array_equal(found, expected.transpose(0, 3, 1, 2))
 
 
+def test_the_same_normalization_in_another_range_has_the_same_result_but_for_rounding() -> None:
+    normalization = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    in_255 = normalization.in_range(255)
+    assert in_255.mean == pytest.approx((123.675, 116.28, 103.53))
+    assert in_255.in_range(255) is in_255
+    assert np.allclose(normalize(EVERY_VALUE, in_255), normalize(EVERY_VALUE, normalization), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_input_of_any_number_of_channels_equals_that_of_torch_bit_for_bit(channels: int) -> None:
     pixels = random_pixels(20, 8, 8, channels)

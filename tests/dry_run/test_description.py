@@ -1,11 +1,10 @@
-from contextlib import nullcontext
 from importlib.util import find_spec
 
 import miniature
 import pytest
 from miniature import DATASET_CARD
 
-from ptqflow.core.errors import ParamsError, PtqflowWarning
+from ptqflow.core.errors import ParamsError
 from ptqflow.core.normalization import Normalization
 from ptqflow.dry_run.description import describe_model
 from ptqflow.models.params import ModelParams
@@ -60,15 +59,6 @@ def test_the_description_of_the_weights_brings_mean_and_std_in_the_range_of_the_
         assert found.std == pytest.approx([255 * value for value in of.std])
 
 
-def test_a_mean_that_contradicts_the_description_is_one_line_or_a_warning_with_both() -> None:
-    own = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
-    both = r"make mean \[0\.5, .*resnet18\.IMAGENET1K_V1 mean \[0\.485, .*"
-    with pytest.raises(ParamsError, match=f"{both}set mean and std to null"):
-        described("torchvision", **own)
-    with pytest.warns(PtqflowWarning, match=f"{both}model.preprocessing=torchvision takes the latter"):
-        described(None, **own)
-
-
 @pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
 @pytest.mark.parametrize(
     ("weights", "mean", "expected"),
@@ -83,6 +73,4 @@ def test_weights_that_timm_publishes_bring_their_normalization_unless_the_params
     weights: str | None, mean: tuple[float, ...] | None, expected: tuple[float, ...]
 ) -> None:
     params = ModelParams(name="timm:vit_tiny_patch16_224", weights=weights, stem="standard", mean=mean, std=mean)
-    expectation = pytest.warns(PtqflowWarning, match=r"mean \[0\.4, .* mean \[0\.5, ") if mean else nullcontext()
-    with expectation:
-        assert describe_model(params, DATASET_CARD).normalization.mean == expected
+    assert describe_model(params, DATASET_CARD).normalization.mean == expected

@@ -192,6 +192,14 @@ def test_without_antialiasing_pixels_equal_those_of_torch_interpolated_in_float6
         assert np.abs(found - expected).max() <= 1
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_blocks_of_rows_return_what_all_rows_do(interpolation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, preprocessing = photo(90, 70), how((33, 20), resize="squash", interpolation=interpolation, antialias=False)
+    whole = fit_image(image, preprocessing)
+    monkeypatch.setattr("ptqflow.fetch.resizing._BLOCK", 400)
+    assert np.array_equal(fit_image(image, preprocessing), whole)
+
+
 def test_without_antialiasing_pixels_are_within_a_level_of_torchvision_s_for_tensors() -> None:
     image = photo(403, 301)
     tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -36,7 +36,7 @@ def test_what_a_model_takes_and_what_it_is_worth_is_described(export: Path) -> N
 
     assert "ant, bee, cat, dog, eel, fly" in text
     assert "images, float32 (N, 3, 8, 8), (pixel / 255 - mean) / std" in text
-    assert "pixels      the largest part at the center that fits resized to 8x8 (bilinear), RGB\n" in text
+    assert "pixels      cropped at the center to the proportions of 8x8, resized to 8x8 (bilinear), RGB\n" in text
     assert "mean        0.5 0.4 0.3" in text
     assert "engine onednn, 8-bit activations, which on x86 need VNNI" in text
     assert "FP32 90.00 %, INT8 85.00 %, agreement 95.00 %" in text

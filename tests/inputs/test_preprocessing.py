@@ -95,8 +95,8 @@ def test_keys_that_state_what_the_weights_expect_make_no_warning_and_others_one_
     (line,) = (str(warning.message) for warning in caught)
     assert "torchvision's weights resnet18.IMAGENET1K_V1 expect" in line
     assert "(short side resized to 256 (bilinear), cropped at the center to 224x224, RGB)" in line
-    assert "(the largest part at the center that fits resized to 224x224 (bilinear), RGB)" in line
-    assert "model.preprocessing=torchvision and data.image_size=null" in line
+    assert "(cropped at the center to the proportions of 224x224, resized to 224x224 (bilinear), RGB)" in line
+    assert "model.preprocessing=torchvision, with the keys that contradict it null" in line
 
 
 @pytest.mark.parametrize(
@@ -106,13 +106,13 @@ def test_keys_that_state_what_the_weights_expect_make_no_warning_and_others_one_
             {"image_size": 32},
             "data.image_size is 32, not 224, as model.preprocessing=torchvision (torchvision's weights",
         ),
-        ({"image_size": [224, 200]}, "data.image_size is (224, 200), not 224"),
+        ({"image_size": [224, 200]}, "data.image_size is [224, 200], not 224"),
         ({"resize": "letterbox"}, "data.resize is letterbox, not short_side"),
         ({"crop": 0.5}, "data.crop is 0.5, not 256"),
         ({"crop": 232}, "data.crop is 232, not 256"),
         ({"interpolation": "lanczos"}, "set data.interpolation to null, or model.preprocessing to null"),
-        ({"antialias": False}, "data.antialias is False, not True"),
-        ({"channels": 1}, "data.channels is 1, not 3"),
+        ({"antialias": False}, "data.antialias is false, not true"),
+        ({"channels": 1}, "data.channels is 1, not 3, as "),
         ({"channel_order": "BGR"}, "data.channel_order is BGR, not RGB"),
         ({"resize": "squash", "crop": 300, "channels": 4}, "set data.resize, data.crop to null and data.channels to 3"),
     ],
@@ -123,39 +123,36 @@ def test_a_key_that_contradicts_the_description_is_one_line_with_both_and_a_reme
     assert words in refusal(model(preprocessing="torchvision"), **({"image_size": None} | keys))
 
 
+@pytest.mark.parametrize("preprocessing", [None, "torchvision"])
 @pytest.mark.parametrize(
-    ("params", "words"),
+    ("mean", "std", "input_range"),
     [
-        (
-            model(weights=None, preprocessing="torchvision"),
-            "model.weights is null; name the ones that it stems from, such as torchvision:IMAGENET1K_V1",
-        ),
-        (
-            model(weights="a/b.pt", preprocessing="torchvision"),
-            "model.weights is a/b.pt, of which torchvision says nothing",
-        ),
-        (model(weights="V9", preprocessing="torchvision"), "model.weights is V9, of which"),
-        (
-            model(preprocessing="torchvision:V9"),
-            "there are no such weights; those that torchvision publishes for resnet18: IMAGENET1K_V1",
-        ),
-        (
-            model(preprocessing="timm"),
-            "model.name=resnet18 is a network of torchvision's; set model.preprocessing to null",
-        ),
-        (model("mine:build", None, "torchvision:IMAGENET1K_V1"), "model.name=mine:build is a network of your own"),
-        (model("no_such_net", None, "torchvision"), "publishes for no_such_net: none"),
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1),
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 255),
+        (None, None, 255),
     ],
 )
-def test_a_description_that_does_not_exist_is_one_line(params: ModelParams, words: str) -> None:
-    assert words in refusal(params, image_size=None)
+def test_a_mean_and_std_that_the_weights_expect_are_no_contradiction(
+    preprocessing: str | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, input_range: int
+) -> None:
+    keys = {"preprocessing": preprocessing, "mean": mean, "std": std, "input_range": input_range}
+    params = model().model_copy(update=keys)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resolve(params, image_size=224, resize="short_side", crop=256).model_dump() == RESNET18
 
 
-@needs_timm
-def test_a_network_of_timm_without_such_weights_is_one_line() -> None:
-    assert "timm publishes for resnet18: a1_in1k, " in refusal(model("timm:resnet18", "x.pt", "timm"), image_size=None)
-    found = resolve(model("timm:resnet18", "x.pt", "timm:a1_in1k"), image_size=None)
-    assert (found.size, found.resized, found.interpolation) == ((224, 224), (235, 235), "bicubic")
+@pytest.mark.parametrize("mean", [(0.5, 0.5, 0.5), (0.5,)])
+def test_a_mean_that_contradicts_the_weights_is_one_line_or_a_warning_with_both(mean: tuple[float, ...]) -> None:
+    params = model().model_copy(update={"mean": mean, "std": mean})
+    both = f"mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225], not mean {list(mean)}, std {list(mean)}"
+    described = params.model_copy(update={"preprocessing": "torchvision"})
+    assert f"{both}; set mean and std to null, or model.preprocessing to null" in refusal(described, image_size=None)
+    with pytest.warns(PtqflowWarning) as caught:
+        resolve(params, image_size=224, resize="short_side", crop=256)
+    assert f"expect other values than the keys of model state: {both}, which may cost accuracy" in str(
+        caught[0].message
+    )
 
 
 def test_a_size_that_is_stated_nowhere_is_one_line() -> None:

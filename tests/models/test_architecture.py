@@ -61,6 +61,14 @@ def test_torchvision_networks_that_classify_no_images_are_refused(name: str) -> 
         build_model(name, "standard", 10, (3, 32, 32))
 
 
+def test_a_vision_transformer_of_torchvision_refuses_images_that_are_no_squares_in_one_line() -> None:
+    with pytest.raises(
+        ModelError, match=r"vit_b_16 takes square images, .* 64x32 pixels; set data\.image_size to one"
+    ) as refusal:
+        build_model("vit_b_16", "standard", 10, (3, 64, 32))
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize(("name", "image_size"), [("alexnet", 32), ("vit_b_16", 40)])
 def test_images_of_an_impossible_size_are_refused_in_one_line(name: str, image_size: int) -> None:
     with pytest.raises(ModelError, match=rf"={name} cannot .* images of {image_size}x{image_size}") as refusal:

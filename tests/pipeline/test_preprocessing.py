@@ -20,7 +20,7 @@ CLASSES = {"blue": (30, 60, 200), "red": (200, 60, 30)}
 
 
 def photo(seed: int, color: tuple[int, int, int]) -> bytes:
-    """Return a JPEG or PNG of any proportions, of which color tells the class and not the brightness."""
+    """Return a JPEG or PNG of any proportions, whose color is that of the class."""
     height, width = (int(side) for side in np.random.default_rng(seed).integers(10, 90, 2))
     noise = random_pixels(height, width, 3, seed=seed) // 4
     return encode(Image.fromarray(noise + np.array(color, np.uint8) // 2), ("JPEG", "PNG")[seed % 2])
@@ -50,7 +50,7 @@ def test_upright_letterboxed_bgr_images_of_0_to_255_run_from_their_files_to_pred
 ) -> None:
     folder = repository.path.parent / "photos of two colors"
     files = {
-        f"{split}/{name}/{i:03}.image": photo(seed + i, color)
+        f"{split}/{name}/{i:03}.jpg": photo(seed + i, color)
         for split, count, seed in (("train", 60, 0), ("test", 30, 500))
         for name, color in CLASSES.items()
         for i in range(count)

@@ -93,7 +93,8 @@ def test_the_run_is_described_by_what_its_files_record() -> None:
         "Data": "ants: made up",
         "Images": ("1,200 train, 1,200 val, 1,200 test; 4 classes, 16 by 16 pixels, 1 unreadable files left out"),
         "Preprocessing": (
-            "the largest part at the center that fits resized to 16x16 (bilinear), RGB; (pixel / 255 - mean) / std"
+            "cropped at the center to the proportions of 16x16"
+            ", resized to 16x16 (bilinear), RGB; (pixel / 255 - mean) / std"
         ),
         "Model": "resnet18, stem standard",
         "Calibration": "320 training images",

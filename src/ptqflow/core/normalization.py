@@ -36,6 +36,14 @@ class Normalization(Card):
         """What pixels are divided by before mean and std are applied: 255, or 1, which changes no bit."""
         return 255 // self.input_range
 
+    def in_range(self, input_range: Literal[1, 255]) -> Self:
+        """Return the same normalization, for pixels in another range."""
+        if input_range == self.input_range:
+            return self
+        factor = input_range / self.input_range
+        mean, std = (tuple(value * factor for value in part) for part in (self.mean, self.std))
+        return type(self)(mean=mean, std=std, input_range=input_range)
+
     @property
     def formula(self) -> str:
         """The computation as text."""

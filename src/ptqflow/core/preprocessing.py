@@ -101,7 +101,7 @@ class Preprocessing(Card):
     def _steps(self) -> Iterator[str]:
         resized = in_pixels(self.resized)
         yield {
-            "fit": f"the largest part at the center that fits resized to {resized}",
+            "fit": f"cropped at the center to the proportions of {resized}, resized to {resized}",
             "short_side": f"short side resized to {self.resized[0]}"
             if self.resized[0] == self.resized[1]
             else f"resized to cover {resized}",

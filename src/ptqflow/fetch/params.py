@@ -1,6 +1,7 @@
 """The `data` section of params.yaml."""
 
 import difflib
+import json
 import math
 from encodings.aliases import aliases
 from typing import Annotated, Any, Literal, Self
@@ -176,7 +177,7 @@ class DataParams(Params):
         """Return the keys that are not null and state another preprocessing, each with what it says and the other."""
         stated = {
             "channels": (self.channels, described.channels),
-            "channel_order": (self.color, described.color),
+            "channel_order": (self.color if self.channels == described.channels else None, described.color),
             "image_size": (self.size, described.size),
             "resize": (self.resize, described.resize),
             "crop": (self.crop and _before_crop(described.size, self.crop), described.resized),
@@ -184,10 +185,14 @@ class DataParams(Params):
             "antialias": (self.antialias, described.antialias),
         }
         return {
-            key: f"data.{key} is {getattr(self, key)}, not {_as_key(key, described)}"
+            key: f"data.{key} is {_as_yaml(getattr(self, key))}, not {_as_yaml(_as_key(key, described))}"
             for key, (own, other) in stated.items()
             if own is not None and own != other
         }
+
+
+def _as_yaml(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _as_key(key: str, described: Preprocessing) -> object:

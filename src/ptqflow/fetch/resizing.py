@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ _FILTERS: Mapping[Interpolation, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_BLOCK = 1 << 18  # pixels that are interpolated at a time: NumPy takes 60 bytes or more for each
 _SHARPNESS = -0.75  # of the cubic kernel without antialiasing, in torch and OpenCV; with it, Pillow has -0.5
 
 
@@ -91,24 +93,33 @@ def _resample(image: Image.Image, size: tuple[int, int], box: Box, how: Preproce
 
 def _interpolate(image: Image.Image, size: tuple[int, int], box: Box, interpolation: Interpolation) -> Image.Image:
     """Resize without antialiasing, as `torch.nn.functional.interpolate` does, rounded to the nearest."""
-    left, top, right, bottom = box
-    values = np.asarray(image)
-    for axis, (length, first, last) in enumerate(((size[0], top, bottom), (size[1], left, right))):
-        values = _along(values, axis, length, first, last, interpolation)
-    rounded = np.rint(values).clip(0, 255).astype(np.uint8)
-    return Image.frombytes(image.mode, (size[1], size[0]), rounded.tobytes())
+    (height, width), (left, top, right, bottom) = size, box
+    values, rows = np.asarray(image), _places(height, top, bottom, interpolation)
+    columns = _places(width, left, right, interpolation)
+    resized = Image.new(image.mode, (width, height))
+    step = max(1, _BLOCK // max(width, image.width))
+    for first in range(0, height, step):
+        block = _along(_along(values, 0, rows[first : first + step], interpolation), 1, columns, interpolation)
+        rounded = np.rint(block).clip(0, 255).astype(np.uint8)
+        resized.paste(Image.frombytes(image.mode, (width, len(block)), rounded.tobytes()), (0, first))
+    return resized
+
+
+def _places(length: int, first: float, last: float, interpolation: Interpolation) -> NDArray[np.float64]:
+    """Return the centers of equally large parts of an interval, in pixels from the center of the first pixel."""
+    parts = np.arange(length, dtype=np.float64)
+    places: NDArray[np.float64] = first + (parts + 0.5) * ((last - first) / length) - 0.5
+    # torch lets only a cubic kernel reach beyond the first pixel.
+    return np.maximum(places, 0) if interpolation == "bilinear" else places
 
 
 def _along(
-    values: NDArray[np.generic], axis: int, length: int, first: float, last: float, interpolation: Interpolation
+    values: NDArray[Any], axis: int, places: NDArray[np.float64], interpolation: Interpolation
 ) -> NDArray[np.float64]:
-    """Interpolate at `length` equally distant places from `first` to `last` along an axis."""
-    places = first + (np.arange(length) + 0.5) * ((last - first) / length) - 0.5
-    if interpolation == "bilinear":  # torch lets only a cubic kernel reach beyond the first pixel
-        places = np.maximum(places, 0)
+    """Interpolate at places along an axis; beyond the edges are the values there."""
     base = np.floor(places)
     shape = [1] * values.ndim
-    shape[axis] = length
+    shape[axis] = len(places)
     taps = (0, 1) if interpolation == "bilinear" else (-1, 0, 1, 2)
     terms = (
         np.take(values, (base + tap).clip(0, values.shape[axis] - 1).astype(np.int64), axis).astype(np.float64)
