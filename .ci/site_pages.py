@@ -21,6 +21,8 @@ PAGES = {
 """Files of the root by the name of their page."""
 _ERRORS = ("PtqflowError", "ParamsError", "DataError", "ModelError", "ArtifactError", "EngineError", "PtqflowWarning")
 DOCUMENTED = (
+    "ptqflow.quantize",
+    "ptqflow.quantization.result.Quantization",
     "ptqflow.load",
     "ptqflow.inference.classifier.Classifier",
     *(f"ptqflow.core.errors.{name}" for name in _ERRORS),

@@ -8,12 +8,12 @@ def main() -> str:
     """Write models/export, if all its files pass, metrics/export.json and metrics/plots/export.csv."""
     from ptqflow.core.artifacts import new_directory, write_metrics
     from ptqflow.core.figures import FILE_CHECKS, read_evaluation_figures
-    from ptqflow.core.params import read_params
+    from ptqflow.core.params import read_params, read_sections
     from ptqflow.data.dataset import open_dataset
     from ptqflow.data.logits import load_logits
     from ptqflow.export import export
     from ptqflow.export.gate import Gate
-    from ptqflow.export.manifest import describe
+    from ptqflow.export.manifest import SECTIONS, describe
     from ptqflow.export.params import ExportParams
     from ptqflow.fx.artifact import load_int8
     from ptqflow.models.fp32 import load_fp32
@@ -27,7 +27,8 @@ def main() -> str:
     logits = export.pair_logits(networks, int8, fp32, dataset.card)
     with new_directory(EXPORT) as partial:
         export.write_files(partial, networks, logits, params)
-        write_manifest(partial, describe(partial, networks, dataset.card, params, read_evaluation_figures()))
+        figures, sections = read_evaluation_figures(), read_sections(SECTIONS)
+        write_manifest(partial, describe(partial, networks, dataset.card, params, figures, sections))
         gate = Gate(partial, DATASET, dataset.test.labels, int8.card.batch_size)
         checks = export.check_files(gate, networks, logits, dataset.test, params)
     FILE_CHECKS.write(checks)

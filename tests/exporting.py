@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ptqflow.convert.quantize import quantize
 from ptqflow.core.figures import FileCheck
+from ptqflow.core.params import read_sections
 from ptqflow.data.dataset import Dataset, Split
 from ptqflow.export.export import LogitsPair, Networks, check_files
 from ptqflow.export.gate import Gate
-from ptqflow.export.manifest import describe
+from ptqflow.export.manifest import SECTIONS, describe
 from ptqflow.export.params import ExportParams
 from ptqflow.fx.artifact import Int8Model
 from ptqflow.models.fp32 import ModelCard
@@ -64,5 +65,12 @@ class Exported:
 
     def describe(self) -> None:
         """Write the manifest."""
-        manifest = describe(self.directory, self.networks, self.dataset.card, PARAMS, evaluation_figures(int8=0.5))
+        manifest = describe(
+            self.directory,
+            self.networks,
+            self.dataset.card,
+            PARAMS,
+            evaluation_figures(int8=0.5),
+            read_sections(SECTIONS),
+        )
         write_manifest(self.directory, manifest)

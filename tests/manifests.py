@@ -9,9 +9,9 @@ from evaluation import evaluation_figures
 from fresh_process import ENGINES
 
 from ptqflow.core.engines import lacks_vnni
+from ptqflow.core.version import VERSION
 from ptqflow.runtime.manifest import (
     FORMAT_VERSION,
-    VERSION,
     CalibrationCard,
     FileCard,
     InputCard,

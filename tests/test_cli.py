@@ -154,7 +154,7 @@ def test_verify_checks_every_runtime_and_exits_with_1_after_a_failure(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format_version": 2}, "is of format 2, and this ptqflow reads format 1: install a newer ptqflow"),
+        ({"format_version": 3}, "is of format 3, and this ptqflow reads format 2: install a newer ptqflow"),
         ({"files": {}}, "no runtime can run the model here|has no reference.npz"),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_package_of_the_pipeline_that_is_missing_is_reported_with_what_brings_
     ("arguments", "words"),
     [
         ([], "COMMAND"),
-        (["quantize"], "invalid choice: 'quantize'"),
+        (["quantise"], "invalid choice: 'quantise'"),
         (["predict", "model"], "IMAGE"),
         (["predict", "model", "a.png", "-k", "0"], "'0' is not a whole number of 1 or more"),
         (["predict", "model", "a.png", "-k", "x"], "'x' is not a whole number of 1 or more"),

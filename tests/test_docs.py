@@ -118,7 +118,7 @@ COMMANDS = re.findall(r"^    (\w+) ", help_of().partition("commands:")[2], re.MU
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_and_its_options_are_described(command: str) -> None:
-    text = "".join(page.read_text() for page in (ROOT / "README.md", USE, FIGURES, SWEEPS))
+    text = "".join(page.read_text() for page in (ROOT / "README.md", QUANTIZE, USE, FIGURES, SWEEPS))
     assert f"ptqflow {command} " in text
     options = set(re.findall(r"^  (?:-h, )?(-[\w-]+)", help_of(command), re.MULTILINE)) - {"--help"}
     assert {option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)} == set()

@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_quantize(commands)
     _add_predict(commands)
     _add_inspect(commands)
     _add_verify(commands)
@@ -91,6 +92,55 @@ def _add_command(
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", type=Path, help="an exported model, such as models/export")
+
+
+def _add_quantize(commands: "Commands") -> None:
+    parser = _add_command(
+        commands,
+        _quantize,
+        "quantize a classifier on photos without labels, and check what comes out",
+        """\
+examples:
+  ptqflow quantize --model timm:mobilenetv3_small_100 --weights w.safetensors photos/ -o models/export
+  ptqflow quantize --model resnet18 --weights IMAGENET1K_V1 -S model.preprocessing=torchvision photos.zip -o export
+  ptqflow quantize --model nets:build --weights w.pt -S data.image_size=64 photos/ -o export --report report.html
+
+Half of the photos are compared with FP32, a tenth of the others serve the report, the rest calibrates, 320 at most. The
+folder that is written has an ONNX and a TorchScript file, each checked in a fresh process; `ptqflow predict` runs it.
+Settings are keys of params.yaml in the sections data, model, calib, convert and export, with values as of YAML.
+
+In Python: ptqflow.quantize(model, images).""",
+    )
+    parser.add_argument("images", metavar="IMAGES", type=Path, help="a folder or an archive with photos")
+    parser.add_argument("--model", required=True, help="of torchvision, timm:NAME, or module:function of your own")
+    parser.add_argument("--weights", required=True, help="a .pt, .ckpt or .safetensors file, or published weights")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", type=Path, help="folder to write")
+    parser.add_argument("--classes", metavar="FILE", help="text file with the name of a class a line")
+    parser.add_argument("--report", metavar="FILE", type=Path, help="write a page about the model, too")
+    parser.add_argument("-S", "--set", metavar="KEY=VALUE", dest="settings", action="append", default=[], type=_setting)
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    import warnings
+
+    import ptqflow
+    from ptqflow.core.errors import PtqflowWarning
+    from ptqflow.core.progress import print_beside_bars
+
+    settings = dict(options.settings) | ({"model.classes": options.classes} if options.classes else {})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PtqflowWarning)
+        result = ptqflow.quantize(
+            options.model, options.images, weights=options.weights, settings=settings, report=print_beside_bars
+        )
+    for warning in caught:
+        if issubclass(warning.category, PtqflowWarning):
+            complain(str(warning.message))
+    result.save(options.output)
+    if options.report:
+        result.report(options.report)
+    print(result.verdict)
+    return 0
 
 
 def _add_predict(commands: "Commands") -> None:
@@ -352,6 +402,15 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
+
+
+def _setting(text: str) -> tuple[str, object]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, such as data.image_size=224")
+    from ptqflow.core.params import parse_value
+
+    return key, parse_value(value)
 
 
 def _points(text: str) -> float:

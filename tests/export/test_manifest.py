@@ -3,14 +3,15 @@ from pathlib import Path
 import miniature
 import pytest
 from evaluation import evaluation_figures
-from exporting import PARAMS, ROOT, WEIGHTS_SHA256, Exported
+from exporting import PARAMS, WEIGHTS_SHA256, Exported
 from repository import stages_of
 from ruamel.yaml import YAML
 
+import ptqflow
 from ptqflow.core.code import hash_packages
 from ptqflow.export.manifest import PACKAGES
 from ptqflow.models.architecture import hash_code
-from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, REFERENCE, VERSION, read_manifest
+from ptqflow.runtime.manifest import FP32_ONNX, INT8_ONNX, INT8_TORCHSCRIPT, REFERENCE, read_manifest
 
 
 def test_the_manifest_describes_files_data_code_and_layers(exported: Exported) -> None:
@@ -29,7 +30,7 @@ def test_the_manifest_describes_files_data_code_and_layers(exported: Exported) -
     assert layers["conv2"].scale == pytest.approx(float(module.conv2.scale))
     assert (layers["fc"].precision, layers["fc"].scale) == ("fp32", None)
     assert manifest.weights_sha256 == WEIGHTS_SHA256
-    assert f'version = "{VERSION}"' in (ROOT / "pyproject.toml").read_text()
+    assert manifest.ptqflow_version == ptqflow.__version__
 
 
 @pytest.mark.parametrize(

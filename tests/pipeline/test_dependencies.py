@@ -71,13 +71,22 @@ def test_deps_are_the_script_and_the_packages_that_it_imports(file: str, stage: 
 
 
 def test_packages_run_no_code_when_they_are_imported_that_deps_would_miss() -> None:
-    # The root package defines `load` for users, which changes nothing where it is not called.
+    # The root package defines `load` and `quantize` for users, which change nothing where they are not called.
     for package in (ROOT / "src").rglob("__init__.py"):
         statements = ast.parse(package.read_text()).body[1:]  # after the docstring
         defined = [ast.unparse(statement).partition("\n")[0] for statement in statements]
         is_root = package.parent.name == PACKAGE
         assert [line.partition("(")[0] for line in defined] == (
-            ["from typing import TYPE_CHECKING", "if TYPE_CHECKING:", "def load"] if is_root else []
+            [
+                "from typing import TYPE_CHECKING",
+                "from ptqflow.core.version import VERSION",
+                "if TYPE_CHECKING:",
+                "__version__ = VERSION",
+                "def load",
+                "def quantize",
+            ]
+            if is_root
+            else []
         ), package
 
 

@@ -5,7 +5,7 @@ stage, and a new calibration key would retrain the network.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,11 +64,31 @@ def read_params(section: str, model: type[P], path: Path = PARAMS_FILE) -> P:
         raise ParamsError(
             f"{path}: '{section}' is {values[section]!r}, not a section with {', '.join(model.model_fields)}"
         )
+    return validate(section, model, values[section], str(path))
+
+
+def validate(section: str, model: type[P], values: Mapping[str, Any], origin: str) -> P:
+    """Return a section with these values.
+
+    Args:
+        section: its name.
+        model: of the section.
+        values: by their keys.
+        origin: where they are from, for an error.
+
+    Raises:
+        ParamsError: a key is unknown, missing, of the wrong type or out of range.
+    """
     try:
-        return model.model_validate(values[section])
+        return model.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(_describe(section, model, details) for details in error.errors())
-        raise ParamsError(f"{path}: {problems}") from None
+        raise ParamsError(f"{origin}: {problems}") from None
+
+
+def default_sections() -> dict[str, dict[str, Any]]:
+    """Return all sections with the values that ptqflow ships."""
+    return _load(Path(__file__).parents[1] / PARAMS_FILE)
 
 
 def read_sections(names: Iterable[str], path: Path = PARAMS_FILE) -> dict[str, dict[str, Any]]:
@@ -81,6 +101,18 @@ def read_sections(names: Iterable[str], path: Path = PARAMS_FILE) -> dict[str, d
     if missing := [name for name in names if not isinstance(values.get(name), dict)]:
         raise ParamsError(f"{path}: section '{missing[0]}' is missing")
     return {name: values[name] for name in names}
+
+
+def parse_value(text: str) -> Any:
+    """Return a value as YAML 1.2 reads it.
+
+    Raises:
+        ParamsError: it is no YAML.
+    """
+    try:
+        return YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise ParamsError(f"{text!r} is not valid YAML: {one_line(error)}") from None
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The manifest of an exported model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 
 from ptqflow.core.code import hash_packages
 from ptqflow.core.figures import Figures
-from ptqflow.core.params import read_sections
+from ptqflow.core.version import VERSION
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.export.export import Networks
 from ptqflow.export.params import ExportParams
@@ -16,7 +17,6 @@ from ptqflow.fx.layers import list_layers
 from ptqflow.models.torchvision_weights import is_published
 from ptqflow.runtime.manifest import (
     FORMAT_VERSION,
-    VERSION,
     CalibrationCard,
     InputCard,
     LayerCard,
@@ -27,11 +27,17 @@ from ptqflow.runtime.manifest import (
 
 PACKAGES = ("core", "data", "export", "fx", "models", "runtime")
 """That the stage `export` depends on: a hash of others would change model.json though dvc has no reason to rerun it."""
-_SECTIONS = ("data", "model", "train", "calib", "convert")
+SECTIONS = ("data", "model", "train", "calib", "convert")
+"""Of params.yaml, that the manifest records."""
 
 
 def describe(
-    directory: Path, networks: Networks, dataset: DatasetCard, params: ExportParams, metrics: Figures
+    directory: Path,
+    networks: Networks,
+    dataset: DatasetCard,
+    params: ExportParams,
+    metrics: Figures,
+    sections: Mapping[str, Mapping[str, Any]],
 ) -> Manifest:
     """Return the manifest of the files in a directory.
 
@@ -41,6 +47,7 @@ def describe(
         dataset: from which the networks were made.
         params: the section `export`.
         metrics: what `evaluate` measured.
+        sections: of params.yaml, all that the networks were made with.
     """
     card, int8 = networks.card, networks.int8.card
     scheme = int8.scheme
@@ -55,7 +62,7 @@ def describe(
         engine=scheme.engine,
         needs=Needs(vnni=not scheme.reduce_range),
         torch_version=torch.__version__.partition("+")[0],
-        params=_params(),
+        params=_without_paths(sections),
         dataset_sha256=dict(dataset.sha256),
         code_sha256=hash_packages(PACKAGES),
         model_code_sha256=card.code_sha256,
@@ -68,14 +75,15 @@ def describe(
     )
 
 
-def _params() -> dict[str, dict[str, Any]]:
+def _without_paths(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the sections without paths of files on this machine: hashes identify their contents."""
-    sections = read_sections(_SECTIONS)
-    del sections["data"]["path"]
-    model = sections["model"]
+    kept = {name: dict(sections[name]) for name in SECTIONS}
+    del kept["data"]["path"]
+    model = kept["model"]
+    model.pop("classes", None)
     if model["weights"] and not is_published(model["name"], model["weights"]):
         del model["weights"]
-    return sections
+    return kept
 
 
 def _layers(networks: Networks) -> tuple[LayerCard, ...]:

@@ -1,6 +1,8 @@
 """Read a data set, split it and store it."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,23 +29,36 @@ def fetch(params: DataParams, preprocessing: Preprocessing, given: Path | None, 
         DataError: the source cannot be read, or has too few images for the splits.
         OSError: the disk is full.
     """
+    with new_directory(directory) as made, _scratch(made) as scratch:
+        return _store(made, scratch, load_source(params, preprocessing, given, scratch), params, preprocessing)
+
+
+def store(source: Source, params: DataParams, preprocessing: Preprocessing, directory: Path) -> DatasetCard:
+    """Do as `fetch`, of a source that is loaded."""
+    with new_directory(directory) as made, _scratch(made) as scratch:
+        return _store(made, scratch, source, params, preprocessing)
+
+
+@contextmanager
+def _scratch(made: Path) -> Iterator[Path]:
+    scratch = made / "scratch"
+    scratch.mkdir()
+    yield scratch
+    shutil.rmtree(scratch)
+
+
+def _store(made: Path, scratch: Path, source: Source, params: DataParams, preprocessing: Preprocessing) -> DatasetCard:
     shape = preprocessing.input_shape
-    with new_directory(directory) as made:
-        scratch = made / "scratch"
-        scratch.mkdir()
-        source = load_source(params, preprocessing, given, scratch)
+    splits = split_source(source, params)
+    written = write_images(made, source, splits, shape)
+    if len(written.unreadable):  # splits are drawn from readable images, so others may go elsewhere
+        for split in SPLITS:
+            (made / f"{split}_images.npy").rename(scratch / f"{split}_images.npy")
+        read = partial(read_written, scratch, splits, shape)
+        source = replace(source.without(written.unreadable), read=read)
         splits = split_source(source, params)
         written = write_images(made, source, splits, shape)
-        if len(written.unreadable):  # splits are drawn from readable images, so others may go elsewhere
-            for split in SPLITS:
-                (made / f"{split}_images.npy").rename(scratch / f"{split}_images.npy")
-            read = partial(read_written, scratch, splits, shape)
-            source = replace(source.without(written.unreadable), read=read)
-            splits = split_source(source, params)
-            written = write_images(made, source, splits, shape)
-        card = save_card(made, params.name, source, splits, written, preprocessing)
-        shutil.rmtree(scratch)
-    return card
+    return save_card(made, params.name, source, splits, written, preprocessing)
 
 
 def split_source(source: Source, params: DataParams) -> dict[str, Pool]:

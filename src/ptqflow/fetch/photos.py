@@ -11,7 +11,8 @@ from ptqflow.fetch.image_files import list_images, read_images
 from ptqflow.fetch.params import DataParams
 from ptqflow.fetch.splitting import Pool, Source
 
-_FEWEST = 4  # of which each split has one
+FEWEST = 4
+"""Images, of which each split has one."""
 
 
 def load_photos(root: Path, params: DataParams, preprocessing: Preprocessing) -> Source:
@@ -21,9 +22,9 @@ def load_photos(root: Path, params: DataParams, preprocessing: Preprocessing) ->
         DataError: there are fewer than 4.
     """
     listing = list_images(root, params)
-    if len(listing.files) < _FEWEST:
+    if len(listing.files) < FEWEST:
         raise DataError(
-            f"{root.resolve()} holds {len(listing.files)} images, and {_FEWEST} are the fewest that can be divided "
+            f"{root.resolve()} holds {len(listing.files)} images, and {FEWEST} are the fewest that can be divided "
             "into those that calibrate and those that are compared; add images"
         )
     return Source(

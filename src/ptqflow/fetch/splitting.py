@@ -117,8 +117,6 @@ def stratified_split(
     Raises:
         DataError: a class has one image, or a split is smaller than the number of classes.
     """
-    from sklearn.model_selection import train_test_split
-
     present, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2:
         raise DataError(
@@ -131,6 +129,11 @@ def stratified_split(
             f"{key} divides {len(labels)} images into {len(labels) - size} and {size}, and each split needs "
             f"{len(present)} or more{', one of each class' if classes else ''}; change it, or add images"
         )
+    if not classes:
+        drawn = np.random.default_rng(seed).permutation(len(labels))
+        return np.sort(drawn[size:]), np.sort(drawn[:size])
+    from sklearn.model_selection import train_test_split  # takes a second to import
+
     first_rows, second_rows = train_test_split(
         np.arange(len(labels), dtype=np.int64), test_size=second, stratify=labels, random_state=seed
     )

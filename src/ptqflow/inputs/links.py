@@ -25,7 +25,7 @@ def link_inputs(data: DataParams, model: ModelParams) -> None:
             module, or its package cannot be imported.
     """
     data_path = _find_data(data.path) if data.path else None
-    weights = _find_weights(model) if model.weights else None
+    weights = find_weights(model) if model.weights else None
     code = _find_module(model.name.partition(":")[0]) if model.is_user_code else None
     _link(DATA, data_path)
     _link(WEIGHTS, weights)
@@ -118,7 +118,12 @@ def _entries(folder: str) -> Iterator["os.DirEntry[str]"]:
                 yield from _entries(entry.path)
 
 
-def _find_weights(model: ModelParams) -> Path:
+def find_weights(model: ModelParams) -> Path:
+    """Return the file of `model.weights`, which is set; published weights are downloaded where they are not there yet.
+
+    Raises:
+        ModelError: there are no such file and no such weights, or the download fails.
+    """
     assert model.weights is not None
     if found := _find(model.weights):
         if not found.is_file():

@@ -48,6 +48,27 @@ def build_model(name: str, stem: str, num_classes: int, input_shape: InputShape)
     return model
 
 
+def count_outputs_of(model: nn.Module, name: str, input_shape: InputShape) -> int:
+    """Return how many classes a network has scores for; one that returns a dict or an object returns logits afterwards.
+
+    Raises:
+        ModelError: it does not map (N, *input_shape) to (N, classes).
+    """
+    try:
+        with torch.no_grad():
+            output = return_logits(model, model(torch.zeros(2, *input_shape)))
+    except _ANY as error:
+        height, width = input_shape[1:]
+        raise ModelError(
+            f"{name} cannot take images of {height}x{width} with {input_shape[0]} channels ({type(error).__name__}: "
+            f"{error}); set data.image_size and data.channels to what it takes"
+        ) from error
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 2 or output.shape[1] < 2:
+        found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ModelError(f"{name} returns {found} for two images, not one score for each class")
+    return int(output.shape[1])
+
+
 def hash_code(name: str) -> str | None:
     """Return the hex SHA-256 of the user's module in `module:function`, None for a network of torchvision or timm."""
     if not is_user_code(name):

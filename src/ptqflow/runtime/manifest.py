@@ -11,9 +11,6 @@ from ptqflow.core.figures import Figures
 from ptqflow.core.normalization import InputShape, Normalization
 from ptqflow.core.preprocessing import Preprocessing
 
-VERSION = "0.1.0"
-"""Of ptqflow, as pyproject.toml has it."""
-
 MANIFEST_FILE = "model.json"
 FORMAT_VERSION: Final = 2
 INT8_ONNX = "int8.onnx"
