@@ -21,8 +21,8 @@ from ptqflow.core.artifacts import Card
 from ptqflow.core.params import read_params
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
-FIGURES, EXPORT, SPEED, USE, SWEEPS = (
-    ROOT / "docs" / f"{name}.md" for name in ("figures", "export", "speed", "use", "sweeps")
+FIGURES, EXPORT, SPEED, QUANTIZE, USE, SWEEPS = (
+    ROOT / "docs" / f"{name}.md" for name in ("figures", "export", "speed", "quantize", "use", "sweeps")
 )
 SCHEMAS = [kind for kind in vars(figures).values() if isinstance(kind, type) and kind.__module__ == figures.__name__]
 README = (ROOT / "README.md").read_text()

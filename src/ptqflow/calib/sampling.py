@@ -46,7 +46,12 @@ def draw_images(dataset: Dataset, batches: int, batch_size: int, seed: int) -> D
     """
     evaluated = np.concatenate([dataset.val.digests, dataset.test.digests])
     allowed = np.flatnonzero(~np.isin(dataset.train.digests, evaluated)).astype(np.int64)
-    if not dataset.card.labelled and len(allowed):
+    if not dataset.card.labelled:
+        if not len(allowed):
+            raise DataError(
+                f"each of the {len(dataset.train)} images that could calibrate is equal to one of val or test; add "
+                "images that differ"
+            )
         batch_size = min(batch_size, len(allowed))
         batches = min(batches, len(allowed) // batch_size)
     wanted = batches * batch_size

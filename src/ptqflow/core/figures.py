@@ -5,13 +5,17 @@ tensor, module, class and file are tables in metrics/plots, which `dvc plots dif
 images lie beside the predictions.
 """
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ptqflow.core.artifacts import Card, Table, read_card
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.paths import FIGURES
+
+_L = TypeVar("_L", bound=Card)
+_U = TypeVar("_U", bound=Card)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A fraction of the images."""
@@ -395,10 +399,23 @@ def read_evaluation_figures() -> Figures:
     Raises:
         ArtifactError: the file is missing, or does not hold what this version writes.
     """
+    return _read_either(FIGURES, EvaluationFigures, UnlabelledFigures)
+
+
+def read_evaluate_metrics(path: Path) -> EvaluateMetrics | UnlabelledMetrics:
+    """Read metrics/evaluate.json of any clone.
+
+    Raises:
+        ArtifactError: the file is missing, or does not hold what this version writes.
+    """
+    return _read_either(path, EvaluateMetrics, UnlabelledMetrics)
+
+
+def _read_either(path: Path, labelled: type[_L], unlabelled: type[_U]) -> _L | _U:
     try:
-        return read_card(FIGURES, EvaluationFigures)
+        return read_card(path, labelled)
     except ArtifactError as error:
         try:
-            return read_card(FIGURES, UnlabelledFigures)
+            return read_card(path, unlabelled)
         except ArtifactError:
             raise error from None

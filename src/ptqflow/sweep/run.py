@@ -10,7 +10,7 @@ from dvc.repo import Repo
 from dvc.repo.experiments.refs import ExpRefInfo
 
 from ptqflow.core.errors import LaunchError, one_line
-from ptqflow.core.figures import EvaluateMetrics
+from ptqflow.core.figures import EvaluateMetrics, UnlabelledMetrics
 from ptqflow.sweep.clone import Clone, CommandError, run_command
 from ptqflow.sweep.cluster import Resources, connect, disconnect
 from ptqflow.sweep.grid import parse_grid
@@ -105,10 +105,12 @@ def _with(job: Job) -> str:
     return f" with {' '.join(job.overrides)}" if job.settings else ""
 
 
-def _describe(figures: EvaluateMetrics | None) -> str:
+def _describe(figures: EvaluateMetrics | UnlabelledMetrics | None) -> str:
     if figures is None:
         return "done"
     ratio = "" if figures.median_sqnr_db is None else f", SQNR {figures.median_sqnr_db:.1f} dB"
+    if isinstance(figures, UnlabelledMetrics):
+        return f"agreement with FP32 {100 * figures.agreement:.2f} %{ratio}"
     return f"INT8 top-1 {100 * figures.int8_top1:.2f} %, drop {100 * figures.drop:.2f} points{ratio}"
 
 

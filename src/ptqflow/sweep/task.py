@@ -9,9 +9,8 @@ from pathlib import Path
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
-from ptqflow.core.artifacts import read_card
 from ptqflow.core.errors import PtqflowError, describe_os_error, one_line
-from ptqflow.core.figures import EvaluateMetrics
+from ptqflow.core.figures import EvaluateMetrics, UnlabelledMetrics, read_evaluate_metrics
 from ptqflow.core.paths import METRICS
 from ptqflow.sweep.changes import Changes, apply_changes, read_changes
 from ptqflow.sweep.clone import Clone, CommandError, cloned, run_command
@@ -45,7 +44,7 @@ class Finished:
     ran: tuple[str, ...]
     """Stages that ran; the others came from the cache or the remote."""
     seconds: float
-    figures: EvaluateMetrics | None
+    figures: EvaluateMetrics | UnlabelledMetrics | None
     """None where the job does not evaluate."""
 
 
@@ -132,7 +131,7 @@ def _reproduce(clone: Clone, job: Job, sweep: Sweep) -> tuple[str, ...]:
     return tuple(re.findall(r"^Running stage '([^']+)'", printed, re.MULTILINE))
 
 
-def _read_figures(clone: Clone, job: Job, sweep: Sweep) -> EvaluateMetrics | None:
+def _read_figures(clone: Clone, job: Job, sweep: Sweep) -> EvaluateMetrics | UnlabelledMetrics | None:
     if job.experiment is None or _EVALUATE not in (stage.name for stage in sweep.stages):
         return None
-    return read_card(Path(clone.path / _FIGURES), EvaluateMetrics)
+    return read_evaluate_metrics(Path(clone.path / _FIGURES))
