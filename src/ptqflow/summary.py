@@ -10,22 +10,30 @@ from ptqflow.core.figures import (
     QUANTIZED_RANGES,
     SEARCH,
     SENSITIVITY,
+    BenchmarkRow,
     EvaluationFigures,
     Figures,
     FileCheck,
     UnlabelledFigures,
     read_evaluation_figures,
 )
+from ptqflow.core.paths import EXPORT
 from ptqflow.core.text_table import format_text_table
 from ptqflow.evaluate.cause import Quantization, find_cause
 from ptqflow.evaluate.verdict import describe
-from ptqflow.runtime.manifest import INT8_ONNX
+from ptqflow.report.results import read_benchmark
+from ptqflow.runtime.manifest import INT8_ONNX, read_manifest
 
 _ROWS = {"fp32": "FP32", "int8_uncalibrated": "INT8, not calibrated", "int8": "INT8, calibrated"}
 
 
-def format_summary(figures: Figures, checks: Sequence[FileCheck] = (), cause: str | None = None) -> str:
-    """Return a table of the networks, the verdict, the cause of a loss, and the exported INT8 files beside FP32.
+def format_summary(
+    figures: Figures,
+    checks: Sequence[FileCheck] = (),
+    cause: str | None = None,
+    timed: Sequence[BenchmarkRow] = (),
+) -> str:
+    """Return a table of the networks, the verdict, the cause of a loss, the exported INT8 files, and what INT8 gains.
 
     Top-1, top-5 and agreement are in percent, sizes in MB (10^6 bytes).
     """
@@ -34,7 +42,22 @@ def format_summary(figures: Figures, checks: Sequence[FileCheck] = (), cause: st
     if isinstance(figures, EvaluationFigures) and figures.agreement < 1:  # else the verdict says so
         lines.append(f"INT8 predicts the same class as FP32 for {100 * figures.agreement:.2f} % of the images.")
     files = (check for check in checks if check.file == INT8_ONNX)
-    return "\n".join([*lines, describe(figures), *filter(None, [cause]), *map(_describe_file, files)])
+    return "\n".join(
+        [*lines, describe(figures), *filter(None, [cause]), *map(_describe_file, files), _describe_gain(figures, timed)]
+    )
+
+
+def _describe_gain(figures: Figures, timed: Sequence[BenchmarkRow]) -> str:
+    """Return how much smaller INT8 is, and how much faster where it classifies most images a second."""
+    if isinstance(figures, EvaluationFigures):
+        fp32_mb, int8_mb = figures.fp32.size_mb, figures.int8.size_mb
+    else:
+        fp32_mb, int8_mb = figures.fp32_mb, figures.int8_mb
+    smaller = f"INT8 is {fp32_mb / int8_mb:.1f} times smaller"
+    if not timed:
+        return f"{smaller} than FP32."
+    best = max(timed, key=lambda row: row.int8_images_per_s)
+    return f"{smaller} than FP32 and {best.speedup:.1f} times as fast, in {best.runtime} with batches of {best.batch}."
 
 
 def _table(figures: EvaluationFigures) -> str:
@@ -81,7 +104,8 @@ def summarize() -> str:
     """
     figures = read_evaluation_figures()
     tables = (OBSERVED_RANGES.read(), QUANTIZED_RANGES.read(), SEARCH.read(), SENSITIVITY.read())
-    return format_summary(figures, FILE_CHECKS.read(), find_cause(figures, Quantization(*tables)))
+    timed = read_benchmark(read_manifest(EXPORT))
+    return format_summary(figures, FILE_CHECKS.read(), find_cause(figures, Quantization(*tables)), timed)
 
 
 if __name__ == "__main__":

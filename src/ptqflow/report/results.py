@@ -97,11 +97,11 @@ def read_results() -> Results:
         sensitivity=SENSITIVITY.read(),
         checks=FILE_CHECKS.read(),
         manifest=manifest,
-        benchmark=_read_benchmark(manifest),
+        benchmark=read_benchmark(manifest),
     )
 
 
-def _read_benchmark(manifest: Manifest) -> list[BenchmarkRow]:
+def read_benchmark(manifest: Manifest) -> list[BenchmarkRow]:
     """Return the timings of this model. They are no dependency of the report, so that no stage waits for them."""
     if not BENCHMARK.path.exists():
         return []
