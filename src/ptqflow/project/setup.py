@@ -22,7 +22,6 @@ def init(folder: Path) -> list[str]:
             that would be written exists; nothing has been written then.
     """
     root = _git_root(folder)
-    _require_clean(root)
     files = _files(folder)
     existing = [path for path in files if path.exists() or path.is_symlink()]
     if existing:
@@ -30,6 +29,7 @@ def init(folder: Path) -> list[str]:
             f"{', '.join(str(path) for path in existing)} exist{'s' * (len(existing) == 1)}, and nothing was written: "
             "run `ptqflow init FOLDER` with another folder, which becomes a pipeline of its own"
         )
+    _require_clean(root)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / ".dvc").is_dir():
         _init_dvc(folder, is_root=folder.resolve() == root)
@@ -47,9 +47,9 @@ def upgrade(folder: Path) -> list[str]:
     """Write the code file of the installed package, and dvc.yaml unless it was edited; return what was done.
 
     Raises:
-        ArtifactError: the folder holds no pipeline of `init`, or a damaged code file.
+        ArtifactError: the folder holds no pipeline of `init`.
     """
-    old, new = read_code(folder) if (folder / CODE_FILE).exists() else _without_code(folder), installed_code()
+    old, new = _recorded(folder), installed_code()
     changed = [name for name in new if name not in ("version", "pipeline") and new[name] != old.get(name)]
     done = [f"{folder / CODE_FILE}: ptqflow {new['version']}; dvc repro reruns {', '.join(changed) or 'nothing'}"]
     if new["pipeline"] != old.get("pipeline"):
@@ -64,11 +64,15 @@ def upgrade(folder: Path) -> list[str]:
     return done
 
 
-def _without_code(folder: Path) -> dict[str, str]:
-    text = (folder / "dvc.yaml").read_text(encoding="utf-8") if (folder / "dvc.yaml").exists() else ""
-    if str(CODE_FILE) not in text:
-        raise ArtifactError(f"{folder / 'dvc.yaml'} is no pipeline of `ptqflow init`: run that first")
-    return {}
+def _recorded(folder: Path) -> dict[str, str]:
+    """Return the code file of a pipeline, empty where it is missing or damaged: `upgrade` writes it anew."""
+    file = folder / "dvc.yaml"
+    if not (folder / CODE_FILE).exists() and not (file.exists() and str(CODE_FILE) in file.read_text(encoding="utf-8")):
+        raise ArtifactError(f"{folder.resolve()} has no pipeline of `ptqflow init`: run that first")
+    try:
+        return read_code(folder)
+    except ArtifactError:
+        return {}
 
 
 def _files(folder: Path) -> dict[Path, str]:
