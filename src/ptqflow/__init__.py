@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from ptqflow.inference.classifier import Classifier
     from ptqflow.runtime.runtimes import Runtime
 
+    __version__: str
+
 
 def load(directory: "str | PathLike[str]", runtime: "Runtime | None" = None) -> "Classifier":
     """Load an exported INT8 model: `classifier = ptqflow.load("models/export")`.
@@ -33,3 +35,12 @@ def load(directory: "str | PathLike[str]", runtime: "Runtime | None" = None) -> 
     from ptqflow.inference.classifier import load_classifier
 
     return load_classifier(directory, runtime)
+
+
+def __getattr__(name: str) -> str:
+    """Return `__version__`, which the manifest of exported models knows."""
+    if name != "__version__":
+        raise AttributeError(f"module 'ptqflow' has no attribute {name!r}")
+    from ptqflow.runtime.manifest import VERSION
+
+    return VERSION

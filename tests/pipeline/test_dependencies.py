@@ -77,7 +77,7 @@ def test_packages_run_no_code_when_they_are_imported_that_deps_would_miss() -> N
         defined = [ast.unparse(statement).partition("\n")[0] for statement in statements]
         is_root = package.parent.name == PACKAGE
         assert [line.partition("(")[0] for line in defined] == (
-            ["from typing import TYPE_CHECKING", "if TYPE_CHECKING:", "def load"] if is_root else []
+            ["from typing import TYPE_CHECKING", "if TYPE_CHECKING:", "def load", "def __getattr__"] if is_root else []
         ), package
 
 

@@ -11,7 +11,8 @@ from imports import SOURCE
 from repository import STAGES
 
 from ptqflow.core.errors import ArtifactError
-from ptqflow.project.code_file import CODE_FILE, installed_code, stage_script, write_code
+from ptqflow.project.code_file import installed_code, stage_script, write_code
+from ptqflow.project.template import CODE_FILE
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_another_version_with_equal_code_runs() -> None:
 @pytest.mark.parametrize("stage", ["nothing", "../calib", "benchmark", ""])
 def test_an_unknown_stage_is_refused_with_the_names_of_all(stage: str) -> None:
     write_code(Path(), installed_code())
-    with pytest.raises(ArtifactError, match="there is no stage .* the stages are inputs, fetch"):
+    with pytest.raises(ArtifactError, match=r"there is no stage .* the stages are inputs, fetch"):
         stage_script(stage)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ptqflow.cli import run
-from ptqflow.project.code_file import CODE_FILE, hash_text, installed_code, write_code
-from ptqflow.project.template import pipeline
+from ptqflow.project.code_file import hash_text, installed_code, write_code
+from ptqflow.project.template import CODE_FILE, pipeline
 
 WRITTEN = {"dvc.yaml", "params.yaml", "ptqflow.lock.json", ".gitignore", ".dvcignore"}
 CHECKS = {".ci/pull_request.sh", ".github/workflows/ptqflow.yaml"}
@@ -153,9 +153,7 @@ def test_upgrade_keeps_a_pipeline_that_was_edited(repository: Path, capsys: pyte
     assert Path("dvc.yaml.new").read_text() == pipeline()
 
 
-def test_upgrade_of_the_installed_version_changes_no_byte(
-    repository: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_upgrade_of_the_installed_version_changes_no_byte(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["init"])
     before = tree(repository)
     capsys.readouterr()
@@ -175,5 +173,3 @@ def test_upgrade_restores_a_code_file_that_was_deleted_or_damaged(repository: Pa
 def test_upgrade_of_a_foreign_pipeline_is_refused(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("dvc.yaml").write_text("stages: {}\n")
     assert "no pipeline of `ptqflow init`" in refused(capsys, "upgrade")
-
-

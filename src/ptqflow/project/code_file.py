@@ -15,8 +15,8 @@ from ptqflow.runtime.manifest import VERSION
 def installed_code() -> dict[str, str]:
     """Return what the code file of the installed package holds.
 
-    Keys are `version`; `pipeline`, the hash of dvc.yaml as `init` writes it; and each stage, with the hex SHA-256 of its
-    script and of the packages that it imports, directly or not.
+    Keys are `version`; `pipeline`, the hash of dvc.yaml as `init` writes it; and each stage, with the hex SHA-256 of
+    its script and of the packages that it imports, directly or not.
     """
     stages = {name: _hash(name, packages) for name, packages in packages_of_stages().items()}
     return {"version": VERSION, "pipeline": hash_text(pipeline()), **stages}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ptqflow.core.artifacts import write_text
 from ptqflow.core.errors import ArtifactError, describe_failure
-from ptqflow.project.code_file import CODE_FILE, as_text, hash_text, installed_code, read_code, write_code
-from ptqflow.project.template import FILES, ignored_by_dvc, ignored_by_git, pipeline, workflow
+from ptqflow.project.code_file import as_text, hash_text, installed_code, read_code, write_code
+from ptqflow.project.template import CODE_FILE, FILES, ignored_by_dvc, ignored_by_git, pipeline, workflow
 
 
 def init(folder: Path) -> list[str]:
@@ -65,7 +65,7 @@ def upgrade(folder: Path) -> list[str]:
 
 
 def _recorded(folder: Path) -> dict[str, str]:
-    """Return the code file of a pipeline, empty where it is missing or damaged: `upgrade` writes it anew."""
+    """Return the code file of a pipeline, empty where it is missing or damaged: `upgrade` writes it again."""
     file = folder / "dvc.yaml"
     if not (folder / CODE_FILE).exists() and not (file.exists() and str(CODE_FILE) in file.read_text(encoding="utf-8")):
         raise ArtifactError(f"{folder.resolve()} has no pipeline of `ptqflow init`: run that first")
