@@ -1,6 +1,7 @@
 """The pipeline in a repository that is not ptqflow's, by a wheel in an environment of its own."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def reproduced_elsewhere(tmp_path_factory: pytest.TempPathFactory, worker_id: st
 
 @pytest.fixture
 def installed(reproduced_elsewhere: Installed, tmp_path: Path) -> Installed:
-    """A copy of the repository and of the package."""
+    """A copy of the repository, with the same environment."""
     folder = tmp_path / "their repository"
     shutil.copytree(reproduced_elsewhere.repository.path, folder, symlinks=True)
     return Installed(Repository(folder), reproduced_elsewhere.environment)
@@ -147,12 +148,21 @@ def test_the_script_for_pull_requests_takes_results_from_the_remote_and_writes_t
     ).read_bytes()
 
 
-def test_the_script_fails_with_a_line_in_the_comment_where_the_base_is_unknown_to_dvc(
-    installed: Installed, tmp_path: Path
-) -> None:
-    shutil.rmtree(installed.repository.path / ".dvc/cache")
-    installed.run("dvc", "config", "remote.storage.url", str(tmp_path / "empty"))
-    status, _ = installed.try_run("bash", ".ci/pull_request.sh", "HEAD", "out")
-    comment = (installed.repository.path / "out/comment.md").read_text()
-    assert (status, comment.startswith("ptqflow: DVC can read the predictions of HEAD neither")) == (1, True)
+def test_the_script_says_so_where_the_base_has_no_results(installed: Installed) -> None:
+    installed.run("bash", ".ci/pull_request.sh", "HEAD~1", "out")
+    assert installed.repository.read("out/comment.md") == "HEAD~1 has no results to compare with.\n"
+
+
+def test_the_script_fails_with_the_line_of_compare_in_the_comment(installed: Installed) -> None:
+    # A commit whose dvc.lock is there, and names no predictions that the cache or the remote has.
+    lock = installed.repository.path / "dvc.lock"
+    text = lock.read_text()
+    lock.write_text(re.sub(r"md5: \w+\.dir", f"md5: {'0' * 32}.dir", text))
+    installed.repository.commit("results that nobody has")
+    lock.write_text(text)
+    installed.repository.commit("results")
+    status, _ = installed.try_run("bash", ".ci/pull_request.sh", "HEAD~1", "out")
+    comment = installed.repository.read("out/comment.md")
+    assert status == 1
+    assert comment.startswith("ptqflow: DVC can read the predictions of HEAD~1 neither")
     assert comment.count("\n") == 1
