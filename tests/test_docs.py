@@ -21,8 +21,9 @@ from ptqflow.core.artifacts import Card
 from ptqflow.core.params import read_params
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
-FIGURES, EXPORT, SPEED, QUANTIZE, USE, SWEEPS = (
-    ROOT / "docs" / f"{name}.md" for name in ("figures", "export", "speed", "quantize", "use", "sweeps")
+FIGURES, EXPORT, SPEED, QUANTIZE, USE, SWEEPS, YOURS = (
+    ROOT / "docs" / f"{name}.md"
+    for name in ("figures", "export", "speed", "quantize", "use", "sweeps", "your-repository")
 )
 SCHEMAS = [kind for kind in vars(figures).values() if isinstance(kind, type) and kind.__module__ == figures.__name__]
 README = (ROOT / "README.md").read_text()
@@ -118,7 +119,7 @@ COMMANDS = re.findall(r"^    (\w+) ", help_of().partition("commands:")[2], re.MU
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_and_its_options_are_described(command: str) -> None:
-    text = "".join(page.read_text() for page in (ROOT / "README.md", QUANTIZE, USE, FIGURES, SWEEPS))
+    text = "".join(page.read_text() for page in (ROOT / "README.md", QUANTIZE, USE, FIGURES, SWEEPS, YOURS))
     assert f"ptqflow {command} " in text
     options = set(re.findall(r"^  (?:-h, )?(-[\w-]+)", help_of(command), re.MULTILINE)) - {"--help"}
     assert {option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)} == set()

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from evaluation import evaluation_figures
-from finished_run import file_check
+from finished_run import file_check, write_benchmark
+from manifests import make_manifest
 
 import ptqflow
 from ptqflow.core.figures import (
+    BENCHMARK,
     FILE_CHECKS,
     OBSERVED_RANGES,
     QUANTIZED_RANGES,
@@ -18,7 +20,8 @@ from ptqflow.core.figures import (
     EvaluationFigures,
     SensitivityRow,
 )
-from ptqflow.core.paths import FIGURES
+from ptqflow.core.paths import EXPORT, FIGURES
+from ptqflow.runtime.manifest import write_manifest
 from ptqflow.summary import format_summary
 
 ALL = evaluation_figures(fp32=0.986, int8=0.98, uncalibrated=0.05, agreement=0.991667)
@@ -32,6 +35,7 @@ INT8, calibrated        98.00    99.96   0.0420  11.31
 INT8 predicts the same class as FP32 for 99.17 % of the images.
 The drop of 0.60 points is statistically significant, p = 0.031 (95 % interval 0.05 to 0.60 points)."""
 
+SMALLER = "INT8 is 4.0 times smaller than FP32."
 TABLE_WITHOUT_TOP5 = """\
                       top-1 %  top-5 %     loss     MB
 FP32                    98.60        -   0.0400  44.78
@@ -51,7 +55,7 @@ def without_top5(figures: EvaluationFigures) -> EvaluationFigures:
     ("figures", "table"), [(ALL, TABLE), (without_top5(ALL), TABLE_WITHOUT_TOP5)], ids=["top-5", "no top-5"]
 )
 def test_the_three_networks_are_shown_side_by_side(figures: EvaluationFigures, table: str) -> None:
-    assert format_summary(figures) == table
+    assert format_summary(figures) == f"{table}\n{SMALLER}"
 
 
 def test_each_exported_int8_file_is_compared_with_fp32() -> None:
@@ -64,7 +68,18 @@ def test_each_exported_int8_file_is_compared_with_fp32() -> None:
     assert format_summary(ALL, checks) == (
         f"{TABLE}\n"
         "int8.onnx in onnxruntime: top-1 85.00 %, predicts the same class as FP32 for 95.00 %, SQNR 31.5 dB.\n"
-        "int8.onnx in openvino: top-1 85.00 %, predicts the same class as FP32 for 95.00 %."
+        "int8.onnx in openvino: top-1 85.00 %, predicts the same class as FP32 for 95.00 %.\n"
+        f"{SMALLER}"
+    )
+
+
+def test_what_int8_gains_is_of_the_runtime_that_classifies_most_images_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_benchmark()
+    assert format_summary(ALL, timed=BENCHMARK.read()).endswith(
+        "INT8 is 4.0 times smaller than FP32 and 2.0 times as fast, in onnxruntime with batches of 1."
     )
 
 
@@ -83,6 +98,7 @@ def summarize(folder: Path, figures: str) -> "subprocess.CompletedProcess[str]":
         FILE_CHECKS.write([file_check("int8.onnx", "onnxruntime")])
         for table in (OBSERVED_RANGES, QUANTIZED_RANGES, SEARCH):
             table.write([])
+        write_manifest(EXPORT, make_manifest({}))
         SENSITIVITY.write([SensitivityRow(module="conv1", sqnr_db=12.5, drop=0.01)])
     return subprocess.run(
         [sys.executable, "-m", "ptqflow.summary"],
@@ -101,6 +117,7 @@ def test_the_module_prints_the_table_of_the_last_run(tmp_path: Path) -> None:
         "Next: `dvc exp run -S 'convert.keep_fp32=[conv1]'`, or `-S convert.max_drop=0.3`, which keeps as many modules "
         "FP32 as that takes.\n"
         "int8.onnx in onnxruntime: top-1 85.00 %, predicts the same class as FP32 for 95.00 %, SQNR 31.5 dB.\n"
+        f"{SMALLER}\n"
     )
 
 

@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_sweep(commands)
     _add_repair(commands)
+    _add_init(commands)
+    _add_upgrade(commands)
+    _add_stage(commands)
     return parser
 
 
@@ -385,6 +388,86 @@ def _repair(_: argparse.Namespace) -> int:
 
     removed = list(map(print, repair()))
     print(f"{len(removed)} removed; `dvc repro` makes them again" if removed else "nothing is damaged")
+    return 0
+
+
+def _add_init(commands: "Commands") -> None:
+    parser = _add_command(
+        commands,
+        _init,
+        "write the pipeline into a git repository",
+        """\
+examples:
+  ptqflow init
+  ptqflow init models/birds
+
+Writes dvc.yaml, params.yaml, ptqflow.lock.json, templates of plots and a workflow of GitHub with its script. The folder
+becomes a DVC project of its own, unless it is one, so several models stand side by side. Overwrites nothing.""",
+    )
+    _add_folder(parser)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from ptqflow.project.setup import init
+
+    for line in init(options.folder):
+        print(printable(line))
+    return 0
+
+
+def _add_upgrade(commands: "Commands") -> None:
+    parser = _add_command(
+        commands,
+        _upgrade,
+        "bring a pipeline that `init` wrote to the installed version",
+        """\
+example:
+  pip install --upgrade ptqflow && ptqflow upgrade && dvc repro
+
+Writes the hashes of the installed code to ptqflow.lock.json, so that `dvc repro` reruns the stages whose code changed,
+and replaces dvc.yaml unless it was edited.""",
+    )
+    _add_folder(parser)
+
+
+def _upgrade(options: argparse.Namespace) -> int:
+    from ptqflow.project.setup import upgrade
+
+    for line in upgrade(options.folder):
+        print(printable(line))
+    return 0
+
+
+def _add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", metavar="FOLDER", type=Path, nargs="?", default=Path(), help="of the pipeline (default: this one)"
+    )
+
+
+def _add_stage(commands: "Commands") -> None:
+    parser = _add_command(
+        commands,
+        _stage,
+        "run one stage of a pipeline that `init` wrote, as its dvc.yaml does",
+        """\
+example:
+  ptqflow stage predict int8
+
+`dvc repro` runs it; by itself it does not bring up what the stage reads. It ends if ptqflow.lock.json is of other code
+than that installed.""",
+    )
+    parser.add_argument("stage", metavar="STAGE", help="its name in dvc.yaml")
+    parser.add_argument("arguments", metavar="ITEM", nargs="*", help="the network, for predict")
+
+
+def _stage(options: argparse.Namespace) -> int:
+    import runpy
+
+    from ptqflow.project.code_file import stage_script
+
+    script = str(stage_script(options.stage))
+    sys.argv = [script, *options.arguments]  # which a stage runs again for its ranks
+    runpy.run_path(script, run_name="__main__")
     return 0
 
 

@@ -88,7 +88,7 @@ def validate(section: str, model: type[P], values: Mapping[str, Any], origin: st
 
 def default_sections() -> dict[str, dict[str, Any]]:
     """Return all sections with the values that ptqflow ships."""
-    return _load(Path(__file__).parents[1] / PARAMS_FILE)
+    return _load(Path(__file__).parents[1] / "project" / "files" / PARAMS_FILE)
 
 
 def read_sections(names: Iterable[str], path: Path = PARAMS_FILE) -> dict[str, dict[str, Any]]:

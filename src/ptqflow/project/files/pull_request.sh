@@ -1,0 +1,1 @@
+../../../../.ci/pull_request.sh

@@ -1,0 +1,141 @@
+"""Write a pipeline into a git repository, and bring it to the installed version."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from ptqflow.core.artifacts import write_text
+from ptqflow.core.errors import ArtifactError, describe_failure
+from ptqflow.project.code_file import as_text, hash_text, installed_code, read_code, write_code
+from ptqflow.project.template import CODE_FILE, FILES, ignored_by_dvc, ignored_by_git, pipeline, workflow
+
+
+def init(folder: Path) -> list[str]:
+    """Write a pipeline into a folder of a git repository; return what was done, a line each.
+
+    The folder becomes a DVC project of its own, unless it is one. Files that exist stay, and .gitignore and .dvcignore
+    are extended by the lines that they lack. The workflow and its script are for the whole repository: the first
+    pipeline brings them.
+
+    Raises:
+        ArtifactError: the folder is in no git repository, git has changes that are not staged or committed, or a file
+            that would be written exists; nothing has been written then.
+    """
+    root = _git_root(folder)
+    files = _files(folder)
+    existing = [path for path in files if path.exists() or path.is_symlink()]
+    if existing:
+        raise ArtifactError(
+            f"{', '.join(str(path) for path in existing)} exist{'s' * (len(existing) == 1)}, and nothing was written: "
+            "run `ptqflow init FOLDER` with another folder, which becomes a pipeline of its own"
+        )
+    _require_clean(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / ".dvc").is_dir():
+        _init_dvc(folder, is_root=folder.resolve() == root)
+    done = []
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+        done.append(f"{path}: written")
+    done += _extend(folder / ".gitignore", ignored_by_git())
+    done += _extend(folder / ".dvcignore", ignored_by_dvc())
+    return done + _add_checks(root)
+
+
+def upgrade(folder: Path) -> list[str]:
+    """Write the code file of the installed package, and dvc.yaml unless it was edited; return what was done.
+
+    Raises:
+        ArtifactError: the folder holds no pipeline of `init`.
+    """
+    old, new = _recorded(folder), installed_code()
+    changed = [name for name in new if name not in ("version", "pipeline") and new[name] != old.get(name)]
+    done = [f"{folder / CODE_FILE}: ptqflow {new['version']}; dvc repro reruns {', '.join(changed) or 'nothing'}"]
+    if new["pipeline"] != old.get("pipeline"):
+        file = folder / "dvc.yaml"
+        if hash_text(file.read_text(encoding="utf-8")) == old.get("pipeline"):
+            write_text(file, pipeline())
+            done.append(f"{file}: replaced by that of ptqflow {new['version']}")
+        else:
+            write_text(folder / "dvc.yaml.new", pipeline())
+            done.append(f"{file}: edited here, so kept; merge {folder / 'dvc.yaml.new'} into it by hand")
+    write_code(folder, new)
+    return done
+
+
+def _recorded(folder: Path) -> dict[str, str]:
+    """Return the code file of a pipeline, empty where it is missing or damaged: `upgrade` writes it again."""
+    file = folder / "dvc.yaml"
+    if not (folder / CODE_FILE).exists() and not (file.exists() and str(CODE_FILE) in file.read_text(encoding="utf-8")):
+        raise ArtifactError(f"{folder.resolve()} has no pipeline of `ptqflow init`: run that first")
+    try:
+        return read_code(folder)
+    except ArtifactError:
+        return {}
+
+
+def _files(folder: Path) -> dict[Path, str]:
+    plots = {
+        folder / ".dvc" / "plots" / file.name: file.read_text(encoding="utf-8")
+        for file in sorted((FILES / "plots").glob("*.json"))
+    }
+    return {
+        folder / "dvc.yaml": pipeline(),
+        folder / "params.yaml": (FILES / "params.yaml").read_text(encoding="utf-8"),
+        folder / CODE_FILE: as_text(installed_code()),
+        **plots,
+    }
+
+
+def _add_checks(root: Path) -> list[str]:
+    done = []
+    script = root / ".ci" / "pull_request.sh"
+    checks = {script: (FILES / "pull_request.sh").read_text(encoding="utf-8")}
+    checks[root / ".github" / "workflows" / "ptqflow.yaml"] = workflow()
+    for path, text in checks.items():
+        if path.exists():
+            done.append(f"{path}: exists, kept")
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+        done.append(f"{path}: written")
+    return done
+
+
+def _extend(file: Path, lines: list[str]) -> list[str]:
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    missing = [line for line in lines if line not in text.splitlines()]
+    if not missing:
+        return []
+    end = "" if not text or text.endswith("\n") else "\n"
+    write_text(file, text + end + "\n".join(missing) + "\n")
+    return [f"{file}: {len(missing)} lines added"]
+
+
+def _git_root(folder: Path) -> Path:
+    above = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.is_dir())
+    asked = _git(above, "rev-parse", "--show-toplevel")
+    if asked.returncode:
+        raise ArtifactError(f"{folder} is in no git repository: run `git init` first, or run this in a clone")
+    return Path(asked.stdout.removesuffix("\n"))
+
+
+def _require_clean(root: Path) -> None:
+    changed = _git(root, "diff", "--name-only").stdout.splitlines()
+    if changed:
+        raise ArtifactError(
+            f"{root} has changes that git has not staged, such as {changed[0]}: commit or stash them first, so that "
+            "`git diff` shows what init wrote"
+        )
+
+
+def _init_dvc(folder: Path, is_root: bool) -> None:
+    command = [sys.executable, "-m", "dvc", "init", "--quiet", *([] if is_root else ["--subdir"])]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise ArtifactError(f"`dvc init` in {folder}: {describe_failure(result.returncode, result.stderr)}")
+
+
+def _git(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=False)
