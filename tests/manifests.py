@@ -9,7 +9,6 @@ from evaluation import evaluation_figures
 from fresh_process import ENGINES
 
 from ptqflow.core.engines import lacks_vnni
-from ptqflow.core.version import VERSION
 from ptqflow.runtime.manifest import (
     FORMAT_VERSION,
     CalibrationCard,
@@ -19,6 +18,7 @@ from ptqflow.runtime.manifest import (
     Manifest,
     Needs,
 )
+from ptqflow.runtime.version import VERSION
 
 SHA256 = hashlib.sha256(b"").hexdigest()
 METRICS = evaluation_figures(fp32=0.9, int8=0.85, agreement=0.95)

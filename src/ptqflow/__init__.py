@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ptqflow.core.version import VERSION
+from ptqflow.runtime.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

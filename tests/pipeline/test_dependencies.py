@@ -79,7 +79,7 @@ def test_packages_run_no_code_when_they_are_imported_that_deps_would_miss() -> N
         assert [line.partition("(")[0] for line in defined] == (
             [
                 "from typing import TYPE_CHECKING",
-                "from ptqflow.core.version import VERSION",
+                "from ptqflow.runtime.version import VERSION",
                 "if TYPE_CHECKING:",
                 "__version__ = VERSION",
                 "def load",

@@ -51,6 +51,7 @@ def test_the_code_file_has_each_stage_and_is_the_same_wherever_the_library_lies(
         ("predict/network.py", {"predict"}),
         ("report/page.py", {"report"}),
         ("project/files/stages/calib.py", {"calib"}),
+        ("runtime/version.py", {"dry_run", "export", "report"}),
         ("cli.py", set()),
     ],
 )

@@ -8,7 +8,6 @@ import torch
 
 from ptqflow.core.code import hash_packages
 from ptqflow.core.figures import Figures
-from ptqflow.core.version import VERSION
 from ptqflow.data.dataset import DatasetCard
 from ptqflow.export.export import Networks
 from ptqflow.export.params import ExportParams
@@ -24,6 +23,7 @@ from ptqflow.runtime.manifest import (
     Needs,
     describe_file,
 )
+from ptqflow.runtime.version import VERSION
 
 PACKAGES = ("core", "data", "export", "fx", "models", "runtime")
 """That the stage `export` depends on: a hash of others would change model.json though dvc has no reason to rerun it."""

@@ -8,8 +8,8 @@ from typing import Any
 from ptqflow.core.artifacts import write_text
 from ptqflow.core.code import hash_packages
 from ptqflow.core.errors import ArtifactError
-from ptqflow.core.version import VERSION
 from ptqflow.project.template import CODE_FILE, STAGES, packages_of_stages, pipeline
+from ptqflow.runtime.version import VERSION
 
 
 def installed_code() -> dict[str, str]:
