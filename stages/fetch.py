@@ -14,9 +14,13 @@ def main() -> str:
     from ptqflow.core.artifacts import read_card
     from ptqflow.core.inputs import DATA, PREPROCESSING, given
     from ptqflow.core.preprocessing import Preprocessing
+    from ptqflow.data.dataset import count_trained_on, open_dataset
     from ptqflow.fetch.fetch import fetch
 
     card = fetch(params, read_card(PREPROCESSING, Preprocessing), given(DATA), DATASET)
+    for split, count in count_trained_on(open_dataset(DATASET)).items():
+        if count:
+            print(f"{count:,} of {card.sizes[split]:,} images of {split} are in train, too: they do not calibrate")
     sizes = ", ".join(f"{count:,} {split}" for split, count in card.sizes.items())
     height, width = card.preprocessing.size
     return f"{sizes} images of {height} by {width} pixels" + (

@@ -11,7 +11,7 @@ from samples import random_pixels, save_dataset
 
 from ptqflow.core.artifacts import REMEDY
 from ptqflow.core.errors import ArtifactError
-from ptqflow.data.dataset import SPLITS, open_dataset
+from ptqflow.data.dataset import SPLITS, count_trained_on, open_dataset
 
 OUT = Path("dataset")
 
@@ -173,3 +173,12 @@ def test_what_is_read_of_a_split_does_not_stay_in_memory() -> None:
         assert (split.read(slice(start, start + 50)) == images[start : start + 50]).all()
     assert (split.read(np.array([299, 3])) == images[[299, 3]]).all()
     assert mapped() - before < images.nbytes / 10
+
+
+def test_images_of_val_and_test_that_are_in_train_are_counted() -> None:
+    pixels = random_pixels(6, 8, 8, 3)
+    others = random_pixels(6, 8, 8, 3, seed=1)
+    others[[1, 4]] = pixels[[0, 5]]
+    splits = {"train": pixels, "val": random_pixels(6, 8, 8, 3, seed=2), "test": others}
+    save_dataset(OUT, {split: (images, np.arange(6) % 3) for split, images in splits.items()})
+    assert count_trained_on(open_dataset(OUT)) == {"val": 0, "test": 2}

@@ -148,6 +148,14 @@ class Dataset:
     test: Split
 
 
+def count_trained_on(dataset: Dataset) -> dict[str, int]:
+    """Return how many images of val and of test are in train too, by their digests."""
+    known = dataset.train.digests
+    return {
+        name: int(np.isin(split.digests, known).sum()) for name, split in (("val", dataset.val), ("test", dataset.test))
+    }
+
+
 def release_pages(array: NDArray[Any]) -> None:
     """Drop what was read of a memory-mapped array from the memory of this process; a plain array stays unchanged."""
     base: object = array

@@ -1,9 +1,7 @@
 """The user's own images: one folder per class, in a folder or an archive."""
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,29 +9,12 @@ import numpy as np
 from ptqflow.core.errors import DataError
 from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.fetch.archives import Listing
-from ptqflow.fetch.image_files import list_images, read_images
+from ptqflow.fetch.image_files import list_images
+from ptqflow.fetch.layout import ORDER, SPLITS, Layout, problems_of_splits
 from ptqflow.fetch.params import DataParams
-from ptqflow.fetch.splitting import Pool, Source, stratified_subset
+from ptqflow.fetch.splitting import Source
 
 _LAYOUT = "expected train/<class>/… with test/<class>/… or val/<class>/… or both, or <class>/… alone"
-_ORDER = ("train", "val", "test")
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "eval"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-_NAMED = 5  # classes in an error
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """The files of each split and class, before anything is decoded."""
-
-    classes: list[str]
-    names: dict[str, list[str]]
-    """Split → file names, sorted."""
-    labels: dict[str, np.ndarray]
-    """Split → (N,) int64, the class of each file."""
 
 
 def load_image_folder(root: Path, params: DataParams, preprocessing: Preprocessing) -> Source:
@@ -50,25 +31,11 @@ def load_image_folder(root: Path, params: DataParams, preprocessing: Preprocessi
             than two classes, a class that is empty or that train lacks, or whose name is not UTF-8.
     """
     listing = list_images(root, params)
-    layout = _limited(_find_layout(root, listing), params)
-    names = [name for split in layout.names.values() for name in split]
-    pools, first = {}, 0
-    for split, labels in layout.labels.items():
-        pools[split] = Pool(np.arange(first, first + len(labels)), labels)
-        first += len(labels)
-    return Source(
-        origin="image files, one folder a class",
-        classes=tuple(layout.classes),
-        train=pools["train"],
-        val=pools.get("val"),
-        test=pools.get("test"),
-        horizontal_flip=True,
-        read=partial(read_images, root, names, params, preprocessing),
-        ignored=listing.ignored.total(),
-    )
+    layout = _find_layout(root, listing)
+    return layout.source("image files, one folder a class", root, params, preprocessing, listing.ignored.total())
 
 
-def _find_layout(root: Path, listing: Listing) -> _Layout:
+def _find_layout(root: Path, listing: Listing) -> Layout:
     if not listing.files:
         besides = " but files that are left out" if listing.ignored else ""
         raise DataError(f"{root.resolve()} holds no files{besides}; {_LAYOUT}")
@@ -91,7 +58,7 @@ def _find_layout(root: Path, listing: Listing) -> _Layout:
             classes_of.setdefault(split_of.get(top, top), set()).add(below[0])
     classes = sorted(classes_of["train"])
     index_of = {name: index for index, name in enumerate(classes)}
-    names: dict[str, list[str]] = {split: [] for split in sorted(classes_of, key=_ORDER.index)}
+    names: dict[str, list[str]] = {split: [] for split in sorted(classes_of, key=ORDER.index)}
     labels: dict[str, list[int]] = {split: [] for split in names}
     for name in listing.files:
         top, label = (head + inside(name))[:2]
@@ -99,9 +66,9 @@ def _find_layout(root: Path, listing: Listing) -> _Layout:
         names[split].append(name)
         labels[split].append(index_of.get(label, -1))
     filled = {split: {classes[index] for index in set(of_split)} for split, of_split in labels.items()}
-    if problems := [*_problems_of_names(root, classes), *_problems_of_splits(classes, classes_of, filled)]:
+    if problems := [*_problems_of_names(root, classes), *problems_of_splits(classes, classes_of, filled)]:
         raise DataError(f"{root.resolve()}: {'; '.join(problems)}")
-    return _Layout(classes, names, {split: np.array(indices, np.int64) for split, indices in labels.items()})
+    return Layout(classes, names, {split: np.array(indices, np.int64) for split, indices in labels.items()})
 
 
 def _problems_of_names(root: Path, classes: Sequence[str]) -> Iterator[str]:
@@ -113,24 +80,6 @@ def _problems_of_names(root: Path, classes: Sequence[str]) -> Iterator[str]:
     if garbled := [name for name in classes if name != name.encode(errors="replace").decode()]:
         remedy = "rename its folder" if root.is_dir() else "set data.encoding to the encoding of the archive's names"
         yield f"the name of the class {garbled[0]!r} is not UTF-8; {remedy}"
-
-
-def _problems_of_splits(
-    classes: Sequence[str], classes_of: Mapping[str, set[str]], filled: Mapping[str, set[str]]
-) -> Iterator[str]:
-    """Yield what is wrong with the classes of each split: the folders that it has, and those that hold images."""
-    for split, found in classes_of.items():
-        if unknown := sorted(found - set(classes)):
-            yield f"{split}/ has {_listed(unknown)}, which train/ does not have"
-        if empty := sorted(found & set(classes) - filled[split]):
-            yield f"{_listed(empty)} {'has' if len(empty) == 1 else 'have'} no images in {split}"
-
-
-def _listed(classes: Sequence[str]) -> str:
-    if len(classes) == 1:
-        return f"the class {classes[0]!r}"
-    more = f" and {len(classes) - _NAMED:,} more" if len(classes) > _NAMED else ""
-    return f"the classes {', '.join(map(repr, classes[:_NAMED]))}{more}"
 
 
 def _require_one_form(root: Path, composed: dict[str, str], depth: int) -> None:
@@ -159,7 +108,7 @@ def _find_splits(root: Path, tops: set[str]) -> dict[str, str]:
             among others, which may be classes.
     """
     held = f"{root.resolve()} holds {', '.join(sorted(tops))}"
-    splits = {top: _SPLITS.get(top.casefold(), "") for top in tops}
+    splits = {top: SPLITS.get(top.casefold(), "") for top in tops}
     if tops and all(splits.values()):
         if len(set(splits.values())) == len(tops) > 1 and "train" in splits.values():
             return splits
@@ -185,21 +134,3 @@ def _common_depth(files: list[str]) -> int:
     ):
         depth += 1
     return depth
-
-
-def _limited(layout: _Layout, params: DataParams) -> _Layout:
-    drawn = len(_ORDER) - len(layout.labels)  # splits, of each of which a class has an image
-    least = {
-        "train": 3 if drawn == 2 else 2 if "val" not in layout.labels else 1,
-        "val": 1 + ("test" not in layout.labels),
-        "test": 0,
-    }
-    kept = {
-        split: stratified_subset(labels, params.limit, params.seed, layout.classes, least[split])
-        for split, labels in layout.labels.items()
-    }
-    return _Layout(
-        layout.classes,
-        {split: [names[i] for i in kept[split]] for split, names in layout.names.items()},
-        {split: labels[kept[split]] for split, labels in layout.labels.items()},
-    )

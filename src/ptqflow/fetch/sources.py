@@ -18,6 +18,7 @@ from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.data.batching import images_together
 from ptqflow.fetch.decoding import fit_arrays
 from ptqflow.fetch.image_folder import load_image_folder
+from ptqflow.fetch.image_list import load_image_list
 from ptqflow.fetch.params import DataParams
 from ptqflow.fetch.photos import load_photos
 from ptqflow.fetch.splitting import Decode, Pool, Rows, Source
@@ -40,6 +41,8 @@ def load_source(params: DataParams, preprocessing: Preprocessing, given: Path | 
         return _digits(preprocessing)
     if params.name == "image_folder":
         return load_image_folder(_given(params, given), params, preprocessing)
+    if params.name == "image_list":
+        return load_image_list(_given(params, given), params, preprocessing)
     if params.name == "photos":
         return load_photos(_given(params, given), params, preprocessing)
     return _torchvision_source(params, preprocessing, given, scratch)
