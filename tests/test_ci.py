@@ -12,6 +12,8 @@ import pytest
 from evaluation import evaluation_figures
 from ruamel.yaml import YAML
 
+import ptqflow
+
 ROOT = Path(__file__).parents[1]
 METRICS = evaluation_figures().headline().model_dump()
 
@@ -140,3 +142,8 @@ def test_git_ignores_an_environment_that_is_a_link() -> None:
     Path(".gitignore").write_text((ROOT / ".gitignore").read_text())
     subprocess.run(["git", "init", "--quiet"], check=True)
     assert subprocess.run(["git", "check-ignore", ".venv"], capture_output=True, check=False).returncode == 0
+
+
+def test_the_citation_has_the_version() -> None:
+    cited = YAML(typ="safe").load(ROOT / "CITATION.cff")
+    assert cited["version"] == ptqflow.__version__
