@@ -8,10 +8,11 @@
 # make test-slow  the slow tests, those in a browser (Debian's chromium), a quarter of the zoo
 # make faults  kills, damage and attacks at random: TRIES of each quick kind and 1 in 100 of each slow one, from SEED
 # make test-zoo  all networks of tests/zoo
+# make test-extra  slow tests for which CI has no time
 # make test-cluster  a sweep over four hosts of Ray on this one, of which one is killed
 .DEFAULT_GOAL := repro
 .DELETE_ON_ERROR:
-.PHONY: repro check format docs site networks test test-slow faults test-zoo test-cluster benchmark spread lint types lock
+.PHONY: repro check format docs site networks test test-slow faults test-zoo test-cluster test-extra benchmark spread lint types lock
 
 PYTHON ?= python3
 INSTALLED := .venv/installed
@@ -31,7 +32,10 @@ test: $(INSTALLED)
 	pytest -n 2 -m "not slow and not browser and not faults" $(if $(COVERAGE),--cov --cov-report=term) $(TESTS)
 
 test-slow: $(INSTALLED)
-	pytest -n 2 -m "(slow or browser) and not zoo and not cluster" $(TESTS)
+	pytest -n 2 -m "(slow or browser) and not zoo and not cluster and not extra" $(TESTS)
+
+test-extra: $(INSTALLED)
+	pytest -n 2 -m extra $(TESTS)
 
 test-cluster: $(INSTALLED)
 	pytest -m cluster tests/pipeline/test_sweep.py

@@ -230,6 +230,7 @@ def test_an_onnx_file_that_is_no_such_classifier_is_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_an_endless_network_is_ended_by_verify(export: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (export / INT8_ONNX).write_bytes(endless())
     fix_hashes(export)

@@ -28,6 +28,7 @@ def test_second_repro_runs_nothing(repository: Repository) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_calibration_params_rerun_calib_and_what_follows(repository: Repository) -> None:
     assert set(repository.run("dvc", "exp", "run", "-S", "calib.batches=3").ran) == FROM_CALIB
     assert json.loads(repository.read("metrics/calib.json"))["images"] == 24
@@ -46,6 +47,7 @@ def test_engine_reruns_the_dry_run_the_conversions_and_what_follows_alone(reposi
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_a_budget_that_is_met_at_once_leads_to_the_same_network_and_leaves_its_trail(repository: Repository) -> None:
     result = repository.run("dvc", "exp", "run", "-S", "convert.max_drop=100")
     assert set(result.ran) == {"convert", "export", "report"}
@@ -65,6 +67,7 @@ def test_going_back_to_old_params_runs_nothing(repository: Repository) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_learning_rate_reruns_from_train(repository: Repository) -> None:
     assert set(repository.run("dvc", "exp", "run", "-S", "train.lr=0.02").ran) == FROM_TRAIN
 
@@ -157,6 +160,7 @@ def test_dvc_hashes_every_file_of_the_users_that_fetch_reads(repository: Reposit
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_changed_bytes_of_a_checkpoint_rerun_from_train(repository: Repository) -> None:
     weights = repository.path.parent / "weights.safetensors"
     shutil.copy(repository.path / "models/fp32/weights.safetensors", weights)

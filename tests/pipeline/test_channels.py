@@ -58,7 +58,7 @@ def ptqflow_run(repository: Repository, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("channels", "color"), [(1, "L"), (4, "RGBA")])
+@pytest.mark.parametrize(("channels", "color"), [pytest.param(1, "L", marks=pytest.mark.extra), (4, "RGBA")])
 def test_a_network_of_ones_own_for_grey_or_rgba_images_runs_from_their_files_to_predictions_of_them(
     repository: Repository, channels: int, color: str
 ) -> None:

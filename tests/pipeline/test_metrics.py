@@ -26,6 +26,7 @@ def test_all_metrics_together_fit_on_a_screen(repository: Repository) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_a_diff_after_another_training_is_a_screen_of_rows(repository: Repository) -> None:
     repository.run("dvc", "exp", "run", "-S", "train.lr=0.05", "-S", "calib.batches=3")
     output = repository.run("dvc", "metrics", "diff", "HEAD", "--md").output

@@ -20,6 +20,7 @@ def test_any_number_of_processes_writes_the_same_bytes(repository: Repository) -
     assert written[0] == written[1] == written[2]
 
 
+@pytest.mark.extra
 def test_a_network_trained_on_two_devices_is_what_later_stages_take(repository: Repository) -> None:
     network = repository.contents("models/fp32")
     repository.set_params({"train": {"devices": 2}})

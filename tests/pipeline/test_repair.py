@@ -36,8 +36,8 @@ def ptqflow(repository: Repository, command: str) -> str:
 @pytest.mark.parametrize(
     ("links", "name"),
     [
-        ("copy", "data/dataset/train_images.npy"),
-        ("hardlink", "models/fp32/card.json"),
+        pytest.param("copy", "data/dataset/train_images.npy", marks=pytest.mark.extra),
+        pytest.param("hardlink", "models/fp32/card.json", marks=pytest.mark.extra),
         ("symlink", "models/fp32/weights.safetensors"),
     ],
 )

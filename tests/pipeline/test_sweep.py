@@ -94,6 +94,7 @@ def test_though_hosts_fail_every_experiment_is_there_once_with_the_figures_of_a_
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_ctrl_c_ends_what_runs_keeps_what_is_finished_and_the_same_command_runs_the_rest(tmp_path: Path) -> None:
     repository = make_project(tmp_path / "project")
     go = tmp_path / "go"

@@ -51,7 +51,13 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(changes, id=name, marks=[] if "whole" in name else [pytest.mark.extra])
+        for name, changes in RECIPES.items()
+    ],
+)
 def test_without_batch_norm_any_number_of_ranks_trains_the_same_network_but_for_rounding(changes: list[str]) -> None:
     alone, rows = train(1, NORMED, *changes)
     for ranks in (2, 3):
@@ -132,7 +138,7 @@ def test_ranks_that_skip_different_layers_at_random_train_together() -> None:
 ENDLESS = "epochs=1000000"
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.extra)])
 def test_a_killed_rank_ends_all_others_within_30_seconds_and_training_resumes_from_the_checkpoint(victim: int) -> None:
     kill_one_of_two_and_resume(victim, "epochs=60", "images=200")
 

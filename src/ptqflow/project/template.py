@@ -27,7 +27,7 @@ _INSTALL_RELEASE = (
 
 def packages_of_stages() -> dict[str, list[str]]:
     """Return the packages of ptqflow that each stage runs, by the deps of ptqflow's own dvc.yaml."""
-    stages = YAML(typ="safe").load(FILES / "dvc.yaml")["stages"]
+    stages = YAML(typ="safe").load(FILES / "pipeline.yaml")["stages"]
     prefix = "src/ptqflow/"
     return {
         name: [dep.removeprefix(prefix) for dep in entry.get("do", entry)["deps"] if dep.startswith(prefix)]
@@ -40,7 +40,7 @@ def pipeline() -> str:
     yaml = YAML()
     yaml.width = 1000  # wrapped by ruamel, the plots are hard to read
     yaml.indent(mapping=2, sequence=4, offset=2)
-    loaded = yaml.load(FILES / "dvc.yaml")
+    loaded = yaml.load(FILES / "pipeline.yaml")
     for name, entry in loaded["stages"].items():
         _run_installed(name, entry.get("do", entry))
     text = StringIO()
