@@ -115,11 +115,14 @@ def test_an_override_may_match_more_than_what_is_kept_fp32(choose: Choose, stati
 
 
 @pytest.mark.usefixtures("network")
-@pytest.mark.parametrize(("width", "kept"), [(11, ()), (12, ("1",))])
-def test_auto_keeps_a_head_that_is_a_quarter_of_the_bytes_fp32_and_quantizes_a_larger_one(
-    width: int, kept: tuple[str, ...]
+@pytest.mark.parametrize(
+    ("width", "hidden", "classes", "kept"),
+    [(6155, 512, 513, ()), (6156, 512, 513, ("1",)), (1, 512, 512, ("1",)), (1, 512, 513, ())],
+)
+def test_auto_keeps_a_head_of_a_mebibyte_or_a_quarter_of_the_bytes_fp32_and_quantizes_a_larger_one(
+    width: int, hidden: int, classes: int, kept: tuple[str, ...]
 ) -> None:
-    """FP32 takes 4 bytes a weight, INT8 one: 4 · 4 of 4 · 4 + 4 · 12 bytes are a quarter."""
-    model = nn.Sequential(nn.Linear(width, 4, bias=False), nn.Linear(4, 1, bias=False)).eval()
+    """FP32 takes 4 bytes a weight, INT8 one: 4 · 512 · 513 of 4 · 512 · 513 + 6156 · 512 bytes are a quarter."""
+    model = nn.Sequential(nn.Linear(width, hidden, bias=False), nn.Linear(hidden, classes, bias=False)).eval()
 
     assert resolve_scheme(model, convert_params(head="auto")).fp32 == kept

@@ -27,7 +27,7 @@ def test_every_draw_and_size_runs_once_on_demand_and_only_what_is_new_runs_again
 
     repository.set_params({"convert": {"head": "int8"}})
     assert sorted(name for name in ran(repository) if name != "calib_spread") == scores
-    repository.set_params({"convert": {"head": "fp32"}})
+    repository.set_params({"convert": {"head": "auto"}})
     assert ran(repository) == []
 
     repository.set_params({"calib_spread": {"batches": [1, 2, 3]}})

@@ -47,7 +47,7 @@ class ConvertParams(Params):
     weight: WeightParams
     head: Literal["auto", "fp32", "int8"]
     """Precision of the last layer, whose output is the logits; auto: FP32, unless that is more than a quarter of the
-    file."""
+    file and a mebibyte."""
     keep_fp32: Annotated[tuple[str, ...], Strict(False)]
     """Names or patterns of modules or functions that stay FP32, such as `layer4.*` or `add_3`, or types of them, such
     as `add`, `softmax`, `Linear` or `MLPBlock`."""

@@ -20,6 +20,7 @@ from ptqflow.fx.qparams import observed_together
 
 _FP32_BYTES = 4  # of a weight, which has 1 in INT8
 _LARGEST_HEAD = 0.25  # share of the weights' bytes, beyond which `convert.head=auto` quantizes it
+_SMALL_HEAD = 1 << 20  # bytes, for whose sake no precision is lost
 
 
 def resolve_scheme(model: nn.Module, params: ConvertParams, also_fp32: Sequence[str] = ()) -> Scheme:
@@ -57,7 +58,7 @@ def _keeps_head(model: nn.Module, head: Literal["auto", "fp32", "int8"]) -> bool
         return head == "fp32"
     in_heads = sum(_count_weights(model.get_submodule(name)) for name in find_heads(model))
     in_fp32, others = _FP32_BYTES * in_heads, _count_weights(model) - in_heads
-    return in_fp32 <= _LARGEST_HEAD * (in_fp32 + others)
+    return in_fp32 <= max(_SMALL_HEAD, _LARGEST_HEAD * (in_fp32 + others))
 
 
 def _count_weights(module: nn.Module) -> int:
