@@ -94,7 +94,7 @@ def test_ci_runs_lint_types_the_everyday_tests_the_slow_ones_and_some_faults() -
     tests = [line for line in planned if line.startswith("pytest")]
     assert [re.findall(r'-m "([^"]+)"', line) for line in tests] == [
         ["not slow and not browser and not faults"],
-        ["(slow or browser) and not zoo and not cluster"],
+        ["(slow or browser) and not zoo and not cluster and not extra"],
         ["faults"],
     ]
 
