@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 from mutation import mutate
-from samples import ARCHIVE_WRITERS, data_params, image_files
+from samples import ARCHIVE_WRITERS, data_params, fetch, image_files
 
 from ptqflow.core.errors import DataError
 from ptqflow.data.dataset import open_dataset
-from ptqflow.fetch.fetch import fetch
 
 pytestmark = pytest.mark.faults
 
