@@ -9,13 +9,19 @@ from pathlib import Path
 import psutil
 import pytest
 from ray_cluster import cluster, sweep_command, wait_until
+from remotes import s3
 from repository import Repository
 from sweeping import add_remotes, make_project
 
 GRID = ("calib.batches=1,3", "convert.activation.method=mse,minmax")
 COMBINATIONS = [(batches, method) for batches in (1, 3) for method in ("mse", "minmax")]
 FIXED = "train.lr=0.02"  # so that FP32 must be trained, once
-METRICS = ("metrics/evaluate.json", "metrics/convert.json", "metrics/calib.json", "metrics/train.json")
+METRICS = (
+    "metrics/evaluate.json",
+    "metrics/plots/ranges.csv",
+    "metrics/plots/calib_tensors.csv",
+    "metrics/plots/train.csv",
+)
 
 
 def clone_of(repository: Repository, path: Path) -> Repository:
@@ -91,6 +97,26 @@ def test_though_hosts_fail_every_experiment_is_there_once_with_the_figures_of_a_
     assert swept_figures(repository) == expected
     shown = repository.run("dvc", "exp", "show", "--csv", "--only-changed").output
     assert len(re.findall(r"\bsweep-\w{8}\b", shown)) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_hosts_share_a_bucket_as_their_cache(tmp_path: Path) -> None:
+    repository = make_project(tmp_path / "project")
+    repository.run("dvc", "remote", "remove", "store")
+    with s3(repository), cluster(repository) as hosts:
+        for name in ("b", "c"):
+            hosts.add(clone_of(repository, tmp_path / name / "clone"), name)
+        command = sweep_command(repository.path, "-S", "calib.batches=1,2,3", "--address", hosts.address, "convert")
+        printed = repository.run(*command).output
+        alone = clone_of(repository, tmp_path / "alone" / "clone")
+        for name in experiments(repository):
+            alone.run("dvc", "exp", "pull", "-q", "origin", name)
+            alone.run("dvc", "exp", "apply", "-q", name)
+            assert alone.run("dvc", "repro", "convert").ran == []
+            assert (alone.path / "convert.out").exists()
+    assert len(experiments(repository)) == 3
+    assert len(re.findall(r": ran .*data", printed)) == 1, printed
 
 
 @pytest.mark.slow
