@@ -6,7 +6,7 @@ from ptqflow.core.stage import run
 
 
 def main() -> str | None:
-    """Write models/statistics, metrics/calib.json and, in metrics/plots, the figures of each class and tensor."""
+    """Write models/statistics and, in metrics/plots, the figures of each class and tensor."""
     from ptqflow.calib.params import CalibParams
     from ptqflow.core.params import read_params
     from ptqflow.core.run_params import RunParams
@@ -21,8 +21,7 @@ def main() -> str | None:
     from ptqflow.calib.sampling import draw_images
     from ptqflow.calib.sharding import collect_in_parts
     from ptqflow.calib.statistics import StatisticsCard, save_statistics
-    from ptqflow.core.artifacts import write_metrics
-    from ptqflow.core.figures import CALIB_CLASSES, OBSERVED_RANGES, CalibMetrics, ClassImages
+    from ptqflow.core.figures import CALIB_CLASSES, OBSERVED_RANGES, ClassImages
     from ptqflow.core.ranks import joined
     from ptqflow.data.dataset import open_dataset
     from ptqflow.models.fp32 import load_fp32
@@ -39,8 +38,8 @@ def main() -> str | None:
     drawn = [] if labels is None else np.bincount(labels[draw.rows.ravel()], minlength=len(fp32.card.classes)).tolist()
     CALIB_CLASSES.write(ClassImages(name=name, images=n) for name, n in zip(fp32.card.classes, drawn, strict=False))
     OBSERVED_RANGES.write(statistics.ranges())
-    write_metrics("calib", CalibMetrics(images=draw.rows.size, dropped=draw.dropped))
-    return f"{draw.rows.size:,} images, {len(statistics.tensors)} tensors"
+    left_out = f", {draw.dropped:,} left out because val or test has their pixels" if draw.dropped else ""
+    return f"{draw.rows.size:,} images, {len(statistics.tensors)} tensors{left_out}"
 
 
 if __name__ == "__main__":

@@ -5,17 +5,17 @@ from ptqflow.core.stage import run
 
 
 def main() -> str:
-    """Write models/int8, metrics/convert.json and tables in metrics/plots."""
+    """Write models/int8 and tables in metrics/plots."""
     from ptqflow.calib.statistics import load_statistics
     from ptqflow.convert.conversion import convert_network
     from ptqflow.convert.params import ConvertParams
     from ptqflow.convert.range_figures import histogram_rows, range_rows
-    from ptqflow.core.artifacts import write_csv, write_metrics
-    from ptqflow.core.figures import QUANTIZED_RANGES, SEARCH, TRIALS, ConvertMetrics
+    from ptqflow.core.artifacts import write_csv
+    from ptqflow.core.figures import QUANTIZED_RANGES, SEARCH, TRIALS
     from ptqflow.core.params import read_params
     from ptqflow.data.dataset import open_dataset
     from ptqflow.fx.artifact import save_int8
-    from ptqflow.fx.layers import count_layers, list_layers, summarize_layers
+    from ptqflow.fx.layers import list_layers, summarize_layers
     from ptqflow.models.fp32 import load_fp32
 
     params = read_params("convert", ConvertParams)
@@ -28,7 +28,6 @@ def main() -> str:
     QUANTIZED_RANGES.write(range_rows(statistics, made.qparams))
     SEARCH.write(list(found.search.rows))
     TRIALS.write(found.budget.rows())
-    write_metrics("convert", ConvertMetrics(fp32_layers=count_layers(layers)["fp32"]))
     return f"{summarize_layers(layers)}; {INT8 / 'layers.txt'} lists them"
 
 

@@ -5,8 +5,8 @@ from ptqflow.core.stage import run
 
 
 def main() -> str:
-    """Write models/export, if all its files pass, metrics/export.json and metrics/plots/export.csv."""
-    from ptqflow.core.artifacts import new_directory, write_metrics
+    """Write models/export, if all its files pass, and metrics/plots/export.csv."""
+    from ptqflow.core.artifacts import new_directory
     from ptqflow.core.figures import FILE_CHECKS, read_evaluation_figures
     from ptqflow.core.params import read_params, read_sections
     from ptqflow.data.dataset import open_dataset
@@ -32,7 +32,6 @@ def main() -> str:
         gate = Gate(partial, DATASET, dataset.test.labels, int8.card.batch_size)
         checks = export.check_files(gate, networks, logits, dataset.test, params)
     FILE_CHECKS.write(checks)
-    write_metrics("export", export.headline(checks))
     return export.summarize(checks)
 
 

@@ -6,7 +6,7 @@ from ptqflow.core.stage import run
 
 
 def main() -> None:
-    """Write models/fp32, metrics/train.json and metrics/plots/train.csv; the last two after every epoch."""
+    """Write models/fp32 and, after every epoch, metrics/plots/train.csv."""
     from ptqflow.core.params import read_params
     from ptqflow.core.run_params import RunParams
     from ptqflow.train.params import TrainParams
@@ -35,7 +35,7 @@ def main() -> None:
         inputs = require_equal_inputs(ranks, fingerprint(card, params, dataset.card, weights))
         checkpoints = Checkpoints(CHECKPOINTS, inputs, run_params.checkpoint_every)
         epochs = fit(model, dataset.train, dataset.val, start.recipe, params, device, ranks, checkpoints)
-        record(epochs, params, log, ranks)
+        record(epochs, log, ranks)
     if ranks.rank == 0:
         save_fp32(FP32, model, card, first_images(dataset.val, card.normalization))
         checkpoints.remove()

@@ -28,8 +28,8 @@ def _comparison(*, lost: int, classes: tuple[str, ...] = ("ant", "bee")) -> Comp
     worse = labels.copy()
     worse[:lost] = 1
     recorded = (
-        Recorded({"evaluate.drop": 0.0}, {"fc": 30.0, "conv1": 40.0, "a": 10.0, "b": 20.0}),
-        Recorded({"evaluate.drop": 0.01}, {"fc": 31.0, "conv1": 30.0, "a": 12.0, "b": 24.0}),
+        Recorded({"drop": 0.0}, {"fc": 30.0, "conv1": 40.0, "a": 10.0, "b": 20.0}),
+        Recorded({"drop": 0.01}, {"fc": 31.0, "conv1": 30.0, "a": 12.0, "b": 24.0}),
     )
     models = (Prediction(labels, margin, margin), Prediction(worse, margin, margin))
     return Comparison(("main", "HEAD"), classes, labels, models, recorded)
@@ -39,7 +39,7 @@ def test_markdown_has_the_verdict_the_figures_the_three_layers_that_changed_most
     text = _comparison(lost=2).as_markdown()
 
     assert "The drop of 5.00 points is not statistically significant" in text
-    assert "| evaluate.drop | 0 | 0.01 |" in text
+    assert "| drop | 0 | 0.01 |" in text
     layers = text.partition("Layers")[2].partition("2 predictions changed")[0]
     assert [line.split()[1] for line in layers.splitlines() if line.startswith("| ")][2:] == ["conv1", "b", "a"]
     assert "| 0 | ant | ant | bee | 0.5 | 0.5 |" in text

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptqflow.core.errors import ArtifactError, DataError
-from ptqflow.core.paths import PREDICTIONS
+from ptqflow.core.figures import SENSITIVITY
+from ptqflow.core.paths import HEADLINE, PREDICTIONS
 from ptqflow.core.printable import printable
 from ptqflow.core.text_table import format_text_table
 from ptqflow.evaluate.predictions import Prediction, Predictions, changed_rows, load_predictions
@@ -36,29 +37,13 @@ _SHOWN = 20  # changed images in the text; JSON has all
 _LAYERS = 3  # in Markdown; JSON has all
 _LONGEST_COMMENT = 65_536  # characters, on GitHub
 _CUT = "\n\nCut here: a comment has at most 65,536 characters; `ptqflow compare A B --json` prints all.\n"
-_HEADLINE = {
-    "evaluate": (
-        "fp32_top1",
-        "int8_top1",
-        "drop",
-        "p",
-        "agreement",
-        "median_sqnr_db",
-        "fp32_mb",
-        "int8_mb",
-    ),
-    "export": ("onnx_top1", "onnx_agreement", "onnx_sqnr_db"),
-    "convert": ("fp32_layers",),
-    "calib": ("images",),
-}
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What git has of a revision: figures of metrics/ and the table of `sensitivity`; empty where it has none."""
+    """What git has of a revision: metrics/evaluate.json and the table of `sensitivity`; empty where it has none."""
 
-    figures: dict[str, float | None] = field(default_factory=dict)
-    """By file and key, such as `evaluate.drop`."""
+    figures: dict[str, float] = field(default_factory=dict)
     layers: dict[str, float] = field(default_factory=dict)
     """SQNR of the output of each module in the INT8 network, in dB."""
 
@@ -237,21 +222,18 @@ def read_recorded(revision: str, repository: Path = Path()) -> Recorded:
     """
     project = _find_project(repository.resolve())
     commit = _resolve(project, revision)
-    figures: dict[str, float | None] = {}
     try:
-        for name, keys in _HEADLINE.items():
-            found = json.loads(_committed(project, commit, f"metrics/{name}.json") or "{}")
-            figures |= {f"{name}.{key}": found[key] for key in keys if key in found}
-        table = csv.DictReader((_committed(project, commit, "metrics/plots/sensitivity.csv") or "").splitlines())
+        figures = {key: float(x) for key, x in json.loads(_committed(project, commit, HEADLINE) or "{}").items()}
+        table = csv.DictReader((_committed(project, commit, SENSITIVITY.path) or "").splitlines())
         layers = {row["module"]: float(row["network_sqnr_db"]) for row in table if row["network_sqnr_db"]}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"metrics/ of {revision} is not what this version of ptqflow writes: run `dvc repro` on a checkout of it"
         ) from error
     return Recorded(figures, layers)
 
 
-def _committed(project: Path, commit: str, path: str) -> str | None:
+def _committed(project: Path, commit: str, path: Path) -> str | None:
     """Return the text of a file of a project at a commit, or None where it has none."""
     shown = _git(project, "show", f"{commit}:./{path}")
     return shown.stdout if shown.returncode == 0 else None

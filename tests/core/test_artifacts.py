@@ -23,7 +23,7 @@ from ptqflow.core.artifacts import (
     write_metrics,
 )
 from ptqflow.core.errors import ArtifactError
-from ptqflow.core.figures import CalibMetrics
+from ptqflow.core.figures import BenchmarkMetrics
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -127,8 +127,8 @@ def test_json_keeps_the_order_and_refuses_what_json_has_no_number_for() -> None:
 
 
 def test_metrics_lie_in_metrics_under_the_name_of_the_stage() -> None:
-    write_metrics("calib", CalibMetrics(images=8, dropped=1))
-    assert Path("metrics/calib.json").read_text() == '{\n  "images": 8,\n  "dropped": 1\n}\n'
+    write_metrics("benchmark", BenchmarkMetrics(speedup={"openvino": 4.0}))
+    assert Path("metrics/benchmark.json").read_text() == '{\n  "speedup": {\n    "openvino": 4.0\n  }\n}\n'
 
 
 def test_csv_quotes_what_needs_it_and_leaves_none_empty() -> None:

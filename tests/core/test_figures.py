@@ -41,7 +41,7 @@ def test_figures_come_back_from_beside_the_predictions() -> None:
 
 
 def test_of_the_figures_of_evaluate_those_to_compare_are_metrics_and_what_does_not_exist_has_no_key() -> None:
-    write_metrics("evaluate", evaluation_figures(fp32=0.98, int8=0.97, sqnr_db=None).headline())
+    write_metrics("evaluate", evaluation_figures(fp32=0.98, int8=0.97, sqnr_db=None).headline(4, 320))
     assert json.loads(Path("metrics/evaluate.json").read_text()) == {
         "fp32_top1": 0.98,
         "int8_top1": 0.97,
@@ -52,6 +52,8 @@ def test_of_the_figures_of_evaluate_those_to_compare_are_metrics_and_what_does_n
         "median_sqnr_db": 33.5,
         "fp32_mb": 44.78,
         "int8_mb": 11.31,
+        "fp32_layers": 4,
+        "calib_images": 320,
     }
 
 

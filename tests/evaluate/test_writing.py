@@ -7,7 +7,7 @@ from made_logits import BYTES, networks_of
 from numpy.typing import NDArray
 
 from ptqflow.core.errors import ModelError
-from ptqflow.core.figures import CLASSES, RELIABILITY, read_evaluation_figures
+from ptqflow.core.figures import CLASSES, RELIABILITY, EvaluateMetrics, read_evaluation_figures
 from ptqflow.core.paths import PREDICTIONS
 from ptqflow.data.fidelity import median_sqnr_db
 from ptqflow.data.logits import NETWORKS, Logits, NetworkName
@@ -26,7 +26,7 @@ def values(seed: int) -> NDArray[np.float64]:
 
 @pytest.fixture
 def networks() -> Networks:
-    return networks_of({name: values(seed) for seed, name in enumerate(NETWORKS)})
+    return networks_of({name: values(seed) for seed, name in enumerate(NETWORKS)}, fp32_layers=2, calib_images=8)
 
 
 def test_all_figures_lie_beside_the_predictions_and_the_headline_in_metrics(networks: Networks) -> None:
@@ -36,10 +36,18 @@ def test_all_figures_lie_beside_the_predictions_and_the_headline_in_metrics(netw
     assert figures == read_evaluation_figures() == compare(logits, dict.fromkeys(NETWORKS, BYTES), LABELS)
     assert figures.median_sqnr_db == pytest.approx(median_sqnr_db(logits["int8"], logits["fp32"]), abs=1e-4)
     metrics = json.loads(Path("metrics/evaluate.json").read_text())
-    assert metrics == figures.headline().model_dump()
+    assert metrics == figures.headline(fp32_layers=2, calib_images=8).model_dump()
     predictions = load_predictions(PREDICTIONS)
     assert (predictions.card.classes, predictions.card.test_sha256) == (NAMES, "0" * 64)
     assert np.array_equal(predictions.networks["int8"].predicted, logits["int8"].argmax(axis=1))
+
+
+def test_of_a_thousand_classes_as_many_figures_are_compared_as_of_ten() -> None:
+    labels = np.arange(2000) % 1000
+    logits = np.random.default_rng(0).normal(size=(2000, 1000))
+    write_evaluation(networks_of(dict.fromkeys(NETWORKS, logits), classes=tuple(map(str, range(1000)))), labels)
+    assert set(json.loads(Path("metrics/evaluate.json").read_text())) <= set(EvaluateMetrics.model_fields)
+    assert len(EvaluateMetrics.model_fields) == 12
 
 
 def test_every_network_has_its_tables(networks: Networks) -> None:

@@ -186,7 +186,7 @@ def test_a_missing_file_is_named(saved: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("format_version", 3), ("format_version", 5), ("scheme", {}), ("qparams", None)]
+    ("key", "value"), [("format_version", 3), ("format_version", 6), ("scheme", {}), ("qparams", None)]
 )
 def test_a_card_of_another_version_is_refused_by_key(saved: Path, key: str, value: object) -> None:
     card = json.loads((saved / "card.json").read_text())

@@ -101,8 +101,8 @@ def test_the_wheel_runs_the_pipeline_and_git_has_all_that_it_wrote(installed: In
     assert Path(imported) == installed.package / "__init__.py"
     assert installed.run("dvc", "status").endswith("up to date.\n")
     assert installed.run("git", "status", "--porcelain") == ""
-    metrics = json.loads((installed.repository.path / "metrics/export.json").read_text())
-    assert 0 <= metrics["onnx_top1"] <= 1
+    metrics = json.loads((installed.repository.path / "metrics/evaluate.json").read_text())
+    assert 0 <= metrics["int8_top1"] <= 1
     assert installed.run("ptqflow", "verify", "models/export")
 
 

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 def test_any_number_of_processes_writes_the_same_bytes(repository: Repository) -> None:
     repository.set_params({"calib": {"batches": 22}, "run": {"batch_size": 3}})
-    names = ("models/statistics", "metrics/calib.json", "data/logits", "metrics/plots/calib_tensors.csv")
+    names = ("models/statistics", "data/logits", "metrics/plots/calib_tensors.csv")
     written = []
     for processes in (1, 2, 3):
         repository.set_params({"run": {"processes": processes}})

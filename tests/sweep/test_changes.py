@@ -29,11 +29,11 @@ def test_changed_and_new_files_are_read_as_bytes_and_the_params_are_not(clone: P
 
 
 def test_two_clones_that_ran_different_stages_are_merged(clone: Path) -> None:
-    one = {"dvc.lock": LOCK.format(calib="new", convert="old").encode(), "metrics/calib.json": b"{}"}
+    one = {"dvc.lock": LOCK.format(calib="new", convert="old").encode(), "metrics/evaluate.json": b"{}"}
     other = {"dvc.lock": LOCK.format(calib="old", convert="new").encode(), "convert.json": b"[]\r\n"}
     apply_changes(clone, [one, other])
     assert YAML(typ="safe").load(clone / "dvc.lock") == YAML(typ="safe").load(LOCK.format(calib="new", convert="new"))
-    assert (clone / "metrics/calib.json").read_bytes() == b"{}"
+    assert (clone / "metrics/evaluate.json").read_bytes() == b"{}"
     assert (clone / "convert.json").read_bytes() == b"[]\r\n"
 
 

@@ -80,7 +80,7 @@ def draw_images(
     """
     size = train.size
     count = min(max(_FEWEST, images_together(size, _PIXELS)), _MOST)
-    together = min(max(8, images_together(size, _KEPT_PIXELS)), count)
+    together = min(images_together(size, _KEPT_PIXELS), count)
 
     def images(chosen: NDArray[np.int64]) -> Images:
         inputs = to_input(torch.from_numpy(train.read(chosen)), normalization)

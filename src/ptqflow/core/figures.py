@@ -1,8 +1,8 @@
 """The figures that the stages write: one schema for the writer and all readers.
 
-metrics/*.json hold what is compared across commits, on one screen of `dvc metrics diff`. The figures of every epoch,
-tensor, module, class and file are tables in metrics/plots, which `dvc plots diff` compares. All figures of the test
-images lie beside the predictions.
+metrics/evaluate.json holds the dozen that are compared across commits. Those of every epoch, tensor, module, class
+and file are tables in metrics/plots, which `dvc plots diff` compares. All figures of the test images lie beside the
+predictions.
 """
 
 from pathlib import Path
@@ -106,29 +106,6 @@ class TrialRow(Card):
     """The modules kept FP32, separated by commas; a block stands for all modules in it."""
 
 
-class TrainMetrics(Card):
-    """metrics/train.json: the epoch whose weights are kept."""
-
-    epoch: NonNegativeInt
-    val_top1: Share | None = None
-
-
-class CalibMetrics(Card):
-    """metrics/calib.json."""
-
-    images: PositiveInt
-    """Number of calibration images."""
-    dropped: NonNegativeInt
-    """Images that were left out because val or test has the same pixels."""
-
-
-class ConvertMetrics(Card):
-    """metrics/convert.json."""
-
-    fp32_layers: NonNegativeInt
-    """Layers of the INT8 network that run in FP32."""
-
-
 class NetworkFigures(Card):
     """One network on the test images."""
 
@@ -188,6 +165,10 @@ class EvaluateMetrics(Card):
     p5_sqnr_db: FiniteFloat | None = None
     fp32_mb: NonNegativeFloat
     int8_mb: NonNegativeFloat
+    fp32_layers: NonNegativeInt
+    """Layers of INT8 that run in FP32."""
+    calib_images: NonNegativeInt
+    """That the ranges of INT8 come from."""
 
 
 class EvaluationFigures(PairedFigures):
@@ -205,8 +186,8 @@ class EvaluationFigures(PairedFigures):
     kl: NonNegativeFloat
     """Mean Kullback-Leibler divergence of INT8's probabilities from FP32's, in nats."""
 
-    def headline(self) -> EvaluateMetrics:
-        """Return the figures that are compared across commits."""
+    def headline(self, fp32_layers: int, calib_images: int) -> EvaluateMetrics:
+        """Return the figures that are compared across commits, with what INT8 is made of."""
         return EvaluateMetrics(
             fp32_top1=self.fp32.top1,
             int8_top1=self.int8.top1,
@@ -218,32 +199,36 @@ class EvaluationFigures(PairedFigures):
             p5_sqnr_db=self.p5_sqnr_db,
             fp32_mb=self.fp32.size_mb,
             int8_mb=self.int8.size_mb,
+            fp32_layers=fp32_layers,
+            calib_images=calib_images,
         )
 
 
-class UnlabelledMetrics(Card):
-    """metrics/evaluate.json where the test images have no labels."""
+class UnlabelledFigures(Card):
+    """data/predictions/figures.json where the test images have no labels: INT8 against FP32."""
 
+    images: PositiveInt
+    """That are compared."""
     agreement: Share
     uncalibrated_agreement: Share | None = None
+    sqnr_db: FiniteFloat | None = None
+    """As in `EvaluationFigures`, with the next two."""
     median_sqnr_db: FiniteFloat | None = None
     p5_sqnr_db: FiniteFloat | None = None
     kl: NonNegativeFloat
     fp32_mb: NonNegativeFloat
     int8_mb: NonNegativeFloat
 
+    def headline(self, fp32_layers: int, calib_images: int) -> "UnlabelledMetrics":
+        """Return the figures that are compared across commits, with what INT8 is made of."""
+        return UnlabelledMetrics(**self.model_dump(), fp32_layers=fp32_layers, calib_images=calib_images)
 
-class UnlabelledFigures(UnlabelledMetrics):
-    """data/predictions/figures.json where the test images have no labels: INT8 against FP32."""
 
-    images: PositiveInt
-    """That are compared."""
-    sqnr_db: FiniteFloat | None = None
-    """As in `EvaluationFigures`."""
+class UnlabelledMetrics(UnlabelledFigures):
+    """metrics/evaluate.json where the test images have no labels."""
 
-    def headline(self) -> UnlabelledMetrics:
-        """Return the figures that are compared across commits."""
-        return UnlabelledMetrics(**self.model_dump(include=set(UnlabelledMetrics.model_fields)))
+    fp32_layers: NonNegativeInt
+    calib_images: NonNegativeInt
 
 
 Figures = EvaluationFigures | UnlabelledFigures
@@ -318,16 +303,6 @@ class FileCheck(Card):
     """Images on which only torch is right."""
     gained: NonNegativeInt | None = None
     """Images on which only the file is right."""
-
-
-class ExportMetrics(Card):
-    """metrics/export.json: int8.onnx in ONNX Runtime, the file that is shipped; empty with `export.onnx=false`."""
-
-    onnx_top1: Share | None = None
-    onnx_agreement: Share | None = None
-    """Share of the images for which it predicts what FP32 predicts."""
-    onnx_sqnr_db: FiniteFloat | None = None
-    """Of its logits to FP32's, the median over the images."""
 
 
 class BenchmarkMetrics(Card):

@@ -21,4 +21,5 @@ REPORT = Path("report/index.html")
 SPREAD = Path("models/spread")
 SPREAD_SCORES = Path("models/spread_scores")
 METRICS = Path("metrics")
+HEADLINE = METRICS / "evaluate.json"
 PLOTS = METRICS / "plots"

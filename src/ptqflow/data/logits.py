@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from safetensors import SafetensorError
 
 from ptqflow.core.artifacts import REMEDY, Card, HashedFile, new_directory
@@ -23,7 +23,7 @@ NETWORKS: tuple[NetworkName, ...] = ("fp32", "int8_uncalibrated", "int8")
 class LogitsCard(Card):
     """What the logits are of."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     network: NetworkName
     classes: tuple[str, ...]
     test_sha256: str
@@ -34,6 +34,10 @@ class LogitsCard(Card):
     """Hash of the network's own file."""
     model_bytes: PositiveInt
     """Size of that file."""
+    fp32_layers: NonNegativeInt = 0
+    """Of an INT8 network, the layers that run in FP32."""
+    calib_images: NonNegativeInt = 0
+    """That its ranges come from."""
     min_sqnr_db: float | None = None
     """The least median SQNR to FP32, in decibels, that is accepted; None: no limit."""
     batch_size: PositiveInt

@@ -41,7 +41,8 @@ def write_evaluation(networks: Mapping[NetworkName, Logits], labels: NDArray[np.
         PER_CLASS[name].write([] if labels is None else per_class_rows(found.predicted, labels, card.classes))
     CLASSES.write([] if labels is None else class_rows(logits, labels, card.classes))
     RELIABILITY.write([] if labels is None else reliability_rows(predictions, labels))
-    write_metrics("evaluate", figures.headline())
+    int8 = networks["int8"].card
+    write_metrics("evaluate", figures.headline(int8.fp32_layers, int8.calib_images))
     return figures
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ptqflow.core.artifacts import write_bytes
 from ptqflow.core.errors import ArtifactError, ModelError
-from ptqflow.core.figures import ExportMetrics, FileCheck
+from ptqflow.core.figures import FileCheck
 from ptqflow.core.machine import usable_cores
 from ptqflow.core.paths import LOGITS
 from ptqflow.data.accuracy import predictions
@@ -134,16 +134,6 @@ def check_files(
             if params.openvino:
                 checks.append(pool.submit(check_int8_onnx, "openvino"))
     return [check.result() for check in checks]
-
-
-def headline(checks: Sequence[FileCheck]) -> ExportMetrics:
-    """Return the figures of int8.onnx in ONNX Runtime, if it was exported."""
-    for check in checks:
-        if (check.file, check.runtime) == (INT8_ONNX, "onnxruntime"):
-            return ExportMetrics(
-                onnx_top1=check.top1, onnx_agreement=check.fp32_agreement, onnx_sqnr_db=check.median_sqnr_db
-            )
-    return ExportMetrics()
 
 
 def summarize(checks: Sequence[FileCheck]) -> str:

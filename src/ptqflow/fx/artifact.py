@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 from ptqflow.core.artifacts import REMEDY, Card, HashedFile, new_directory, write_text
 from ptqflow.core.errors import ArtifactError, EngineError, ModelError
 from ptqflow.fx.convert import convert
-from ptqflow.fx.layers import Layer, describe_layers
+from ptqflow.fx.layers import Layer, count_layers, describe_layers
 from ptqflow.fx.prepare import Scheme, prepare, without_torch_warnings
 from ptqflow.fx.qparams import TensorQParams, restore_ranges
 from ptqflow.fx.values import step_values
@@ -25,7 +25,7 @@ from ptqflow.models.fp32 import ModelCard, build_from_card
 class Int8Card(Card):
     """What a converted model is, beside its state."""
 
-    format_version: Literal[4] = 4
+    format_version: Literal[5] = 5
     scheme: Scheme
     """The engine that its weights are packed for, and what else determines its graph."""
     model: ModelCard
@@ -41,6 +41,8 @@ class Int8Card(Card):
     """What it divided the channels by, by the names of the normalizations whose output they are."""
     min_sqnr_db: float | None = None
     """The least median SQNR to FP32, in decibels, that `convert` required and `evaluate` does; None: no limit."""
+    fp32_layers: NonNegativeInt = 0
+    """How many layers run in FP32; `save_int8` counts them."""
     state_sha256: str = ""
 
 
@@ -71,7 +73,8 @@ def save_int8(
         write_text(partial / "prepared.txt", f"{prepared.graph}\n")
         write_text(partial / "converted.txt", f"{converted.graph}\n")
         write_text(partial / "layers.txt", describe_layers(layers))
-        STATE.write(partial, buffer.getvalue(), card)
+        counted = card.model_copy(update={"fp32_layers": count_layers(layers)["fp32"]})
+        STATE.write(partial, buffer.getvalue(), counted)
         _require_equal(converted, load_int8(partial).module, images)
 
 

@@ -23,7 +23,9 @@ class Network:
     file: Path
     sha256: str
     """Of the file."""
-    min_sqnr_db: float | None
+    min_sqnr_db: float | None = None
+    fp32_layers: int = 0
+    calib_images: int = 0
 
     def describe_logits(self, dataset: DatasetCard, batch_size: int) -> LogitsCard:
         """Return the card of its logits for the test images of a data set, computed in batches of this size."""
@@ -34,6 +36,8 @@ class Network:
             fp32_sha256=self.card.weights_sha256,
             model_sha256=self.sha256,
             model_bytes=self.file.stat().st_size,
+            fp32_layers=self.fp32_layers,
+            calib_images=self.calib_images,
             min_sqnr_db=self.min_sqnr_db,
             batch_size=batch_size,
         )
@@ -48,8 +52,17 @@ def open_network(name: NetworkName) -> Network:
     """
     if name == "fp32":
         fp32 = load_fp32(FP32)
-        return Network(name, fp32.module, fp32.card, WEIGHTS.path(FP32), fp32.card.weights_sha256, None)
+        return Network(name, fp32.module, fp32.card, WEIGHTS.path(FP32), fp32.card.weights_sha256)
     directory = {"int8": INT8, "int8_uncalibrated": INT8_UNCALIBRATED}[name]
     int8 = load_int8(directory)
     card = int8.card
-    return Network(name, int8.module, card.model, STATE.path(directory), card.state_sha256, card.min_sqnr_db)
+    return Network(
+        name,
+        int8.module,
+        card.model,
+        STATE.path(directory),
+        card.state_sha256,
+        card.min_sqnr_db,
+        card.fp32_layers,
+        card.calibration_images,
+    )

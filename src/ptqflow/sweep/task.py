@@ -11,14 +11,13 @@ from dvc.repo import Repo
 
 from ptqflow.core.errors import PtqflowError, describe_os_error, one_line
 from ptqflow.core.figures import EvaluateMetrics, UnlabelledMetrics, read_evaluate_metrics
-from ptqflow.core.paths import METRICS
+from ptqflow.core.paths import HEADLINE
 from ptqflow.sweep.changes import Changes, apply_changes, read_changes
 from ptqflow.sweep.clone import Clone, CommandError, cloned, run_command
 from ptqflow.sweep.host import Host, describe_host, find_difference
 from ptqflow.sweep.plan import Job, Stage
 
 _EVALUATE = "evaluate"
-_FIGURES = METRICS / "evaluate.json"
 
 
 @dataclass(frozen=True)
@@ -134,4 +133,4 @@ def _reproduce(clone: Clone, job: Job, sweep: Sweep) -> tuple[str, ...]:
 def _read_figures(clone: Clone, job: Job, sweep: Sweep) -> EvaluateMetrics | UnlabelledMetrics | None:
     if job.experiment is None or _EVALUATE not in (stage.name for stage in sweep.stages):
         return None
-    return read_evaluate_metrics(Path(clone.path / _FIGURES))
+    return read_evaluate_metrics(Path(clone.path / HEADLINE))
