@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 repro: $(INSTALLED)
 	dvc repro pipelines/benchmark/dvc.yaml
 	dvc repro
-	@PYTHONPATH=src python -m ptqflow.summary
+	@PYTHONPATH=src python -m ptqflow summary
 	@echo "More in report/index.html."
 
 check: lint types test

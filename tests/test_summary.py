@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -101,7 +102,7 @@ def summarize(folder: Path, figures: str) -> "subprocess.CompletedProcess[str]":
         write_manifest(EXPORT, make_manifest({}))
         SENSITIVITY.write([SensitivityRow(module="conv1", sqnr_db=12.5, drop=0.01)])
     return subprocess.run(
-        [sys.executable, "-m", "ptqflow.summary"],
+        [sys.executable, "-m", "ptqflow", "summary"],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(Path(ptqflow.__file__).parents[1])},
         check=False,
@@ -121,8 +122,29 @@ def test_the_module_prints_the_table_of_the_last_run(tmp_path: Path) -> None:
     )
 
 
+def locked(read: str) -> dict[str, object]:
+    """What dvc.lock has after `convert` wrote INT8 as `new`, and two stages read it as it was then."""
+    stages = {name: {"deps": [{"path": "models/int8", "md5": read}]} for name in ("sensitivity", "export")}
+    return {"stages": {"convert": {"outs": [{"path": "models/int8", "md5": "new"}]}, **stages}}
+
+
+@pytest.mark.parametrize(("read", "of_this_network"), [("new", True), ("old", False)])
+def test_files_and_layers_of_an_earlier_network_are_left_out(tmp_path: Path, read: str, of_this_network: bool) -> None:
+    (tmp_path / "dvc.lock").write_text(json.dumps(locked(read)))
+    printed = summarize(tmp_path, ALL.model_dump_json()).stdout
+    assert ("Most is lost in conv1" in printed) == of_this_network
+    assert ("int8.onnx in onnxruntime" in printed) == of_this_network
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\n", "[]", "stages: [\n"])
+def test_a_lock_that_cannot_be_read_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dvc.lock").write_text(text)
+    result = summarize(tmp_path, ALL.model_dump_json())
+    assert result.stderr == ("ptqflow: dvc.lock cannot be read: run `git checkout dvc.lock`, then `dvc repro`\n")
+
+
 def test_a_file_that_is_cut_off_is_one_line(tmp_path: Path) -> None:
     result = summarize(tmp_path, ALL.model_dump_json()[:100])
     assert result.returncode == 1
-    assert result.stderr.startswith("data/predictions/figures.json: the file: Invalid JSON")
+    assert result.stderr.startswith("ptqflow: data/predictions/figures.json: the file: Invalid JSON")
     assert result.stderr.endswith("run `ptqflow repair`, then `dvc repro`\n")

@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_inspect(commands)
     _add_verify(commands)
+    _add_summary(commands)
     _add_compare(commands)
     _add_sweep(commands)
     _add_repair(commands)
@@ -278,6 +279,27 @@ def _verify(options: argparse.Namespace) -> int:
         else:
             print(printable(str(finding)), flush=True)
     return 1 if failed else 0
+
+
+def _add_summary(commands: "Commands") -> None:
+    _add_command(
+        commands,
+        _summary,
+        "print the verdict of the last run, the cause of a loss, and what INT8 gains",
+        """\
+example:
+  dvc repro export && ptqflow summary
+
+Run it in the repository. It does not wait for `sensitivity`, which takes longest: until that has run, no layer is
+named. Files and layers that are of an earlier network are left out.""",
+    )
+
+
+def _summary(options: argparse.Namespace) -> int:
+    from ptqflow.summary import summarize
+
+    print(summarize())
+    return 0
 
 
 def _add_compare(commands: "Commands") -> None:

@@ -1,7 +1,11 @@
-"""The result on the terminal: `python -m ptqflow.summary`, at the root of the repository."""
+"""The result on the terminal: `ptqflow summary`."""
 
-import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import (
@@ -24,6 +28,7 @@ from ptqflow.evaluate.verdict import describe
 from ptqflow.report.results import read_benchmark
 from ptqflow.runtime.manifest import INT8_ONNX, read_manifest
 
+_LOCK = Path("dvc.lock")
 _ROWS = {"fp32": "FP32", "int8_uncalibrated": "INT8, not calibrated", "int8": "INT8, calibrated"}
 
 
@@ -97,19 +102,29 @@ def _describe_file(check: FileCheck) -> str:
 
 
 def summarize() -> str:
-    """Return the summary of what lies below the working directory.
+    """Return the summary of what lies below the working directory; files and layers of another network are left out.
 
     Raises:
         ArtifactError: a file is missing or broken.
     """
-    figures = read_evaluation_figures()
-    tables = (OBSERVED_RANGES.read(), QUANTIZED_RANGES.read(), SEARCH.read(), SENSITIVITY.read())
-    timed = read_benchmark(read_manifest(EXPORT))
-    return format_summary(figures, FILE_CHECKS.read(), find_cause(figures, Quantization(*tables)), timed)
+    figures, stages = read_evaluation_figures(), _locked_stages()
+    layers = SENSITIVITY.read() if _is_current(stages, "sensitivity") else []
+    cause = find_cause(figures, Quantization(OBSERVED_RANGES.read(), QUANTIZED_RANGES.read(), SEARCH.read(), layers))
+    if not _is_current(stages, "export"):
+        return format_summary(figures, cause=cause)
+    return format_summary(figures, FILE_CHECKS.read(), cause, read_benchmark(read_manifest(EXPORT)))
 
 
-if __name__ == "__main__":
+def _locked_stages() -> dict[str, dict[str, Any]]:
+    """Return what dvc.lock holds of each stage; nothing where there is none, as where scripts are run by hand."""
     try:
-        print(summarize())
-    except ArtifactError as error:
-        sys.exit(str(error))
+        return dict(YAML(typ="safe").load(_LOCK)["stages"]) if _LOCK.exists() else {}
+    except (YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        raise ArtifactError(f"{_LOCK} cannot be read: run `git checkout {_LOCK}`, then `dvc repro`") from None
+
+
+def _is_current(stages: dict[str, dict[str, Any]], name: str) -> bool:
+    """Return whether a stage read what the stages before it wrote last: it may be of an earlier network."""
+    written = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
+    read = stages[name].get("deps", []) if name in stages else []
+    return all(written.get(dep["path"], dep.get("md5")) == dep.get("md5") for dep in read)

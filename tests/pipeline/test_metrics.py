@@ -88,3 +88,17 @@ def test_templates_of_plots_exist() -> None:
 def metrics_of(pipeline: str) -> list[str]:
     entries = [metric for stage in stages_of(pipeline).values() for metric in stage.get("metrics", [])]
     return [str(Path(next(iter(entry)))) for entry in entries]
+
+
+def test_the_first_experiment_changes_one_line_of_the_params(tmp_path: Path) -> None:
+    from dvc.utils.hydra import apply_overrides  # what `dvc exp run -S` writes the file with
+
+    file = tmp_path / "params.yaml"
+    before = (ROOT / "params.yaml").read_text()
+    file.write_text(before)
+    apply_overrides(file, ["calib.batches=20"])
+    changed = [
+        lines for lines in zip(before.splitlines(), file.read_text().splitlines(), strict=True) if len({*lines}) > 1
+    ]
+    assert len(changed) == 1
+    assert "batches" in changed[0][0]

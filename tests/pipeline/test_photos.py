@@ -43,7 +43,7 @@ def test_thirty_photos_end_in_a_model_a_report_and_no_word_about_accuracy(photos
         photos.read("report/index.html"),
         flags=re.DOTALL,
     )
-    summary = photos.run("env", "PYTHONPATH=src", "python", "-m", "ptqflow.summary").output
+    summary = photos.run("env", "PYTHONPATH=src", "python", "-m", "ptqflow", "summary").output
     for text in (report, summary):
         assert ABOUT_ACCURACY.findall(text) == []
     assert "of 15 images without labels" in photos.run("ptqflow", "inspect", "models/export").output
