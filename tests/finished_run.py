@@ -191,9 +191,9 @@ def _write_modules(modules: dict[str, float | None]) -> None:
     observer = StatisticsObserver()
     observer(torch.tensor([-3.5, 0.0, 1.0, 70.0]))
     tensors = dict.fromkeys(["x", *modules], observer.statistics)
-    OBSERVED_RANGES.write(Statistics({**tensors, "never": None}, {}, np.zeros((1, 1), np.int64)).ranges())
+    OBSERVED_RANGES.write(Statistics({**tensors, "never": None}, np.zeros((1, 1), np.int64)).ranges())
     chosen = to_qparams(Range(-1.0, 4.5), Levels(255, symmetric=False))
-    statistics = Statistics(tensors, {}, np.zeros((1, 1), np.int64))
+    statistics = Statistics(tensors, np.zeros((1, 1), np.int64))
     QUANTIZED_RANGES.write(range_rows(statistics, dict.fromkeys(tensors, chosen)))
     found = {module: Sensitivity(Fidelity(sqnr, 0.999), 0.01, Fidelity(sqnr, 0.99)) for module, sqnr in modules.items()}
     SENSITIVITY.write(sensitivity_rows(found))

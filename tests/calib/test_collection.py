@@ -13,8 +13,6 @@ from ptqflow.calib.histogram import histogram_of
 from ptqflow.calib.statistics import Statistics
 from ptqflow.core.errors import ModelError
 
-WEIGHTED = {"residual": ["conv1", "conv2", "fc"], "normed": ["conv", "fc"]}
-
 
 class Recorder(fx.Interpreter):
     """Runs a network and keeps what each node returns."""
@@ -34,11 +32,6 @@ def test_the_statistics_are_those_of_what_flows_through_the_fused_fp32_network(
     function: str, network: nn.Module, inputs: list[Tensor], statistics: Statistics
 ) -> None:
     fused = fuse_fx(network).to(memory_format=torch.channels_last)
-    before_activation: dict[str, list[Tensor]] = {name: [] for name in WEIGHTED[function]}
-    for name, outputs in before_activation.items():
-        layer = fused.get_submodule(name)
-        inner = layer[0] if isinstance(layer, nn.Sequential) else layer
-        inner.register_forward_hook(lambda *call, outputs=outputs: outputs.append(call[-1]))
     recorded: dict[str, list[Tensor]] = {}
     with torch.inference_mode():
         for batch in inputs[:4]:
@@ -59,11 +52,6 @@ def test_the_statistics_are_those_of_what_flows_through_the_fused_fp32_network(
         assert seen.count == values.numel()
         assert seen.image_minima.tolist() == values.flatten(1).amin(1).tolist()
         assert seen.image_maxima.tolist() == values.flatten(1).amax(1).tolist()
-    assert list(statistics.means) == WEIGHTED[function]
-    for name, outputs in before_activation.items():
-        expected_means = [output.double().transpose(0, 1).flatten(1).mean(1) for output in outputs]
-        np.testing.assert_allclose(statistics.means[name], torch.stack(expected_means), rtol=1e-4, atol=1e-6)
-        assert statistics.means[name].dtype == np.float32
 
 
 class Transposing(nn.Module):

@@ -26,7 +26,7 @@ def observe(values: Tensor) -> TensorStatistics:
 
 def statistics_of(**tensors: Tensor | None) -> Statistics:
     seen = {name: None if values is None else observe(values) for name, values in tensors.items()}
-    return Statistics(seen, {}, np.zeros((1, 1), np.int64))
+    return Statistics(seen, np.zeros((1, 1), np.int64))
 
 
 VALUES = {

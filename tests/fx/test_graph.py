@@ -15,7 +15,6 @@ from ptqflow.fx.fused_adds import fused_additions
 from ptqflow.fx.graph import (
     fused_steps,
     is_clamp,
-    layer_means,
     name_observed,
     observer_nodes,
     only_clamped,
@@ -371,15 +370,3 @@ def test_weighted_modules_are_the_convolutions_and_linear_layers_without_what_is
 
     assert list(found) == ["stem", "conv1", "conv2", "downsample.0", "conv3", "conv4", "fc"]
     assert {type(module) for module in found.values()} == {nn.Conv2d, nn.Linear}
-
-
-@pytest.mark.parametrize(
-    ("layer", "output", "mean"),
-    [
-        (nn.Conv2d(1, 2, 1), torch.arange(8.0).reshape(1, 2, 2, 2), [1.5, 5.5]),
-        (nn.Linear(1, 2), torch.tensor([[1.0, 2.0], [3.0, 6.0]]), [2.0, 4.0]),
-        (nn.Linear(1, 2), torch.arange(8.0).reshape(2, 2, 2), [3.0, 4.0]),
-    ],
-)
-def test_the_mean_of_an_output_channel_is_over_all_else(layer: nn.Module, output: Tensor, mean: list[float]) -> None:
-    assert layer_means(layer, output).tolist() == mean

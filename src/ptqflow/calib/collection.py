@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -16,7 +15,7 @@ from ptqflow.calib.observer import StatisticsObserver
 from ptqflow.calib.statistics import Statistics
 from ptqflow.core.normalization import InputShape
 from ptqflow.data.batching import images_together
-from ptqflow.fx.graph import layer_means, name_observed, weighted_modules
+from ptqflow.fx.graph import name_observed
 from ptqflow.fx.prepare import EVERYTHING, prepare
 from ptqflow.fx.smoothing import find_pairs
 from ptqflow.models.memory_format import lay_out
@@ -62,24 +61,17 @@ def collect_statistics(observed: Observed, batches: Iterable[Tensor], rows: NDAr
         ModelError: an activation is NaN or infinite; the error names what it came from.
     """
     prepared, observers = observed.prepared, observed.observers
-    means: dict[str, list[Tensor]] = {}
     waiting = iter(batches)
     first = next(waiting)
     together = batches_together(prepared, first)
     batch_size = len(first) if _images_come_first(prepared, first) else None
     for observer in observers.values():
         observer.batch_size = batch_size
-    for name, layer in weighted_modules(prepared).items():
-        layer.register_forward_hook(partial(_record_means, means.setdefault(name, []), batch_size))
     waiting = chain([first], waiting)
     with torch.inference_mode():
         while group := list(islice(waiting, together)):
             prepared(torch.cat(group).contiguous(memory_format=torch.channels_last))
-    return Statistics(
-        {name: observer.statistics for name, observer in observers.items()},
-        {name: torch.stack(values).numpy() for name, values in means.items() if values},
-        rows,
-    )
+    return Statistics({name: observer.statistics for name, observer in observers.items()}, rows)
 
 
 def _separate_observers(model: nn.Module, prepared: GraphModule) -> dict[str, StatisticsObserver]:
@@ -93,11 +85,6 @@ def _separate_observers(model: nn.Module, prepared: GraphModule) -> dict[str, St
         observers[name].source = name
         setattr(prepared, target, observers[name])
     return observers
-
-
-def _record_means(means: list[Tensor], batch_size: int | None, layer: nn.Module, _: Any, output: Tensor) -> None:
-    batches = [output] if batch_size is None else output.split(batch_size)
-    means.extend(layer_means(layer, batch) for batch in batches)
 
 
 def batches_together(prepared: GraphModule, batch: Tensor) -> int:

@@ -29,8 +29,6 @@ class Statistics:
 
     tensors: dict[str, TensorStatistics | None]
     """By name, as `name_observed` returns it; None for one that never had a value."""
-    means: dict[str, NDArray[np.float32]]
-    """(batches, channels): mean output of each convolution and linear layer, before its activation function."""
     rows: NDArray[np.int64]
     """(batches, batch size): rows of the train split that were seen, in order."""
 
@@ -42,12 +40,6 @@ class Statistics:
         """
         if different := sorted(self.tensors.keys() ^ other.tensors.keys()):
             raise ArtifactError(f"statistics of different networks cannot be merged: {different[0]} is in one of them")
-        channels, other_channels = self._channels, other._channels
-        if different := [name for name in channels if channels[name] != other_channels.get(name)]:
-            raise ArtifactError(
-                f"statistics of different networks cannot be merged: {different[0]} has {channels[different[0]]} "
-                f"channels in one, {other_channels.get(different[0], 0)} in the other"
-            )
         (_, size), (_, other_size) = self.rows.shape, other.rows.shape
         if size != other_size:
             raise ArtifactError(
@@ -58,8 +50,7 @@ class Statistics:
             name: seen.merged(also) if seen and (also := other.tensors[name]) else seen or other.tensors[name]
             for name, seen in self.tensors.items()
         }
-        means = {name: np.concatenate([mean, other.means[name]]) for name, mean in self.means.items()}
-        return Statistics(tensors, means, np.concatenate([self.rows, other.rows]))
+        return Statistics(tensors, np.concatenate([self.rows, other.rows]))
 
     def in_batches(self, batch_size: int) -> "Statistics":
         """Return the statistics of batches of `batch_size` images, each of which was collected in equal parts."""
@@ -67,12 +58,8 @@ class Statistics:
         if part == batch_size:
             return self
         parts = batch_size // part
-        means = {
-            name: mean.reshape(passes // parts, parts, -1, mean.shape[1]).mean(axis=1).reshape(-1, mean.shape[1])
-            for name, mean in self.means.items()
-        }
         tensors = {name: seen and seen.of_parts(passes, parts) for name, seen in self.tensors.items()}
-        return Statistics(tensors, means, self.rows.reshape(-1, batch_size))
+        return Statistics(tensors, self.rows.reshape(-1, batch_size))
 
     def ranges(self) -> list[ObservedRange]:
         """Return the smallest and the largest value of each tensor that had any, by name."""
@@ -82,15 +69,11 @@ class Statistics:
             if seen
         ]
 
-    @property
-    def _channels(self) -> dict[str, int]:
-        return {name: mean.shape[1] for name, mean in self.means.items()}
-
 
 class StatisticsCard(Card):
     """What lies beside the statistics."""
 
-    format_version: Literal[5] = 5
+    format_version: Literal[6] = 6
     model: ModelCard
     """Of the network that they were collected on, with the hash of its weights."""
     images: PositiveInt
@@ -133,7 +116,6 @@ def six_digits(value: float) -> float:
 def encode(statistics: Statistics) -> bytes:
     """Return statistics as the bytes of a safetensors file, equal ones for equal statistics."""
     arrays: dict[str, NDArray[Any]] = {"rows": statistics.rows}
-    arrays |= {f"mean:{name}": mean for name, mean in statistics.means.items()}
     for name, seen in statistics.tensors.items():
         arrays |= {f"{part}:{name}": array for part, array in _to_arrays(seen).items()}
     data: bytes = safetensors.numpy.save(arrays)
@@ -159,12 +141,9 @@ def _to_arrays(seen: TensorStatistics | None) -> dict[str, NDArray[Any]]:
 
 def _from_arrays(arrays: dict[str, NDArray[Any]]) -> Statistics:
     tensors: dict[str, TensorStatistics | None] = {}
-    means = {}
     for key, array in arrays.items():
         part, _, name = key.partition(":")
-        if part == "mean":
-            means[name] = array
-        elif part == "counts" and len(array):
+        if part == "counts" and len(array):
             exponent, first = arrays[f"bins:{name}"].tolist()
             minima, maxima, image_minima, image_maxima = (arrays[f"{part}:{name}"] for part in _EXTREMES)
             for low, high in ((minima, maxima), (image_minima, image_maxima)):
@@ -175,7 +154,7 @@ def _from_arrays(arrays: dict[str, NDArray[Any]]) -> Statistics:
             tensors[name] = TensorStatistics(minima, maxima, image_minima, image_maxima, histogram, channels)
         elif part == "counts":
             tensors[name] = None
-    return Statistics(tensors, means, arrays["rows"])
+    return Statistics(tensors, arrays["rows"])
 
 
 def _channels_from(arrays: dict[str, NDArray[Any]], name: str) -> ChannelStatistics | None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.ao.quantization.fx.fuse import fuse
 from torch.fx import GraphModule, Node
 from torch.nn import functional
@@ -136,12 +136,6 @@ def weighted_modules(prepared: GraphModule) -> dict[str, nn.Conv2d | nn.Linear]:
         if isinstance(inner, nn.Conv2d | nn.Linear):
             found[str(node.target)] = inner
     return found
-
-
-def layer_means(layer: nn.Module, output: Tensor) -> Tensor:
-    """Return the mean of each output channel of a convolution (N, C, H, W) or a linear layer (…, C): (C,)."""
-    channel = 1 if isinstance(layer, nn.Conv2d) else output.dim() - 1
-    return output.mean([dimension for dimension in range(output.dim()) if dimension != channel])
 
 
 def _is_renamed(step: Node) -> bool:
