@@ -126,6 +126,14 @@ def test_init_in_a_file_is_one_line(repository: Path, capsys: pytest.CaptureFixt
     assert "README" in refused(capsys, "init", "README")
 
 
+def test_where_a_file_cannot_be_written_all_is_as_it_was(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(".github").write_text("no folder can be made here")
+    git("add", "-A")
+    git("commit", "-qm", "a file")
+    assert ".github" in refused(capsys, "init")
+    assert git("status", "--porcelain", "--ignored") == ""
+
+
 def test_upgrade_names_what_reruns_and_replaces_a_pipeline_that_nobody_edited(
     repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

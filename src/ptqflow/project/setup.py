@@ -1,7 +1,10 @@
 """Write a pipeline into a git repository, and bring it to the installed version."""
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from ptqflow.core.artifacts import write_text
@@ -20,6 +23,7 @@ def init(folder: Path) -> list[str]:
     Raises:
         ArtifactError: the folder is in no git repository, git has changes that are not staged or committed, or a file
             that would be written exists; nothing has been written then.
+        OSError: the disk is full, or a folder cannot be written; what was written is removed.
     """
     root = _git_root(folder)
     files = _files(folder)
@@ -30,17 +34,34 @@ def init(folder: Path) -> list[str]:
             "run `ptqflow init FOLDER` with another folder, which becomes a pipeline of its own"
         )
     _require_clean(root)
+    with ExitStack() as undo:
+        done = _write_pipeline(folder, root, files, undo)
+        undo.pop_all()
+    return done
+
+
+def _write_pipeline(folder: Path, root: Path, files: Mapping[Path, str], undo: ExitStack) -> list[str]:
+    """Write all files; `undo`, when it is closed, leaves none of them, as after a full disk."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / ".dvc").is_dir():
+        for path in (folder / ".dvcignore", folder / ".dvc"):
+            undo.callback(_remove, root, path)
         _init_dvc(folder, is_root=folder.resolve() == root)
     done = []
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
+        undo.callback(path.unlink, missing_ok=True)
         write_text(path, text)
         done.append(f"{path}: written")
-    done += _extend(folder / ".gitignore", ignored_by_git())
-    done += _extend(folder / ".dvcignore", ignored_by_dvc())
-    return done + _add_checks(root)
+    done += _extend(folder / ".gitignore", ignored_by_git(), undo)
+    done += _extend(folder / ".dvcignore", ignored_by_dvc(), undo)
+    return done + _add_checks(root, undo)
+
+
+def _remove(root: Path, path: Path) -> None:
+    """Remove what `dvc init` made, from git's index, too."""
+    _git(root, "reset", "--quiet", "--", str(path.resolve()))
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def upgrade(folder: Path) -> list[str]:
@@ -88,7 +109,7 @@ def _files(folder: Path) -> dict[Path, str]:
     }
 
 
-def _add_checks(root: Path) -> list[str]:
+def _add_checks(root: Path, undo: ExitStack) -> list[str]:
     done = []
     script = root / ".ci" / "pull_request.sh"
     checks = {script: (FILES / "pull_request.sh").read_text(encoding="utf-8")}
@@ -98,16 +119,19 @@ def _add_checks(root: Path) -> list[str]:
             done.append(f"{path}: exists, kept")
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
+        undo.callback(path.unlink, missing_ok=True)
         write_text(path, text)
         done.append(f"{path}: written")
     return done
 
 
-def _extend(file: Path, lines: list[str]) -> list[str]:
+def _extend(file: Path, lines: list[str], undo: ExitStack) -> list[str]:
+    existed = file.exists()
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     missing = [line for line in lines if line not in text.splitlines()]
     if not missing:
         return []
+    undo.callback(*((write_text, file, text) if existed else (file.unlink, True)))
     end = "" if not text or text.endswith("\n") else "\n"
     write_text(file, text + end + "\n".join(missing) + "\n")
     return [f"{file}: {len(missing)} lines added"]
