@@ -1,8 +1,11 @@
 import csv
 import io
+from itertools import product
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from samples import WRITERS, data_params, fitted, image_files, png, read_pool, write_folder
 
 from ptqflow.core.errors import DataError
@@ -25,6 +28,16 @@ def table(rows: list[tuple[str, ...]], header: tuple[str, ...] = ("path", "label
     return text.getvalue().encode()
 
 
+def parquet_table(rows: list[tuple[str, ...]]) -> bytes:
+    file = io.BytesIO()
+    columns = zip(*rows, strict=True)
+    parquet.write_table(pa.table(dict(zip(("path", "label", "split"), map(list, columns), strict=False))), file)
+    return file.getvalue()
+
+
+TABLES = {"labels.csv": table, "labels.parquet": parquet_table}
+
+
 def rows(*splits: str) -> list[tuple[str, ...]]:
     """Return a row for each file, the splits in turn."""
     names = zip(FILES, LABELS, strict=True)
@@ -42,13 +55,14 @@ def refusal(files: dict[str, bytes]) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("kind", WRITERS)
-@pytest.mark.parametrize("around", ["", "birds/"])
-def test_a_list_is_the_folders_that_it_could_be(kind: str, around: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "around", "name"), [*product(WRITERS, ["", "birds/"], ["labels.csv"]), ("zip", "birds/", "labels.parquet")]
+)
+def test_a_list_is_the_folders_that_it_could_be(kind: str, around: str, name: str) -> None:
     splits = {"Train": "train", "validation": "val", "TEST": "test"}
     listed = rows(*splits)
-    files = {around + name: data for name, data in FILES.items()} | {f"{around}labels.csv": table(listed)}
-    folders = {f"{splits[split]}/{label}/{Path(name).name}": FILES[name] for name, label, split in listed}
+    files = {around + image: data for image, data in FILES.items()} | {around + name: TABLES[name](listed)}
+    folders = {f"{splits[split]}/{label}/{Path(image).name}": FILES[image] for image, label, split in listed}
     found = load(files, kind)
     expected = load_image_folder(write_folder(Path("folders"), folders), data_params(), fitted(16))
     assert found.classes == expected.classes == ("cat", "dog")
@@ -72,21 +86,22 @@ def test_a_table_with_a_byte_order_mark_is_read() -> None:
     assert load(FILES | {"labels.csv": b"\xef\xbb\xbf" + table(rows("train", "test"))}).classes == ("cat", "dog")
 
 
-def test_all_mistakes_of_a_table_are_reported_at_once_each_with_its_first_line() -> None:
+@pytest.mark.parametrize(("name", "unit", "first"), [("labels.csv", "line", 2), ("labels.parquet", "row", 1)])
+def test_all_mistakes_of_a_table_are_reported_at_once_each_with_its_first_row(name: str, unit: str, first: int) -> None:
     listed = [*rows("train", "test"), ("images/00.png", "cat", "train"), ("images/no.png", "cat", "train")]
-    listed += [("images/nothing.png", "", "train"), ("images/01.png", "dog", "dev")]
-    message = refusal(FILES | {"labels.csv": table(listed)})
-    assert "line 26 (images/00.png, cat, train) has a file that another line has, and so 1 more" in message
-    assert "line 27 (images/no.png, cat, train) has no file, and so 1 more" in message
-    assert "line 28 (images/nothing.png, , train) has no label" in message
-    assert "line 29 (images/01.png, dog, dev) has a split other than train, val, test" in message
+    listed += [("images/nothing.png", "", "train"), ("images/01.png", "dog", "holdout")]
+    message = refusal(FILES | {name: TABLES[name](listed)})
+    assert f"{unit} {first + 24} (images/00.png, cat, train) has a file that another {unit} has" in message
+    assert f"{unit} {first + 25} (images/no.png, cat, train) has no file, and so 1 more" in message
+    assert f"{unit} {first + 26} (images/nothing.png, , train) has no label" in message
+    assert f"{unit} {first + 27} (images/01.png, dog, holdout) has a split other than train, val, test" in message
 
 
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (FILES, "holds no CSV file; data.name=image_list needs one, with columns path, label and split"),
-        (FILES | {"a.csv": b"", "b.csv": b""}, "holds 2 CSV files, such as a.csv"),
+        (FILES, "holds no CSV or parquet file; data.name=image_list needs one, with columns path, label and split"),
+        (FILES | {"a.csv": b"", "b.csv": b""}, "holds 2 CSV or parquet files, such as a.csv"),
         (FILES | {"a.csv": b""}, "a.csv has the columns none; path and label are missing"),
         (FILES | {"a.csv": b"file,label\n"}, "a.csv has the columns file, label; path is missing"),
         (FILES | {"a.csv": b"path,label\n"}, "a.csv: there are no rows"),
@@ -103,4 +118,4 @@ def test_a_table_that_cannot_be_read_is_one_line(files: dict[str, bytes], words:
 
 
 def test_a_folder_without_a_table_is_no_list() -> None:
-    assert "holds no CSV file" in refusal(image_files())
+    assert "holds no CSV or parquet file" in refusal(image_files())

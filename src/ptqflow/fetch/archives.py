@@ -144,6 +144,11 @@ def read_files(
                 yield name, packed
 
 
+def largest_file(max_megapixels: int) -> int:
+    """Return how many bytes a file may have with this `data.max_megapixels`."""
+    return max_megapixels * 1_000_000 * _BYTES_PER_PIXEL
+
+
 def _folder_entries(root: Path) -> Iterator[tuple[str, bool]]:
     """Yield (name, is_folder), also of links to folders; not by `Path.rglob`, which keeps a path of each file."""
     for around, folders, files in os.walk(root):
@@ -154,7 +159,7 @@ def _folder_entries(root: Path) -> Iterator[tuple[str, bool]]:
 
 def _require_size(root: Path, name: str, size: int, max_megapixels: int) -> None:
     """Refuse a file before it takes memory."""
-    if size > max_megapixels * 1_000_000 * _BYTES_PER_PIXEL:
+    if size > largest_file(max_megapixels):
         raise DataError(
             f"{root.resolve()}: {name} has {size:,} bytes, and data.max_megapixels={max_megapixels} allows "
             f"{max_megapixels * _BYTES_PER_PIXEL} MB in a file, {_BYTES_PER_PIXEL} bytes a pixel; raise it, or remove "

@@ -64,8 +64,8 @@ class DataParams(Params):
 
     name: Literal["digits", "cifar10", "cifar100", "fashion_mnist", "image_folder", "image_list", "photos"]
     """Where the images come from: `digits` is embedded in scikit-learn, torchvision downloads the next three,
-    `image_folder` is your own folder or archive with a folder a class, `image_list` one with a CSV file of paths,
-    labels and splits, `photos` one of images without labels."""
+    `image_folder` is your own folder or archive with a folder a class, `image_list` one with a CSV or parquet
+    file of paths, labels and splits, `photos` one of images without labels."""
     path: Annotated[str, Field(min_length=1)] | None
     """Folder or archive with the images; null downloads a torchvision set. Only its bytes count: the same bytes at
     another path rerun nothing."""
