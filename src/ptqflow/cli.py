@@ -159,10 +159,10 @@ examples:
   ptqflow predict models/export photos/ --json > predictions.jsonl
   ptqflow predict models/export cat.jpg --runtime torchscript
 
-An image may have any format, mode and size that Pillow reads. In folders and their subfolders, every file with the
-suffix of an image format is classified; hidden files and those of operating systems and NAS are skipped, and others
-with a note on stderr. For a file that cannot be read, one line is printed on stderr; the others are classified, and the
-exit status is 1.
+An image may have any format, mode and size that Pillow reads, or be HEIC if pillow-heif is installed. In folders and
+their subfolders, every file with the suffix of an image format is classified; hidden files and those of operating
+systems and NAS are skipped, and others with a note on stderr. For a file that cannot be read, one line is printed on
+stderr; the others are classified, and the exit status is 1.
 
 A TorchScript file is a program: run it with --runtime torchscript only if you trust its author.
 

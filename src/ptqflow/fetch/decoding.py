@@ -2,6 +2,7 @@
 
 import ctypes
 import io
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from ctypes.util import find_library
@@ -19,10 +20,13 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffI
 
 from ptqflow.core.normalization import Color
 from ptqflow.core.preprocessing import Preprocessing
+from ptqflow.fetch.heic import SUFFIXES as HEIC_SUFFIXES
+from ptqflow.fetch.heic import is_heic, open_heic, stated_sizes
 from ptqflow.fetch.resizing import Box, resize_image, resized_size
 
 _STRIP = 1_000_000  # pixels
 _SPARE: float = 2  # times the pixels on each side that are needed, below which no JPEG is decoded
+_MOST_PIXELS = 178_956_970  # of `Image.open`, beyond which it refuses an image
 _MOST_RESIZED = 1 << 26
 """Pixels that an image may have between resizing and cropping: a thin one would otherwise fill the memory."""
 _UNTURNED, _FLIPPED_X, _FLIPPED_Y = (1, 2, 3, 4), (2, 3, 6, 7), (3, 4, 7, 8)
@@ -37,6 +41,10 @@ class UnreadableImageError(Exception):
     """The bytes are not an image that Pillow reads completely, or its values have no known scale."""
 
 
+class MissingDecoderError(UnreadableImageError):
+    """The image may be whole: the optional package that decodes it is not installed."""
+
+
 @dataclass(frozen=True)
 class _Levels:
     """The values of a grey image that are black and white."""
@@ -46,7 +54,7 @@ class _Levels:
 
 
 def decode_image(data: bytes, how: Preprocessing, max_megapixels: int | None = None) -> NDArray[np.uint8]:
-    """Decode an image of any format that Pillow reads to uint8 of shape (height, width, channels).
+    """Decode an image of any format that Pillow reads, or HEIC, to uint8 of shape (height, width, channels).
 
     EXIF rotation is applied, transparency is composited on white for grey, RGB and BGR, and kept for RGBA, in which
     other images are opaque. More than 8 bits are scaled to 8 by the maximum that the format states. Then the image is
@@ -57,10 +65,11 @@ def decode_image(data: bytes, how: Preprocessing, max_megapixels: int | None = N
             million, PostScript, which is a program, of floats or of integers whose maximum the format does not state,
             of more than 8 bits and almost all of its range unused, or so thin that resized it would have more
             than 67 million pixels.
+        MissingDecoderError: HEIC, and pillow-heif is not installed.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            _require_decodable(image, max_megapixels)
+        with _open(data) as image:
+            _require_decodable(image, data, max_megapixels)
             return _fit(image, how)
     except UnreadableImageError:
         raise
@@ -70,16 +79,37 @@ def decode_image(data: bytes, how: Preprocessing, max_megapixels: int | None = N
         raise UnreadableImageError(str(error) or type(error).__name__) from None
 
 
-def _require_decodable(image: Image.Image, max_megapixels: int | None) -> None:
+def _open(data: bytes) -> Image.Image:
+    if not is_heic(data):
+        return Image.open(io.BytesIO(data))
+    try:
+        return open_heic(data)
+    except ModuleNotFoundError:
+        raise MissingDecoderError(
+            "HEIC needs pillow-heif, which is not installed: `pip install 'ptqflow[heif]'`"
+        ) from None
+
+
+def image_suffixes() -> frozenset[str]:
+    """Return how names of image files end, in lower case."""
+    Image.init()
+    return frozenset({*Image.registered_extensions(), *HEIC_SUFFIXES})
+
+
+def _require_decodable(image: Image.Image, data: bytes, max_megapixels: int | None) -> None:
     """Refuse by its header what would take too much memory, and what Pillow would have Ghostscript run."""
     if isinstance(image, TiffImageFile):
         _silence_libtiff()
     if image.format == "EPS":
         raise UnreadableImageError("PostScript is a program, which is not run; save it in another format")
-    if max_megapixels is not None and image.width * image.height > max_megapixels * 1_000_000:
+    sizes = [image.size, *(stated_sizes(data) if image.format in ("AVIF", "HEIF") else [])]
+    width, height = max(sizes, key=math.prod)
+    if max_megapixels is not None and width * height > max_megapixels * 1_000_000:
         raise UnreadableImageError(
-            f"{image.width} x {image.height} pixels, and data.max_megapixels={max_megapixels} allows fewer; raise it"
+            f"{width} x {height} pixels, and data.max_megapixels={max_megapixels} allows fewer; raise it"
         )
+    if width * height > _MOST_PIXELS:
+        raise UnreadableImageError(f"{width} x {height} pixels, and {_MOST_PIXELS:,} are the most that are decoded")
 
 
 @cache

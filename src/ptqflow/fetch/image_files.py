@@ -7,12 +7,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ptqflow.core.errors import DataError
 from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.fetch.archives import Listing, list_files, read_files
-from ptqflow.fetch.decoding import UnreadableImageError, decode_image
+from ptqflow.fetch.decoding import MissingDecoderError, UnreadableImageError, decode_image, image_suffixes
 from ptqflow.fetch.params import DataParams
 from ptqflow.fetch.splitting import Decode, Rows
 
@@ -29,8 +28,7 @@ def list_images(root: Path, params: DataParams) -> Listing:
         DataError: as `list_files`.
     """
     listing = list_files(root, params.encoding)
-    Image.init()
-    known = Image.registered_extensions()
+    known = image_suffixes()
     suffix_of = {name: PurePosixPath(name).suffix.lower() for name in listing.files}
     strange = Counter(suffix for suffix in suffix_of.values() if suffix and suffix not in known)
     if listing.ignored:
@@ -63,6 +61,8 @@ def _decode(
 ) -> NDArray[np.uint8] | None:
     try:
         return decode_image(data, preprocessing, params.max_megapixels)[np.newaxis]
+    except MissingDecoderError as error:
+        raise DataError(f"{root.resolve()}: {name}: {error}") from None
     except UnreadableImageError as error:
         if params.on_bad_image == "skip":
             return None

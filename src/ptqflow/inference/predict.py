@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ptqflow.core.artifacts import naming, read_regular
 from ptqflow.core.errors import ArtifactError, DataError, describe_os_error
-from ptqflow.fetch.decoding import UnreadableImageError, decode_image
+from ptqflow.fetch.decoding import UnreadableImageError, decode_image, image_suffixes
 from ptqflow.fetch.system_files import system_name
 from ptqflow.inference.classifier import Classifier, batch_size
 from ptqflow.runtime.manifest import Manifest
@@ -84,8 +83,7 @@ def find_images(folder: Path, complain: Report, note: Report) -> list[Path]:
     Raises:
         DataError: there are none.
     """
-    Image.init()
-    suffixes = Image.registered_extensions()
+    suffixes = image_suffixes()
     found = []
     for root, folders, names in os.walk(folder, onerror=lambda error: complain(describe_os_error(error))):
         folders[:] = [name for name in folders if not system_name(name)]
