@@ -53,19 +53,32 @@ def read_images(
     """
     row_of = {names[row]: row for row in rows.tolist()}
     for name, data in read_files(root, row_of, params.encoding, params.max_megapixels):
-        yield np.array([row_of[name]]), partial(_decode, root, name, data, params, preprocessing)
+        where = f"{root.resolve()}: {name}"
+        yield np.array([row_of[name]]), partial(decode_file, where, data, params, preprocessing)
 
 
-def _decode(
-    root: Path, name: str, data: bytes, params: DataParams, preprocessing: Preprocessing
-) -> NDArray[np.uint8] | None:
+def decode_file(where: str, data: bytes, params: DataParams, preprocessing: Preprocessing) -> NDArray[np.uint8] | None:
+    """Decode an image file of a data set to (1, height, width, channels).
+
+    Args:
+        where: it is, for an error.
+        data: its content.
+        params: the `data` section.
+        preprocessing: of the images.
+
+    Returns:
+        None if it is unreadable and `data.on_bad_image` is `skip`.
+
+    Raises:
+        DataError: it is unreadable and `data.on_bad_image` is `error`, or needs a package that is not installed.
+    """
     try:
         return decode_image(data, preprocessing, params.max_megapixels)[np.newaxis]
     except MissingDecoderError as error:
-        raise DataError(f"{root.resolve()}: {name}: {error}") from None
+        raise DataError(f"{where}: {error}") from None
     except UnreadableImageError as error:
         if params.on_bad_image == "skip":
             return None
         raise DataError(
-            f"{root.resolve()}: {name} is no readable image ({error}); fix or remove it, or set data.on_bad_image=skip"
+            f"{where} is no readable image ({error}); fix or remove it, or set data.on_bad_image=skip"
         ) from None

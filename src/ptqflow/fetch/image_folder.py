@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from ptqflow.core.errors import DataError
 from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.fetch.archives import Listing
-from ptqflow.fetch.image_files import list_images
+from ptqflow.fetch.image_files import list_images, read_images
 from ptqflow.fetch.layout import ORDER, SPLITS, Layout, problems_of_splits
 from ptqflow.fetch.params import DataParams
 from ptqflow.fetch.splitting import Source
@@ -32,10 +33,11 @@ def load_image_folder(root: Path, params: DataParams, preprocessing: Preprocessi
     """
     listing = list_images(root, params)
     layout = _find_layout(root, listing)
-    return layout.source("image files, one folder a class", root, params, preprocessing, listing.ignored.total())
+    read = partial(read_images, root)
+    return layout.source("image files, one folder a class", read, params, preprocessing, listing.ignored.total())
 
 
-def _find_layout(root: Path, listing: Listing) -> Layout:
+def _find_layout(root: Path, listing: Listing) -> Layout[str]:
     if not listing.files:
         besides = " but files that are left out" if listing.ignored else ""
         raise DataError(f"{root.resolve()} holds no files{besides}; {_LAYOUT}")

@@ -1,6 +1,7 @@
 """The user's own images with a table of labels, in a folder or an archive."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from ptqflow.core.errors import DataError
 from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.fetch.archives import largest_file, list_files, read_files
+from ptqflow.fetch.image_files import read_images
 from ptqflow.fetch.layout import ORDER, SPLITS, Layout, problems_of_splits
 from ptqflow.fetch.params import DataParams
 from ptqflow.fetch.splitting import Source
@@ -54,8 +56,9 @@ def load_image_list(root: Path, params: DataParams, preprocessing: Preprocessing
     others = len(listing.files) - 1 - len(rows)
     if others:
         print(f"{root.resolve()}: {others:,} files that {name} does not name are left out", flush=True)
+    ignored = listing.ignored.total() + others
     return layout.source(
-        f"image files and labels of {name}", root, params, preprocessing, listing.ignored.total() + others
+        f"image files and labels of {name}", partial(read_images, root), params, preprocessing, ignored
     )
 
 

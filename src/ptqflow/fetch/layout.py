@@ -1,40 +1,45 @@
-"""The image files of each split and class, before anything is decoded."""
+"""The images of each split and class, before anything is decoded."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptqflow.core.preprocessing import Preprocessing
-from ptqflow.fetch.image_files import read_images
 from ptqflow.fetch.params import DataParams
-from ptqflow.fetch.splitting import Pool, Source, stratified_subset
+from ptqflow.fetch.splitting import Decode, Pool, Rows, Source, stratified_subset
 
 ORDER = ("train", "val", "test")
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "eval"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """What splits are called, in lower case."""
 _NAMED = 5  # classes in an error
 
+Name = TypeVar("Name", str, int)
+Read = Callable[[Sequence[Name], DataParams, Preprocessing, Rows], Iterator[tuple[Rows, Decode]]]
+"""Reads the images with these numbers in a sequence of names, as `Source.read`."""
+
 
 @dataclass(frozen=True)
-class Layout:
-    """Which files belong to which split and class."""
+class Layout(Generic[Name]):
+    """Which images belong to which split and class."""
 
     classes: list[str]
-    names: dict[str, list[str]]
-    """Split → file names, train first."""
+    names: dict[str, list[Name]]
+    """Split → names of files, or numbers of rows; train first."""
     labels: dict[str, NDArray[np.int64]]
-    """Split → (N,), the class of each file."""
+    """Split → (N,), the class of each image."""
 
-    def source(self, origin: str, root: Path, params: DataParams, preprocessing: Preprocessing, ignored: int) -> Source:
-        """Return the source of the images in a folder or archive, at most `data.limit` of each split."""
+    def source(
+        self, origin: str, read: Read[Name], params: DataParams, preprocessing: Preprocessing, ignored: int
+    ) -> Source:
+        """Return the source of the images, at most `data.limit` of each split."""
         kept = self._limited(params)
         names = [name for split in kept.names.values() for name in split]
         pools, first = {}, 0
@@ -48,11 +53,11 @@ class Layout:
             val=pools.get("val"),
             test=pools.get("test"),
             horizontal_flip=True,
-            read=partial(read_images, root, names, params, preprocessing),
+            read=partial(read, names, params, preprocessing),
             ignored=ignored,
         )
 
-    def _limited(self, params: DataParams) -> "Layout":
+    def _limited(self, params: DataParams) -> "Layout[Name]":
         drawn = len(ORDER) - len(self.labels)  # splits, of each of which a class has an image
         least = {
             "train": 3 if drawn == 2 else 2 if "val" not in self.labels else 1,

@@ -62,10 +62,13 @@ _Pixels = Annotated[int, Field(ge=_SMALLEST_SIDE, le=LARGEST_SIDE)]
 class DataParams(Params):
     """Which images, at what size, and how they are split."""
 
-    name: Literal["digits", "cifar10", "cifar100", "fashion_mnist", "image_folder", "image_list", "photos"]
+    name: Literal[
+        "digits", "cifar10", "cifar100", "fashion_mnist", "image_folder", "image_list", "hugging_face", "photos"
+    ]
     """Where the images come from: `digits` is embedded in scikit-learn, torchvision downloads the next three,
-    `image_folder` is your own folder or archive with a folder a class, `image_list` one with a CSV or parquet
-    file of paths, labels and splits, `photos` one of images without labels."""
+    `image_folder` is your own folder or archive with a folder a class, `image_list` one with a CSV or parquet file of
+    paths, labels and splits, `hugging_face` a folder that `save_to_disk` of `datasets` wrote, `photos` a folder or an
+    archive of images without labels."""
     path: Annotated[str, Field(min_length=1)] | None
     """Folder or archive with the images; null downloads a torchvision set. Only its bytes count: the same bytes at
     another path rerun nothing."""
@@ -117,7 +120,7 @@ class DataParams(Params):
 
     @model_validator(mode="after")
     def _path_fits_name(self) -> Self:
-        if self.name in ("image_folder", "image_list", "photos") and self.path is None:
+        if self.name in ("image_folder", "image_list", "hugging_face", "photos") and self.path is None:
             raise ValueError(f"data.name={self.name} needs data.path: the folder or archive that holds the images")
         if self.name == "digits" and self.path is not None:
             raise ValueError(

@@ -17,6 +17,7 @@ from ptqflow.core.normalization import Normalization
 from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.data.batching import images_together
 from ptqflow.fetch.decoding import fit_arrays
+from ptqflow.fetch.hugging_face import load_hugging_face
 from ptqflow.fetch.image_folder import load_image_folder
 from ptqflow.fetch.image_list import load_image_list
 from ptqflow.fetch.params import DataParams
@@ -43,6 +44,8 @@ def load_source(params: DataParams, preprocessing: Preprocessing, given: Path | 
         return load_image_folder(_given(params, given), params, preprocessing)
     if params.name == "image_list":
         return load_image_list(_given(params, given), params, preprocessing)
+    if params.name == "hugging_face":
+        return load_hugging_face(_given(params, given), params, preprocessing)
     if params.name == "photos":
         return load_photos(_given(params, given), params, preprocessing)
     return _torchvision_source(params, preprocessing, given, scratch)
