@@ -1,3 +1,5 @@
+import argparse
+import contextlib
 import json
 import os
 import re
@@ -244,3 +246,69 @@ print({"numpy", "torch", "pydantic", "PIL"} & set(sys.modules))
     assert "ptqflow 0.1.0" in output
     assert all(command in output for command in ("predict", "inspect", "verify"))
     assert output.splitlines()[-1] == "set()"
+
+
+COMPLETE = """
+source "$1"
+complete -p ptqflow | grep -q ' -F _shtab_ptqflow ptqflow$' || exit 9
+shift
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+_shtab_ptqflow ptqflow "${@: -1}" "${@: -2:1}" 2>/dev/null
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.fixture(scope="module")
+def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    script = tmp_path_factory.mktemp("completion") / "ptqflow"
+    with script.open("w") as file, contextlib.redirect_stdout(file):
+        assert cli.run(["completion", "bash"]) == 0
+    return script
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["in"], {"inspect", "init"}),
+        (["com"], {"compare", "completion"}),
+        (["completion", ""], {"bash", "zsh", "fish"}),
+        (["predict", "--run"], {"--runtime"}),
+        (["predict", "models", "--runtime", ""], {"onnxruntime", "openvino", "torchscript"}),
+        (["predict", "pho"], {"photos", "photo.jpg"}),
+        (["predict", "models", "photos/a.jpg", "photos/"], {"photos/a.jpg", "photos/b.jpg"}),
+        (["quantize", "--weights", "w"], {"w.safetensors"}),
+        (["quantize", "photos", "-o", "mod"], {"models"}),
+        (["verify", "models", "--timeout", ""], set()),
+    ],
+)
+def test_bash_completes_commands_options_choices_and_paths(
+    words: list[str], completed: set[str], completion: Path, tmp_path: Path
+) -> None:
+    write_folder(
+        tmp_path, dict.fromkeys(["photos/a.jpg", "photos/b.jpg", "photo.jpg", "w.safetensors", "models/"], b"")
+    )
+    done = subprocess.run(
+        ["bash", "--norc", "-c", COMPLETE, "bash", completion, "ptqflow", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(done.stdout.split()) == completed
+
+
+def test_completion_of_other_shells_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = next(action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction))
+    for shell in ("zsh", "fish"):
+        assert cli.run(["completion", shell]) == 0
+        script = capsys.readouterr().out
+        assert [name for name in commands.choices if name not in script] == []
+
+
+def test_completion_without_shtab_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert cli.run(["completion", "bash"]) == 1
+    line = "ptqflow: completion needs shtab, which is not installed: `pip install shtab`\n"
+    assert capsys.readouterr() == ("", line)

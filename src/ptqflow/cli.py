@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_init(commands)
     _add_upgrade(commands)
     _add_stage(commands)
+    _add_completion(commands)
     return parser
 
 
@@ -491,6 +492,42 @@ def _stage(options: argparse.Namespace) -> int:
     sys.argv = [script, *options.arguments]  # which a stage runs again for its ranks
     runpy.run_path(script, run_name="__main__")
     return 0
+
+
+def _add_completion(commands: "Commands") -> None:
+    parser = _add_command(
+        commands,
+        _completion,
+        "print a script with which a shell completes commands, options and paths",
+        """\
+examples:
+  ptqflow completion bash > ~/.local/share/bash-completion/completions/ptqflow
+  ptqflow completion zsh > ~/.zfunc/_ptqflow                         # with fpath+=~/.zfunc before compinit in ~/.zshrc
+  ptqflow completion fish > ~/.config/fish/completions/ptqflow.fish
+
+It needs the package shtab, which comes with DVC. The script starts no Python. Write it again after an upgrade.""",
+    )
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="that will read the script")
+
+
+def _completion(options: argparse.Namespace) -> int:
+    try:
+        import shtab
+    except ModuleNotFoundError:
+        raise PtqflowError("completion needs shtab, which is not installed: `pip install shtab`") from None
+    parser = _parser()
+    _complete_paths(parser, shtab.FILE)
+    print(shtab.complete(parser, options.shell))
+    return 0
+
+
+def _complete_paths(parser: argparse.ArgumentParser, how: object) -> None:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _complete_paths(command, how)
+        elif action.type is Path or action.dest in ("weights", "classes"):
+            action.complete = how  # type: ignore[attr-defined]
 
 
 class _Version(argparse.Action):
