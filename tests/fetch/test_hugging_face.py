@@ -254,6 +254,18 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         load()
 
 
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize("labels", [pa.array(["a" * 10_000] * 8), pa.array(["a" * 10_000] * 8).dictionary_encode()])
+def test_a_compressed_file_is_refused_before_it_takes_memory(compression: str, labels: pa.Array) -> None:
+    file = save(GIVEN, (rows(8)[0], ["a"] * 8), label=TEXT) / "data-00000-of-00001.arrow"
+    batch = pa.record_batch({"image": pa.array(rows(8)[0], FILE), "label": labels})
+    with pa.ipc.new_stream(str(file), batch.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as stream:
+        stream.write_batch(batch)
+    before = pa.total_allocated_bytes()
+    assert "00001.arrow is compressed Arrow, which would have to fit into memory; write it without" in refusal()
+    assert pa.total_allocated_bytes() - before < 10_000
+
+
 def test_damaged_files_are_read_or_an_error_and_never_end_the_process() -> None:
     file = save(GIVEN, rows(8)) / "data-00000-of-00001.arrow"
     whole, draw = file.read_bytes(), random.Random(0)

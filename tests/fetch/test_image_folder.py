@@ -241,6 +241,7 @@ def test_splits_without_train_or_alone_or_twice_do_not_become_classes(splits: tu
         (("train", "val"), ("train", "val")),
         (("Train", "Valid"), ("train", "val")),
         (("eval", "train"), ("train", "val")),
+        (("dev", "Train"), ("train", "val")),
         (("test", "train", "validation"), ("train", "val", "test")),
     ],
 )

@@ -17,7 +17,7 @@ from ptqflow.core.artifacts import read_regular
 from ptqflow.core.errors import DataError, one_line
 from ptqflow.core.preprocessing import Preprocessing
 from ptqflow.fetch.archives import largest_file
-from ptqflow.fetch.arrow import import_pyarrow, is_text
+from ptqflow.fetch.arrow import import_pyarrow, is_text, open_stream
 from ptqflow.fetch.image_files import decode_file
 from ptqflow.fetch.layout import ORDER, SPLITS, Layout, problems_of_splits
 from ptqflow.fetch.params import DataParams
@@ -202,19 +202,18 @@ def _find_columns(folder: Path, features: Mapping[str, Any]) -> tuple[str, str]:
 
 def _batches(path: Path, image: str, label: str, is_number: bool) -> Iterator[Any]:
     """Yield the two columns of an Arrow stream, some rows at a time, mapped into memory and with valid offsets."""
-    import pyarrow
-    from pyarrow import ipc, types
+    from pyarrow import types
 
-    stream = ipc.open_stream(pyarrow.memory_map(str(path)))
-    if missing := {image, label} - set(stream.schema.names):
+    schema, *batches = open_stream(path)
+    if missing := {image, label} - set(schema.names):
         raise DataError(f"{path} has no column {sorted(missing)[0]}, which {_INFO} lists; save the data set again")
-    kinds = [stream.schema.field(name).type for name in (image, label)]
+    kinds = [schema.field(name).type for name in (image, label)]
     if not _is_file(kinds[0]) or not (types.is_integer if is_number else is_text)(kinds[1]):
         raise DataError(
             f"{path}: the columns {image} and {label} have the types {kinds[0]} and {kinds[1]}, which "
             f"are not those of {_INFO}; save the data set again"
         )
-    for batch in stream:
+    for batch in batches:
         columns = batch.select([image, label])
         columns.validate(full=True)
         yield columns
