@@ -16,7 +16,7 @@ check() {  # the pipeline of this folder
     prefix=$(git rev-parse --show-prefix)
     name=${prefix%/}
     if [ -n "$(dvc remote list)" ]; then dvc repro --pull; else dvc repro; fi
-    cp report/index.html "$out/report${name:+-${name//\//-}}.html"
+    ptqflow report -o "$out/report${name:+-${name//\//-}}.html"
     # What the run has changed is in no commit: make one that no branch has.
     git add --update .
     git add dvc.lock metrics

@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_summary(commands)
     _add_compare(commands)
+    _add_report(commands)
     _add_sweep(commands)
     _add_repair(commands)
     _add_init(commands)
@@ -339,6 +340,38 @@ def _compare(options: argparse.Namespace) -> int:
     else:
         print(comparison.as_markdown().rstrip() if options.md else comparison.as_text())
     return 1 if comparison.exceeds(options.max_drop, options.significant) else 0
+
+
+def _add_report(commands: "Commands") -> None:
+    parser = _add_command(
+        commands,
+        _report,
+        "write the report with commit, speed, and what changed since the last one",
+        """\
+examples:
+  ptqflow report --open
+  ptqflow report -o build/report.html
+
+Run it at the root of a repository in which `dvc repro` has run. The page is that of the stage `report`, with what no
+output of the pipeline may depend on: commit, branch, since when the data are unchanged, the timings of this model, and
+the params, inputs and figures that differ from the newest commit with another report.""",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, default=Path("report.html"), help="(default: report.html)"
+    )
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
+
+
+def _report(options: argparse.Namespace) -> int:
+    from ptqflow.current_report import write_current_report
+
+    write_current_report(options.output)
+    print(printable(str(options.output)))
+    if options.open:
+        import webbrowser
+
+        webbrowser.open(options.output.resolve().as_uri())
+    return 0
 
 
 def _add_sweep(commands: "Commands") -> None:

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +29,7 @@ from ptqflow.evaluate.significance import (
     pairs_by_class,
 )
 from ptqflow.evaluate.verdict import short_p, verdict
+from ptqflow.git import committed, git
 
 _NETWORK = "int8"
 _SHOWN = 20  # changed images in the text; JSON has all
@@ -223,20 +222,14 @@ def read_recorded(revision: str, repository: Path = Path()) -> Recorded:
     project = _find_project(repository.resolve())
     commit = _resolve(project, revision)
     try:
-        figures = {key: float(x) for key, x in json.loads(_committed(project, commit, HEADLINE) or "{}").items()}
-        table = csv.DictReader((_committed(project, commit, SENSITIVITY.path) or "").splitlines())
+        figures = {key: float(x) for key, x in json.loads(committed(project, commit, HEADLINE) or "{}").items()}
+        table = csv.DictReader((committed(project, commit, SENSITIVITY.path) or "").splitlines())
         layers = {row["module"]: float(row["network_sqnr_db"]) for row in table if row["network_sqnr_db"]}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"metrics/ of {revision} is not what this version of ptqflow writes: run `dvc repro` on a checkout of it"
         ) from error
     return Recorded(figures, layers)
-
-
-def _committed(project: Path, commit: str, path: Path) -> str | None:
-    """Return the text of a file of a project at a commit, or None where it has none."""
-    shown = _git(project, "show", f"{commit}:./{path}")
-    return shown.stdout if shown.returncode == 0 else None
 
 
 def fetch_predictions(revision: str, repository: Path = Path()) -> Predictions:
@@ -309,7 +302,7 @@ def _resolve(project: Path, revision: str) -> str:
 
 def _worktrees(project: Path, prefix: str) -> list[Path]:
     """Return a project and the places where other worktrees of its git repository have it, with caches of their own."""
-    listed = _git(project, "worktree", "list", "--porcelain").stdout.splitlines()
+    listed = git(project, "worktree", "list", "--porcelain").stdout.splitlines()
     paths = [Path(line.removeprefix("worktree ")) / prefix for line in listed if line.startswith("worktree ")]
     return [project, *(path for path in paths if (path / ".dvc").is_dir() and not path.samefile(project))]
 
@@ -324,7 +317,7 @@ def _find_project(folder: Path) -> Path:
 
 def _git_prefix(project: Path) -> str:
     """Return the path of a project in its git repository, which is empty or ends with a slash."""
-    asked = _git(project, "rev-parse", "--show-prefix")
+    asked = git(project, "rev-parse", "--show-prefix")
     if asked.returncode == 0:
         return asked.stdout.removesuffix("\n")
     said = asked.stderr.strip().splitlines()
@@ -333,17 +326,6 @@ def _git_prefix(project: Path) -> str:
             f"git does not trust {project}, which belongs to another user; if you do, run `{said[-1].strip()}`"
         )
     raise ArtifactError(f"{project} is in no git repository, so it has no revisions ({said[0]})")
-
-
-def _git(project: Path, *command: str) -> "subprocess.CompletedProcess[str]":
-    """Run git in English, to its end, well or not."""
-    return subprocess.run(
-        ["git", "-C", str(project), *command],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"LC_ALL": "C"},
-        check=False,
-    )
 
 
 def _discordant(pairs: Pairs) -> tuple[str, str]:

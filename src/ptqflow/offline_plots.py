@@ -5,6 +5,7 @@ third-party script is in this repository. The setting is local, in .dvc/config.l
 not there, and a clone that was set up in another way has none.
 """
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from ptqflow.core.artifacts import write_text
 
 TEMPLATE = Path(".dvc/plots/offline.html")
 _VEGA_LITE = "5.21"  # the schema of DVC's templates and of those in .dvc/plots
-_SNIPPET = "window.vega = vega; window.vegaLite = vegaLite; window.vegaEmbed = vegaEmbed;"  # what DVC's plots call
+# What DVC's plots call. Warnings, which DVC's own templates cause (the version of Vega, bars that cannot be zoomed, a
+# table without rows), are for nobody who reads the page; errors are shown.
+_SNIPPET = "window.vegaEmbed = vegaEmbed; console.warn = () => {};"
+# DVC draws in the order of the stages, whatever dvc.yaml says: what INT8 changes, then its cause, come first.
+_FIRST = (
+    *("classes", "confusion_fp32", "confusion_int8", "confusion_int8_uncalibrated"),
+    *("per_class_fp32", "per_class_int8", "per_class_int8_uncalibrated", "reliability", "sensitivity"),
+)
 
 _PAGE = """\
 <!DOCTYPE html>
@@ -30,7 +38,13 @@ SCRIPT
 <style>body { font-family: sans-serif; } table { border-spacing: 15px; }</style>
 </head>
 <body>
+<main>
 {plot_divs}
+</main>
+<script>
+const first = FIRST.map(name => document.getElementById(`metrics_plots_${name}_csv`));
+document.querySelector("main").prepend(...first.filter(plot => plot));
+</script>
 </body>
 </html>
 """
@@ -39,7 +53,7 @@ SCRIPT
 def make_template() -> str:
     """Return the page into which DVC puts its plots, with Vega, Vega-Lite and Vega-Embed in it."""
     script = vl_convert.javascript_bundle(_SNIPPET, _VEGA_LITE).replace("</script", "<\\/script")
-    return _PAGE.replace("SCRIPT", script)
+    return _PAGE.replace("FIRST", json.dumps(_FIRST)).replace("SCRIPT", script)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from ptqflow.core.text_table import format_text_table
 from ptqflow.evaluate.cause import Quantization, find_cause
 from ptqflow.evaluate.verdict import describe
 from ptqflow.report.results import read_benchmark
+from ptqflow.report.ship import fastest
 from ptqflow.runtime.manifest import INT8_ONNX, read_manifest
 
 _LOCK = Path("dvc.lock")
@@ -59,9 +60,9 @@ def _describe_gain(figures: Figures, timed: Sequence[BenchmarkRow]) -> str:
     else:
         fp32_mb, int8_mb = figures.fp32_mb, figures.int8_mb
     smaller = f"INT8 is {fp32_mb / int8_mb:.1f} times smaller"
-    if not timed:
+    best = fastest(timed)
+    if best is None:
         return f"{smaller} than FP32."
-    best = max(timed, key=lambda row: row.int8_images_per_s)
     return f"{smaller} than FP32 and {best.speedup:.1f} times as fast, in {best.runtime} with batches of {best.batch}."
 
 

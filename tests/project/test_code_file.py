@@ -78,7 +78,7 @@ def test_another_version_with_equal_code_runs() -> None:
     assert stage_script("calib").name == "calib.py"
 
 
-@pytest.mark.parametrize("stage", ["nothing", "../calib", "benchmark", ""])
+@pytest.mark.parametrize("stage", ["nothing", "../calib", "spread_draw", ""])
 def test_an_unknown_stage_is_refused_with_the_names_of_all(stage: str) -> None:
     write_code(Path(), installed_code())
     with pytest.raises(ArtifactError, match=r"there is no stage .* the stages are inputs, fetch"):
@@ -95,3 +95,8 @@ def test_a_damaged_code_file_is_one_line_with_a_remedy(text: str | bytes) -> Non
     CODE_FILE.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ArtifactError, match="is damaged: restore it"):
         stage_script("calib")
+
+
+def test_the_benchmark_is_of_no_pipeline_so_there_is_no_code_to_compare(tmp_path: Path) -> None:
+    script = stage_script("benchmark", tmp_path)
+    assert "metrics/plots/benchmark.csv" in script.read_text()

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from finished_run import write_benchmark, write_run
+from finished_run import write_run
+from reported import a_clone
 
 from ptqflow.report.page import make_page
 from ptqflow.report.results import read_results
@@ -16,10 +17,8 @@ def report(tmp_path: Path) -> Callable[..., Path]:
 
     def write(*, benchmark: bool = False, **options: object) -> Path:
         write_run(**options)
-        if benchmark:
-            write_benchmark()
         page = tmp_path / "index.html"
-        page.write_text(make_page(read_results()))
+        page.write_text(make_page(read_results(), a_clone() if benchmark else None))
         return page
 
     return write

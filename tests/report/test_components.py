@@ -1,18 +1,19 @@
 import pytest
 
-from ptqflow.report.components import Table, cut, decimals, limited_table, listed, percent, signed
+from ptqflow.report.components import Table, cut, decimals, limited_table, listed, percent, signed_points, with_code
 
 
 @pytest.mark.parametrize(
-    ("value", "digits", "text"),
-    [
-        *((0.125, 2, "+0.12"), (-0.126, 2, "-0.13"), (3, 0, "+3"), (-12.0, 1, "-12.0")),
-        *((0.0, 2, "0.00"), (-0.0, 2, "0.00"), (0, 0, "0")),
-        *((0.004, 2, "0.00"), (-0.004, 2, "0.00"), (-0.006, 2, "-0.01"), (100.0, 0, "+100"), (-10.0, 0, "-10")),
-    ],
+    ("fraction", "text"),
+    [(0.00125, "+0.12"), (-0.00126, "-0.13"), (0.0, "0.00"), (-0.0, "0.00"), (0.00002, "+0.002"), (-1.0, "-100.00")],
 )
-def test_a_number_has_its_sign_unless_it_rounds_to_zero(value: float, digits: int, text: str) -> None:
-    assert signed(value, digits) == text
+def test_points_have_their_sign_and_only_zero_is_shown_as_zero(fraction: float, text: str) -> None:
+    assert signed_points(fraction) == text
+
+
+def test_what_stands_between_backticks_is_code_and_all_is_escaped() -> None:
+    assert with_code("run `a <b>` & `c`") == "run <code>a &lt;b&gt;</code> &amp; <code>c</code>"
+    assert with_code("<none>") == "&lt;none&gt;"
 
 
 @pytest.mark.parametrize(

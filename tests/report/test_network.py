@@ -1,9 +1,11 @@
+import dataclasses
+
 import pytest
 from finished_run import budget_of, write_run
 from svg import texts
 
-from ptqflow.core.figures import OBSERVED_RANGES, QUANTIZED_RANGES, EpochRow, ObservedRange
-from ptqflow.report.network import layers, training
+from ptqflow.core.figures import OBSERVED_RANGES, QUANTIZED_RANGES, SENSITIVITY, EpochRow, ObservedRange
+from ptqflow.report.network import layers, training, worst_layers
 from ptqflow.report.results import read_results
 
 
@@ -54,6 +56,36 @@ def test_a_network_that_was_not_trained_has_a_sentence_in_place_of_curves() -> N
 def test_layers_are_counted_by_precision() -> None:
     write_run(modules={"conv1": 21.5, "fc": 48.0})
     assert layers(read_results())["layers"] == "2 layers run on INT8, 1 on FP32."
+
+
+def test_the_three_layers_that_cost_most_have_what_keeping_them_fp32_recovers() -> None:
+    write_run(modules={"fc": 48.04, "conv1": 21.5, "layer1": 33.0, "layer2": 60.0})
+    table = worst_layers(read_results())["worst"]
+    assert table.columns == ["layer", "FP32 recovers, points", "SQNR alone, dB", "SQNR in the network, dB"]
+    assert table.rows == [
+        ["conv1", "+1.00", "21.5", "21.5"],
+        ["layer1", "+1.00", "33.0", "33.0"],
+        ["fc", "+1.00", "48.0", "48.0"],
+    ]
+    assert table.note.startswith("Kept FP32, a layer recovers about the top-1 on val that it costs alone")
+    assert table.note.endswith("`dvc exp run -S 'convert.keep_fp32=[conv1]'` keeps the first.")
+
+
+def test_layers_that_cost_nothing_alone_recover_nothing_and_those_kept_stay_kept() -> None:
+    write_run()
+    SENSITIVITY.write([row.model_copy(update={"drop": -0.01}) for row in SENSITIVITY.read()])
+    results = read_results()
+    params = {"convert": {"keep_fp32": ["layer9", "add"]}}
+    results = dataclasses.replace(results, manifest=results.manifest.model_copy(update={"params": params}))
+    table = worst_layers(results)["worst"]
+    assert {row[1] for row in table.rows} == {"0.00"}
+    assert table.note.startswith("Alone, none of them costs top-1 on val")
+    assert "'convert.keep_fp32=[layer9, add, conv1]'" in table.note
+
+
+def test_a_network_without_int8_layers_has_no_worst_ones() -> None:
+    write_run(modules={})
+    assert worst_layers(read_results()) == {"worst": None}
 
 
 def test_modules_of_the_same_drop_come_by_their_sqnr() -> None:

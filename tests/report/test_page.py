@@ -3,8 +3,10 @@ from html.parser import HTMLParser
 
 import pytest
 from finished_run import SHA256, budget_of, write_benchmark, write_run
+from reported import a_clone
 
 from ptqflow.convert.accuracy_budget import Budget
+from ptqflow.report.clone import Clone
 from ptqflow.report.page import make_page
 from ptqflow.report.results import read_results
 
@@ -42,7 +44,7 @@ class Reader(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
     def charts(self) -> list[str]:
-        return [attributes["aria-label"] or "" for attributes in self.of("div") if attributes.get("class") == "chart"]
+        return [attributes["aria-label"] or "" for attributes in self.of("div") if attributes.get("role") == "img"]
 
 
 def read(**options: object) -> tuple[Reader, str]:
@@ -54,7 +56,7 @@ def read(**options: object) -> tuple[Reader, str]:
 def test_the_page_holds_the_figures_of_every_section() -> None:
     reader, page = read(changed=0.5)
 
-    for section in ("networks", "run", "training", "confusion", "classes", "layers", "changed", "size"):
+    for section in ("ship", "networks", "run", "training", "confusion", "classes", "layers", "changed", "size"):
         assert {"id": section} in reader.of("h2")
     assert [label.split(":")[0] for label in reader.charts()] == [
         *("Loss", "Top-1", "FP32", "INT8, calibrated", "INT8 minus FP32", "Drop of top-1", "Sensitivity"),
@@ -71,7 +73,7 @@ def test_the_page_holds_the_figures_of_every_section() -> None:
         "99.75 % of predictions equal",
     ):
         assert text in page
-    assert "make benchmark" in page
+    assert "The speed is not on this page." in page
     assert "docs/figures.md, in the repository of ptqflow, explains every figure" in page
 
 
@@ -107,7 +109,7 @@ def test_equal_results_have_equal_bytes() -> None:
 def test_no_id_occurs_twice() -> None:
     reader, _ = read(changed=0.5)
     ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
-    assert len(ids) == len(set(ids)) == 8
+    assert len(ids) == len(set(ids)) == 9
 
 
 def test_every_chart_says_what_it_shows_and_every_image_what_it_is() -> None:
@@ -166,8 +168,7 @@ def test_large_photographs_keep_the_page_small() -> None:
 
 def test_timings_of_this_model_are_shown() -> None:
     write_run()
-    write_benchmark()
-    page = make_page(read_results())
+    page = make_page(read_results(), a_clone())
     assert "Medians, measured on A &lt;fast&gt; CPU with 1 threads; onnxruntime 1.0; openvino 1.0." in page
     assert "2.00 (2.00 to 2.00)" in page
     assert "openvino, batch 1: the head stayed FP32, &amp; more" in page
@@ -181,9 +182,34 @@ def test_the_page_shows_what_the_run_recorded_and_nothing_of_the_machine_that_re
     assert "<dt>CPU</dt>" not in page
 
 
-def test_timings_of_another_model_are_not_shown() -> None:
+def test_the_page_of_the_stage_has_no_timings_although_there_are_some() -> None:
     write_run()
-    write_benchmark(model_sha256="0" * 64)
-    page = make_page(read_results())
-    assert "&lt;fast&gt;" not in page
-    assert "make benchmark" in page
+    without = make_page(read_results())
+    write_benchmark()
+    assert make_page(read_results()) == without
+    assert "<code>ptqflow report</code> writes it with" in without
+
+
+def test_a_page_without_a_repository_names_no_command_of_one() -> None:
+    write_run()
+    page = make_page(read_results(), elsewhere="")
+    assert "ptqflow report" not in page
+    assert "The speed is not on this page." in page
+
+
+def test_what_the_clone_knows_is_shown_escaped() -> None:
+    write_run()
+    page = make_page(read_results(), a_clone())
+    for text in (
+        "<dt>Branch</dt><dd>&lt;main&gt;</dd>",
+        "<code>dvc get</code> brings it. Other content: src/ptqflow/report, stages/train.py.",
+        '<th scope="row">drop</th><td>0.01</td><td>0.0025</td>',
+        '<th scope="row">data.limit</th><td>-</td><td>300</td>',
+    ):
+        assert text in page
+    assert "ptqflow report" not in page
+
+
+def test_a_model_that_was_not_timed_says_how() -> None:
+    write_run()
+    assert "was not measured: run <code>make benchmark</code>" in make_page(read_results(), Clone())

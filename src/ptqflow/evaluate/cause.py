@@ -18,6 +18,7 @@ class Quantization:
     quantized: Sequence[QuantizedRange]
     tried: Sequence[SearchRow]
     sensitivity: Sequence[SensitivityRow]
+    """The modules that cost most first."""
 
 
 def find_cause(figures: Figures, quantization: Quantization) -> str | None:
@@ -28,17 +29,16 @@ def find_cause(figures: Figures, quantization: Quantization) -> str | None:
     labelled = figures if isinstance(figures, EvaluationFigures) else None
     loses = labelled is not None and labelled.drop.top1 > 0 and labelled.paired.p < ALPHA
     is_far = figures.median_sqnr_db is not None and figures.median_sqnr_db < LOW_DB
-    measured = [(row.sqnr_db, row) for row in quantization.sensitivity if row.sqnr_db is not None]
-    if not (loses or is_far) or not measured:
+    worst = next((row for row in quantization.sensitivity if row.sqnr_db is not None), None)
+    if not (loses or is_far) or worst is None:
         return None
-    sqnr_db, worst = min(measured, key=lambda pair: pair[0])
     methods = list(dict.fromkeys(row.method for row in quantization.tried if not row.tensor))
     budget = ", or `-S convert.max_drop=0.3`, which keeps as many modules FP32 as that takes" if labelled else ""
     tried = f" Tried for all tensors: {', '.join(methods)}." if methods else ""
     return (
-        f"Most is lost in {worst.module}, whose output has an SQNR of {sqnr_db:.1f} dB with that module alone quantized"
-        f"{_outliers(worst.module, quantization)}.{tried} Next: `dvc exp run -S 'convert.keep_fp32=[{worst.module}]'`"
-        f"{budget}."
+        f"Most is lost in {worst.module}, whose output has an SQNR of {worst.sqnr_db:.1f} dB with that module alone "
+        f"quantized{_outliers(worst.module, quantization)}.{tried} Next: `dvc exp run -S "
+        f"'convert.keep_fp32=[{worst.module}]'`{budget}."
     )
 
 

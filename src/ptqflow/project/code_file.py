@@ -11,6 +11,9 @@ from ptqflow.core.errors import ArtifactError
 from ptqflow.project.template import CODE_FILE, STAGES, packages_of_stages, pipeline
 from ptqflow.runtime.version import VERSION
 
+_BENCHMARK = "benchmark"
+"""A stage of no pipeline that `init` writes: nothing depends on its timings, so there is no code to compare."""
+
 
 def installed_code() -> dict[str, str]:
     """Return what the code file of the installed package holds.
@@ -66,6 +69,8 @@ def stage_script(stage: str, folder: Path = Path()) -> Path:
     Raises:
         ArtifactError: there is no such stage, or the installed code is another.
     """
+    if stage == _BENCHMARK:
+        return STAGES / f"{stage}.py"
     packages = packages_of_stages()
     if stage not in packages:
         raise ArtifactError(f"there is no stage {stage!r}; the stages are {', '.join(packages)}")

@@ -105,7 +105,7 @@ class Quantization:
         Args:
             path: a file into which it is written too.
         """
-        page = make_page(self._results())
+        page = make_page(self._results(), elsewhere="")
         if path is not None:
             write_text(Path(path), page)
         return page
@@ -142,7 +142,6 @@ class Quantization:
             sensitivity=self._sensitivity(),
             checks=list(self.checks),
             manifest=self.manifest,
-            benchmark=[],
         )
 
     def _sensitivity(self) -> list[SensitivityRow]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from ptqflow.evaluate.verdict import format_points
+
 BARS = 40  # in a chart
 _ROWS = 400  # in a table
 
@@ -45,10 +47,10 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def signed(value: float, digits: int) -> str:
-    """Return a number with its sign, none for zero."""
-    text = f"{value:+.{digits}f}"
-    return text if text.strip("+-0.") else text[1:]
+def signed_points(fraction: float) -> str:
+    """Return a difference of accuracies in points with its sign, none for zero."""
+    sign = "+" if fraction > 0 else "-" if fraction < 0 else ""
+    return sign + format_points(abs(fraction))
 
 
 def percent(fraction: float | None) -> str:
@@ -59,3 +61,9 @@ def percent(fraction: float | None) -> str:
 def decimals(value: float | None, digits: int) -> str:
     """Return a number, or a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def with_code(text: str) -> Markup:
+    """Return text as HTML, in which what stands between backticks is code."""
+    odd = Markup("<code>{}</code>").format
+    return Markup("").join(odd(part) if i % 2 else part for i, part in enumerate(text.split("`")))

@@ -5,8 +5,10 @@ from typing import Any
 
 from ptqflow.core.figures import EPOCHS, QUANTIZED_RANGES, SENSITIVITY, EpochRow, SensitivityRow
 from ptqflow.report import charts
-from ptqflow.report.components import BARS, Chart, Table, cut, decimals, limited_table, listed, percent, signed
+from ptqflow.report.components import BARS, Chart, Table, cut, decimals, limited_table, listed, percent, signed_points
 from ptqflow.report.results import Results
+
+_WORST = 3  # layers at the top of the page
 
 
 def training(epochs: Sequence[EpochRow]) -> dict[str, Any]:
@@ -64,13 +66,34 @@ def layers(results: Results) -> dict[str, Any]:
     }
 
 
+def worst_layers(results: Results) -> dict[str, Any]:
+    """Return the modules whose quantization costs most, and what keeping each FP32 would recover."""
+    worst = results.sensitivity[:_WORST]
+    if not worst:
+        return {"worst": None}
+    kept = results.manifest.params.get("convert", {}).get("keep_fp32", [])
+    rows = [
+        [row.module, signed_points(max(row.drop, 0)), decimals(row.sqnr_db, 1), decimals(row.network_sqnr_db, 1)]
+        for row in worst
+    ]
+    labelled = results.dataset.labelled
+    if any(row.drop > 0 for row in worst):
+        cost = "top-1 on val that it costs" if labelled else "predictions on val that it changes"
+        gain = f"Kept FP32, a layer recovers about the {cost} alone; several need not add up."
+    else:
+        none = "costs top-1 on val" if labelled else "changes a prediction on val"
+        gain = f"Alone, none of them {none}, so keeping one FP32 recovers nothing that val can show."
+    first = f"`dvc exp run -S 'convert.keep_fp32=[{', '.join([*kept, worst[0].module])}]'` keeps the first."
+    heads = ["layer", "FP32 recovers, points", "SQNR alone, dB", "SQNR in the network, dB"]
+    return {"worst": Table(heads, rows, note=f"{gain} {first}")}
+
+
 def _sensitivity_chart(rows: Sequence[SensitivityRow], *, labelled: bool) -> Chart | None:
     measured = sorted((row.sqnr_db, row.module, row.drop) for row in rows if row.sqnr_db is not None)
     if not measured:
         return None
     bars = [
-        {"module": module, "sqnr_db": sqnr_db, "drop": signed(100 * drop, 2)}
-        for sqnr_db, module, drop in measured[:BARS]
+        {"module": module, "sqnr_db": sqnr_db, "drop": signed_points(drop)} for sqnr_db, module, drop in measured[:BARS]
     ]
     ranked = " convert.max_drop ranks modules by the loss, and by SQNR where it is equal." if labelled else ""
     return Chart(
@@ -105,7 +128,7 @@ def _budget(results: Results) -> dict[str, Any]:
     kept = next(trial.kept for trial in results.trials if trial.chosen)
     choice = f"these modules stay FP32: {kept}." if kept else "no module has to stay FP32."
     rows = [
-        [f"{trial.modules}", signed(100 * trial.drop, 2), listed(trial.kept.split(", ")) or "-"]
+        [f"{trial.modules}", signed_points(trial.drop), listed(trial.kept.split(", ")) or "-"]
         for trial in results.trials
     ]
     return {
@@ -128,7 +151,7 @@ def _sensitivity_table(rows: Sequence[SensitivityRow], lost: str) -> Table:
             row.module,
             decimals(row.sqnr_db, 1),
             decimals(row.cosine, 5),
-            signed(100 * row.drop, 2),
+            signed_points(row.drop),
             decimals(row.network_sqnr_db, 1),
             decimals(row.network_cosine, 5),
         ]

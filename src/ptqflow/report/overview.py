@@ -1,41 +1,28 @@
 """The run and its headline figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptqflow.core.figures import Figures, FileCheck, UnlabelledFigures
-from ptqflow.evaluate.cause import Quantization, find_cause
+from ptqflow.core.figures import BenchmarkRow, Figures, FileCheck, UnlabelledFigures
 from ptqflow.evaluate.confidence import expected_calibration_error, mean_confidence
-from ptqflow.evaluate.verdict import format_p, format_points
-from ptqflow.report.components import Table, decimals, percent, signed
+from ptqflow.evaluate.verdict import format_p
+from ptqflow.report.components import Table, decimals, percent
 from ptqflow.report.results import Results
 from ptqflow.runtime.manifest import FP32_ONNX
 
-NETWORKS = {"fp32": "FP32", "int8_uncalibrated": "INT8, not calibrated", "int8": "INT8, calibrated"}
+NETWORKS = {"fp32": "FP32", "int8_uncalibrated": "Control: INT8, not calibrated", "int8": "INT8, calibrated"}
 _COLUMNS = ("top-1 %", "top-5 %", "loss", "ECE", "confidence", "MB")
 
 
 def networks(results: Results) -> dict[str, Any]:
     """Return the three networks side by side, and INT8 against FP32 image by image."""
     figures = results.evaluate
-    quantization = Quantization(results.observed, results.quantized, results.tried, results.sensitivity)
-    cause = find_cause(figures, quantization)
     if isinstance(figures, UnlabelledFigures):
-        return {
-            "networks": _networks_without_labels(figures),
-            "drop": _fidelity(figures),
-            "cause": cause,
-            "paired": None,
-        }
-    drop, paired = figures.drop, figures.paired
-    sentence = (
-        f"The drop of top-1 is {signed(100 * drop.top1, 2)} points (95 % interval {format_points(drop.low)} to "
-        f"{format_points(drop.high)}). {_fidelity(figures)}"
-    )
+        return {"networks": _networks_without_labels(figures), "fidelity": _fidelity(figures), "paired": None}
+    paired = figures.paired
     return {
         "networks": Table(["", *_COLUMNS], [_network_row(results, name, title) for name, title in NETWORKS.items()]),
-        "drop": sentence,
-        "cause": cause,
+        "fidelity": _fidelity(figures),
         "paired": Table(
             [f"{paired.images:,} test images", "INT8 right", "INT8 wrong"],
             [
@@ -95,7 +82,6 @@ def run(results: Results) -> dict[str, Any]:
     run = {
         "Data": f"{dataset.name}: {dataset.source}",
         "Images": f"{sizes}; {len(manifest.classes)} classes, {height} by {width} pixels{skipped}",
-        "Preprocessing": f"{manifest.preprocessing}; {manifest.input.formula}",
         "Model": f"{manifest.architecture}, stem {manifest.stem}",
         "Calibration": f"{manifest.calibration.images:,} training images",
         "Engine": manifest.engine,
@@ -122,14 +108,14 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
     return [leaf for key, inner in value.items() for leaf in _flat(f"{prefix}.{key}", inner)]
 
 
-def size_and_speed(results: Results) -> dict[str, Any]:
+def size_and_speed(results: Results, benchmark: Sequence[BenchmarkRow]) -> dict[str, Any]:
     """Return the exported files, and the timings if there are any."""
     rows = [
         [name, f"{file.bytes / 1e6:.2f}", "; ".join(_describe(check) for check in results.checks if check.file == name)]
         for name, file in results.manifest.files.items()
     ]
     files = Table(["file", "MB", "compared with torch"], rows, words=True)
-    if not results.benchmark:
+    if not benchmark:
         return {"files": files, "speed": None, "machine": "", "speed_notes": []}
     speed = [
         [
@@ -139,15 +125,15 @@ def size_and_speed(results: Results) -> dict[str, Any]:
             f"{row.speedup:.2f} ({row.speedup_low:.2f} to {row.speedup_high:.2f})",
             f"{row.int8_images_per_s:,.0f}",
         ]
-        for row in results.benchmark
+        for row in benchmark
     ]
-    measured = results.benchmark[0]
-    versions = dict.fromkeys(row.versions for row in results.benchmark)
+    measured = benchmark[0]
+    versions = dict.fromkeys(row.versions for row in benchmark)
     return {
         "files": files,
         "speed": Table(["runtime", "FP32, ms", "INT8, ms", "speed-up of INT8", "INT8 images/s"], speed),
         "machine": f"Medians, measured on {measured.cpu} with {measured.threads} threads; {'; '.join(versions)}.",
-        "speed_notes": [f"{row.runtime}, batch {row.batch}: {row.note}" for row in results.benchmark if row.note],
+        "speed_notes": [f"{row.runtime}, batch {row.batch}: {row.note}" for row in benchmark if row.note],
     }
 
 

@@ -12,7 +12,7 @@ from ptqflow.evaluate.predictions import Prediction
 from ptqflow.evaluate.significance import ALPHA
 from ptqflow.evaluate.verdict import format_points, short_p
 from ptqflow.report import charts
-from ptqflow.report.components import BARS, Chart, Table, limited_table, listed, signed
+from ptqflow.report.components import BARS, Chart, Table, limited_table, listed, signed_points
 from ptqflow.report.images import changed_images, matrix_uri
 from ptqflow.report.results import Results
 
@@ -74,10 +74,14 @@ def _cells(fp32: NDArray[np.int64], int8: NDArray[np.int64], classes: Sequence[s
     cells = np.argwhere((fp32 != 0) | (int8 != 0)).tolist()
     cells.sort(key=lambda cell: (-abs(int8[*cell] - fp32[*cell]), cell[0] == cell[1], -fp32[*cell]))
     rows = [
-        [f"{classes[i]} as {classes[j]}", f"{fp32[i, j]}", f"{int8[i, j]}", signed(int8[i, j] - fp32[i, j], 0)]
+        [f"{classes[i]} as {classes[j]}", f"{fp32[i, j]}", f"{int8[i, j]}", _change(int8[i, j] - fp32[i, j])]
         for i, j in cells
     ]
     return limited_table(["actual as predicted", "FP32", "INT8", "difference"], rows, "metrics/plots/confusion_*.csv")
+
+
+def _change(images: int) -> str:
+    return f"{images:+d}" if images else "0"
 
 
 def classes(results: Results) -> dict[str, Any]:
@@ -118,12 +122,18 @@ def _class_row(row: ClassRow) -> list[str]:
     return [
         row.name,
         f"{row.images:,}",
-        signed(100 * row.drop, 2),
-        f"{format_points(row.low)} to {format_points(row.high)}",
+        signed_points(row.drop),
+        _interval(row),
         f"{row.only_fp32_right:,}",
         f"{row.only_int8_right:,}",
         short_p(row.p_holm),
     ]
+
+
+def _interval(row: ClassRow) -> str:
+    """Return the interval of the drop; one of no image on which only one network is right has no meaning."""
+    discordant = row.only_fp32_right + row.only_int8_right
+    return f"{format_points(row.low)} to {format_points(row.high)}" if discordant else "-"
 
 
 def changed(results: Results) -> dict[str, Any]:

@@ -59,8 +59,6 @@ class Results:
     checks: list[FileCheck]
     """Of the exported files."""
     manifest: Manifest
-    benchmark: list[BenchmarkRow]
-    """Empty where no runtime was timed with this model."""
 
 
 def read_results() -> Results:
@@ -97,12 +95,11 @@ def read_results() -> Results:
         sensitivity=SENSITIVITY.read(),
         checks=FILE_CHECKS.read(),
         manifest=manifest,
-        benchmark=read_benchmark(manifest),
     )
 
 
 def read_benchmark(manifest: Manifest) -> list[BenchmarkRow]:
-    """Return the timings of this model. They are no dependency of the report, so that no stage waits for them."""
+    """Return the timings of this model. No stage reads them: they are no function of its dependencies."""
     if not BENCHMARK.path.exists():
         return []
     exported = {file.sha256 for file in manifest.files.values()}
