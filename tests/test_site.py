@@ -2,9 +2,12 @@ import os
 import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import pytest
+
+from ptqflow.cli import help_texts
 
 ROOT = Path(__file__).parents[1]
 LOADED = re.compile(r"""<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)="(?:https?:)?//[^"]*\"""")
@@ -24,10 +27,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_of_docs_and_of_the_root_is_part_of_the_site(site: Path) -> None:
-    pages = {page.stem for page in (ROOT / "docs").glob("*.md")}
-    assert pages | {"index", "security", "contributing", "changelog", "python"} <= {
-        page.stem for page in site.glob("*")
-    }
+    pages = {str(page.relative_to(ROOT / "docs").with_suffix("")) for page in (ROOT / "docs").rglob("*.md")}
+    of_the_root = {"index", "security", "contributing", "changelog", "python", "commands"}
+    assert pages | of_the_root <= {str(page.relative_to(site).with_suffix("")) for page in site.rglob("*.html")}
 
 
 def test_the_pages_load_nothing_from_another_host(site: Path) -> None:
@@ -42,3 +44,15 @@ def test_the_reference_holds_the_docstrings_of_the_python_interface(site: Path) 
     assert "the hash of the file that is loaded is checked first" in re.sub(
         r"<[^>]*>|\s+", lambda m: " " if m[0].isspace() else "", text
     )
+
+
+def test_the_reference_of_the_commands_is_what_they_print(site: Path) -> None:
+    text = unescape(re.sub(r"<[^>]*>", "", (site / "commands.html").read_text()))
+    for help_text in help_texts().values():
+        assert help_text.strip() in text
+
+
+def test_links_between_pages_of_docs_the_root_and_the_tutorials_lead_to_pages(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        for link in re.findall(r'href="([^":#]+\.html)(?:#[^"]*)?"', page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 
 from filelock import FileLock
@@ -46,12 +47,15 @@ def steps_of(text: str) -> list[Step]:
 
 def prints(shown: str, printed: str) -> bool:
     """Return whether this was printed: `…` is any text, alone on a line any lines, a number with a point any such."""
-    pattern = ""
-    for line in shown.rstrip().splitlines():
-        parts = re.split(r"(…|\d[\d,]*\.\d+)", line.rstrip())
-        words = "".join({"…": ".*"}.get(part, r"\d[\d,]*\.\d+" if i % 2 else re.escape(part)) for i, part in enumerate(parts))
-        pattern += "(?:.*\n)*?" if line == "…" else f"{words} *\n"
-    return re.fullmatch(pattern, f"{printed.strip()}\n") is not None
+    pattern = "".join("(?:.*\n)*?" if line == "…" else f"{_pattern(line)} *\n" for line in shown.splitlines())
+    return re.fullmatch(pattern, printed.strip("\n") + "\n") is not None
+
+
+def _pattern(line: str) -> str:
+    number = r"\d[\d,]*\.\d+"
+    texts_and_others = re.split(f"(…|{number})", line.rstrip())
+    others = [".*" if other == "…" else number for other in texts_and_others[1::2]]
+    return "".join(chain(*zip_longest(map(re.escape, texts_and_others[::2]), others, fillvalue="")))
 
 
 @dataclass(frozen=True)
