@@ -1,5 +1,6 @@
 """The documentation: every setting, figure and exported file is in it, and what it names exists."""
 
+import ast
 import csv
 import importlib
 import json
@@ -188,6 +189,22 @@ def test_the_page_about_fx_lists_the_modules_that_import_torch_ao_and_the_pins()
     assert sorted(listed) == sorted(str(file.relative_to(SOURCE)) for file in importing)
     pipeline = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["pipeline"]
     assert {pin for pin in pipeline if re.match("torch(vision)?>", pin)} <= quoted(FX)
+
+
+def test_every_message_that_troubleshooting_quotes_is_one_of_ours() -> None:
+    rows = (ROOT / "docs" / "troubleshooting.md").read_text().splitlines()
+    quoted_messages = [message for row in rows for message in re.findall(r"^\| `([^`]* [^`]*…[^`]*)`", row)]
+    assert len(quoted_messages) > 15
+    written_in = [texts_of(file) for file in SOURCE.rglob("*.py")]
+    for message in quoted_messages:
+        pieces = [piece.strip() for piece in message.split("…")]
+        assert any(all(piece in texts for piece in pieces) for texts in written_in), message
+
+
+def texts_of(file: Path) -> str:
+    """Return all that a file of Python has in quotation marks."""
+    nodes = ast.walk(ast.parse(file.read_text()))
+    return "\n".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
 def test_the_readme_is_short() -> None:
