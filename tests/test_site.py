@@ -53,6 +53,11 @@ def test_the_reference_of_the_commands_is_what_they_print(site: Path) -> None:
 
 
 def test_links_between_pages_of_docs_the_root_and_the_tutorials_lead_to_pages(site: Path) -> None:
-    for page in site.rglob("*.html"):
-        for link in re.findall(r'href="([^":#]+\.html)(?:#[^"]*)?"', page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+    links = {
+        (page, link)
+        for page in site.rglob("*.html")
+        for link in re.findall(r'href="([^":#]+\.html)(?:#[^"]*)?"', page.read_text())
+        if page.name != "404.html"  # which a server shows, at any depth
+    }
+    assert len(links) > 1000
+    assert {(page.name, link) for page, link in links if not (page.parent / link).exists()} == set()

@@ -1,4 +1,4 @@
-"""The tutorials of docs/, run as a reader would: their code blocks in order, and what is printed against what is shown."""
+"""The tutorials of docs/: their code blocks, run in order, and what is printed against what the pages show."""
 
 import json
 import re
@@ -8,11 +8,11 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from filelock import FileLock
-from repository import ROOT, Repository
+from repository import ROOT, Repository, copy_tracked
 
 TUTORIALS = ROOT / "docs" / "tutorials"
-FOLLOWS = {"accuracy": "photos", "team": "photos", "cluster": "team"}
-"""Tutorials that start in the folder in which another one has ended."""
+FOLLOWS = {"accuracy": "photos", "team": "photos"}
+"""Tutorials that start in the folder in which another one has ended; `cluster` starts in a clone of ptqflow."""
 PROJECT = "digits"
 """The folder that the tutorial `photos` makes."""
 
@@ -78,14 +78,20 @@ def finish(name: str, folder: Path) -> Finished:
 
 
 def _run(name: str, scratch: Path, folder: Path) -> dict[str, object]:
-    start = scratch
-    if before := FOLLOWS.get(name):
+    start, sources = scratch, ROOT
+    if name == "cluster":
+        start = sources = scratch / "clone"
+        copy_tracked(start)
+        Repository(start).run("git", "init", "-qb", "main")
+        Repository(start).commit("ptqflow")
+    elif before := FOLLOWS.get(name):
         assert finish(before, folder).status == 0, f"the tutorial {before} failed"
         shutil.copytree(folder / before, scratch, symlinks=True)
         start = scratch / PROJECT
     scratch.mkdir(exist_ok=True)
     steps = steps_of((TUTORIALS / f"{name}.md").read_text())
-    script = "".join(f"printf '{_MARK.strip()}\\n'\n{step.script}" for step in steps)
-    environment = [f"PYTHONPATH={ROOT / 'src'}", "RAY_USAGE_STATS_ENABLED=0"]
+    script = "trap 'kill $(jobs -p) 2> /dev/null || true; wait' EXIT\n"
+    script += "".join(f"printf '{_MARK.strip()}\\n'\n{step.script}" for step in steps)
+    environment = [f"PYTHONPATH={sources / 'src'}", "RAY_USAGE_STATS_ENABLED=0"]
     result = Repository(start).try_run("env", *environment, "bash", "-euo", "pipefail", "-c", script)
     return {"status": result.status, "printed": result.output.split(_MARK)[1:]}
