@@ -75,7 +75,7 @@ docs: $(INSTALLED)
 	PYTHONPATH=src python .ci/params_table.py
 
 site: $(INSTALLED)
-	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+	PYTHONPATH=src NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 	@echo "build/site/index.html"
 
 networks: $(INSTALLED)

@@ -31,6 +31,8 @@ DOCUMENTED = (
     "ptqflow.inference.classifier.Classifier",
     *(f"ptqflow.core.errors.{name}" for name in _ERRORS),
 )
+WIDTH = "100"
+"""Of what the commands print, whatever the terminal."""
 _LINK = re.compile(r"\]\(([\w./-]+\.md)(#[\w-]+)?\)")
 
 
@@ -62,6 +64,7 @@ def _in_repository(uri: str) -> PurePosixPath:
 
 
 def _commands() -> str:
+    os.environ["COLUMNS"] = WIDTH
     texts = help_texts()
     sections = (f"## ptqflow {command}\n\n```text\n{text}```" for command, text in texts.items() if command)
     return "\n\n".join([f"# Commands\n\n```text\n{texts['']}```", *sections]) + "\n"

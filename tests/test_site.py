@@ -3,10 +3,13 @@ import re
 import subprocess
 import sys
 from html import unescape
+from inspect import isfunction
 from pathlib import Path
 
 import pytest
+from site_pages import DOCUMENTED, WIDTH
 
+import ptqflow
 from ptqflow.cli import help_texts
 
 ROOT = Path(__file__).parents[1]
@@ -19,9 +22,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the site, for which warnings are errors: a link or an anchor that leads nowhere, a page in no menu."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", folder]
-    built = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
-    )
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (built.returncode, built.stdout, built.stderr) == (0, "", "")
     return folder
 
@@ -46,7 +48,16 @@ def test_the_reference_holds_the_docstrings_of_the_python_interface(site: Path) 
     )
 
 
-def test_the_reference_of_the_commands_is_what_they_print(site: Path) -> None:
+def test_the_reference_has_every_public_function_of_ptqflow(site: Path) -> None:
+    public = {f"ptqflow.{name}" for name, value in vars(ptqflow).items() if isfunction(value) and name[0] != "_"}
+    assert len(public) > 1
+    assert public <= set(DOCUMENTED)
+    text = (site / "python.html").read_text()
+    assert {name for name in DOCUMENTED if f'id="{name}"' not in text} == set()
+
+
+def test_the_reference_of_the_commands_is_what_they_print(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", WIDTH)
     text = unescape(re.sub(r"<[^>]*>", "", (site / "commands.html").read_text()))
     for help_text in help_texts().values():
         assert help_text.strip() in text
