@@ -1,7 +1,7 @@
 # make repro   install, run the pipeline, show the result
 # make check   install, then lint, types and tests: what must pass before a commit
 # make format  install, correct what lint can correct
-# make docs    install, write the params table of README.md
+# make docs    install, write the table of docs/params.md
 # make site    install, build the site of docs/ in build/site
 # make networks  install, measure the networks of tests/zoo, write the table of docs/networks.md
 # make test    install, run the tests; COVERAGE=1 measures what they cover
@@ -75,7 +75,7 @@ docs: $(INSTALLED)
 	PYTHONPATH=src python .ci/params_table.py
 
 site: $(INSTALLED)
-	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+	PYTHONPATH=src NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 	@echo "build/site/index.html"
 
 networks: $(INSTALLED)

@@ -1,4 +1,4 @@
-"""Write the table of README.md that lists every key of params.yaml, from the models of its sections.
+"""Write the table of docs/params.md that lists every key of params.yaml, from the models of its sections.
 
 The docstring of a field is what the table says of the key; the default is that of params.yaml. With `--check`, the file
 is left unchanged and the exit status is 1 where the table is out of date.
@@ -21,13 +21,13 @@ BEGIN, END = "<!-- params: `make docs` writes this table -->\n", "<!-- end of pa
 
 def main() -> int:
     """Write or check the table; return the exit status."""
-    readme, params = ROOT / "README.md", ROOT / "params.yaml"
-    text = readme.read_text(encoding="utf-8")
+    page, params = ROOT / "docs" / "params.md", ROOT / "params.yaml"
+    text = page.read_text(encoding="utf-8")
     updated = with_table(text, YAML(typ="safe").load(params.read_text(encoding="utf-8")))
     if "--check" not in sys.argv[1:]:
-        readme.write_text(updated, encoding="utf-8")
+        page.write_text(updated, encoding="utf-8")
     elif text != updated:
-        print("README.md: the params table is out of date; run `make docs`", file=sys.stderr)
+        print("docs/params.md: the table is out of date; run `make docs`", file=sys.stderr)
         return 1
     return 0
 

@@ -57,6 +57,13 @@ def complain(message: str) -> None:
     print("ptqflow:", printable(" ".join(message.split())), file=sys.stderr, flush=True)
 
 
+def help_texts() -> dict[str, str]:
+    """Return what each command prints with --help, by its name, and by the empty one what `ptqflow --help` prints."""
+    parser = _parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return {"": parser.format_help()} | {name: command.format_help() for name, command in commands.choices.items()}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ptqflow",
