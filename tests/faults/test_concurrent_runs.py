@@ -105,9 +105,11 @@ def a_queue_beside_the_workspace(random_: random.Random, repository: Repository)
         kill_all(left)
     assert state == "Success", repository.try_run("dvc", "queue", "logs", "queued").output
     assert not left
-    shown = repository.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/queued").output.strip()
-    assert repository.run("git", "show", f"{shown}:dvc.lock").output.encode() == before["dvc.lock"]
-    assert repository.run("git", "show", f"{shown}:metrics/evaluate.json").output.encode() == before["metrics/evaluate.json"]
+    ref = repository.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/queued").output.strip()
+    for file in ("dvc.lock", "metrics/evaluate.json"):
+        assert repository.run("git", "show", f"{ref}:{file}").output.encode() == before[file], (
+            "as without the workspace"
+        )
     repository.run("dvc", "repro")
     assert repository.contents(*WHOLE) == before
     return f"a queue beside the workspace: {int(beside.status != 0)} in one line"

@@ -11,9 +11,8 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
-from repository import STAGES, Repository
-
 from processes import processes_of, wait_until_ended
+from repository import STAGES, Repository
 
 pytestmark = pytest.mark.faults
 COST = 20

@@ -72,9 +72,8 @@ def test_killed_runs(
         ended, printed = dvc.poll(), Path("output").read_text()
 
     assert not left, f"{case}\n{printed}"
-    if victims != [dvc.pid] or number == signal.SIGINT:
-        assert "Traceback" not in printed or number == signal.SIGINT, f"{case}\n{printed}"
-    if number == signal.SIGSTOP and kind != "two ranks":
+    assert "Traceback" not in printed, f"{case}\n{printed}"
+    if number == signal.SIGSTOP:
         assert repository.contents(*WHOLE) == before, case
     repository.run("dvc", "repro")
     assert repository.contents(*WHOLE) == before, case
