@@ -90,7 +90,7 @@ def two_clones_with_one_cache(random_: random.Random, repository: Repository) ->
 
 def a_queue_beside_the_workspace(random_: random.Random, repository: Repository) -> str:
     before = repository.contents(*WHOLE)
-    repository.run("dvc", "exp", "run", "--queue", "--force", "-n", "queued", "-S", "run.batch_size=99")
+    repository.run("dvc", "exp", "run", "--queue", "--force", "-n", "queued", "-S", "run.checkpoint_every=9")
     try:
         repository.run("dvc", "queue", "start")
         time.sleep(random_.uniform(0, 8))
