@@ -44,12 +44,21 @@ def run(arguments: Sequence[str]) -> int:
         complain(str(error))
     except OSError as error:
         complain(describe_os_error(error))
+    except _database_error() as error:
+        complain(f"DVC cannot open its database: {error}; free some space if the disk is full")
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         complain(
             f"the package {package} is not installed: `pip install '.[pipeline]'` in a clone of ptqflow installs it"
         )
     return 1
+
+
+def _database_error() -> type[Exception]:
+    """Import the error only when there is one: most commands open no database."""
+    from sqlite3 import DatabaseError
+
+    return DatabaseError
 
 
 def complain(message: str) -> None:

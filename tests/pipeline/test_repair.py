@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,21 @@ def test_what_is_no_file_among_the_objects_of_the_cache_is_removed(tmp_path: Pat
 
     assert repaired.count(": it is no file\n") == 3
     assert [*objects.iterdir()] == [cached(project, "sound")]
+
+
+def test_without_room_for_the_databases_of_dvc_it_is_one_line(tmp_path: Path, small_disk: Path) -> None:
+    project = Repository(tmp_path / "project")
+    project.path.mkdir()
+    project.run("dvc", "init", "--no-scm")
+    (small_disk / "filler").write_bytes(bytes(1 << 20))
+    settings = ("env", f"PYTHONPATH={ROOT}/src", f"DVC_SITE_CACHE_DIR={small_disk}")
+
+    result = project.try_run(*settings, "python", "-m", "ptqflow.cli", "repair")
+
+    assert result.status == 1
+    assert re.fullmatch(
+        r"ptqflow: DVC cannot open its database: .*; free some space if the disk is full\n", result.output
+    ), result.output
 
 
 def test_where_no_project_is_or_dvc_is_running_it_is_one_line(repository: Repository) -> None:

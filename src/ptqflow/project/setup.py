@@ -1,5 +1,6 @@
 """Write a pipeline into a git repository, and bring it to the installed version."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,9 @@ def init(folder: Path) -> list[str]:
     pipeline brings them.
 
     Raises:
-        ArtifactError: the folder is in no git repository, git has changes that are not staged or committed, or a file
-            that would be written exists; nothing has been written then.
+        ArtifactError: the folder is in no git repository, git has changes that are not staged or committed, a file that
+            would be written exists, or DVC fails; no pipeline has been written then.
+        OSError: such as of a full disk; no pipeline has been written then.
     """
     root = _git_root(folder)
     files = _files(folder)
@@ -33,11 +35,12 @@ def init(folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / ".dvc").is_dir():
         _init_dvc(folder, is_root=folder.resolve() == root)
-    done = []
-    for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-        done.append(f"{path}: written")
+    try:
+        done = [_write(path, text) for path, text in files.items()]
+    except OSError:
+        for path in files:
+            path.unlink(missing_ok=True)  # else the next init would refuse to overwrite them
+        raise
     done += _extend(folder / ".gitignore", ignored_by_git())
     done += _extend(folder / ".dvcignore", ignored_by_dvc())
     return done + _add_checks(root)
@@ -97,10 +100,14 @@ def _add_checks(root: Path) -> list[str]:
         if path.exists():
             done.append(f"{path}: exists, kept")
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-        done.append(f"{path}: written")
+        done.append(_write(path, text))
     return done
+
+
+def _write(path: Path, text: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+    return f"{path}: written"
 
 
 def _extend(file: Path, lines: list[str]) -> list[str]:
@@ -131,10 +138,13 @@ def _require_clean(root: Path) -> None:
 
 
 def _init_dvc(folder: Path, is_root: bool) -> None:
-    command = [sys.executable, "-m", "dvc", "init", "--quiet", *([] if is_root else ["--subdir"])]
+    command = [sys.executable, "-m", "dvc", "init", *([] if is_root else ["--subdir"])]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise ArtifactError(f"`dvc init` in {folder}: {describe_failure(result.returncode, result.stderr)}")
+        shutil.rmtree(folder / ".dvc", ignore_errors=True)  # else the next init would take it for a project
+        errors = [line.removeprefix("ERROR: ") for line in result.stderr.splitlines() if line.startswith("ERROR: ")]
+        reason = describe_failure(result.returncode, "\n".join(errors) or result.stderr)
+        raise ArtifactError(f"`dvc init` in {folder}: {reason}")
 
 
 def _git(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
