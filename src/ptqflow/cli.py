@@ -364,13 +364,13 @@ Without --address, this host's cores are used. If an experiment is missing in th
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tasks on other hosts must be ended
     from ptqflow.sweep.cluster import Resources
     from ptqflow.sweep.run import Request, run_sweep
 
     resources = Resources(options.cpus, options.gpus)
     request = Request(options.expressions, options.targets, options.address, options.git_remote, resources)
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # tasks on other hosts must be ended
         return 0 if run_sweep(request, lambda line: print(line, flush=True), complain) else 1
     except KeyboardInterrupt:
         complain("interrupted: running tasks have ended; finished experiments stay, and the same command runs the rest")
