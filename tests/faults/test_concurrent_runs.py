@@ -124,7 +124,7 @@ def _state(repository: Repository) -> str:
 def test_concurrent_runs(
     random_: random.Random, record_property: Callable[[str, object], None], repository: Repository
 ) -> None:
-    together = random_.choice([two_runs_in_one_clone, two_clones_with_one_cache, a_queue_beside_the_workspace])
+    together = random_.choice([a_queue_beside_the_workspace, two_clones_with_one_cache, two_runs_in_one_clone])
     record_property("outcome", together(random_, repository))
     shutil.rmtree(repository.path)
 
