@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -76,9 +77,15 @@ def test_killed_runs(
     if number == signal.SIGSTOP:
         assert repository.contents(*WHOLE) == before, case
     repository.run("dvc", "repro")
-    assert repository.contents(*WHOLE) == before, case
+    found = repository.contents(*WHOLE)
+    partial = {name for name in found if re.search(r"(^|/)\.[^/]+\.partial(/|$)", name)}
+    assert {name: content for name, content in found.items() if name not in partial} == before, case
     assert repository.run("git", "status", "--porcelain").output == changed, case
-    record_property("outcome", "ended well all the same" if ended == 0 else "equal bytes after the next `dvc repro`")
+    if partial:  # of a stage that the next `dvc repro` took from the cache
+        repository.run("env", "PYTHONPATH=src", "python", "-m", "ptqflow.cli", "repair")
+        assert repository.contents(*WHOLE) == before, case
+    after = "equal bytes after the next `dvc repro`" + " and `ptqflow repair`" * bool(partial)
+    record_property("outcome", "ended well all the same" if ended == 0 else after)
     shutil.rmtree(repository.path)
 
 
