@@ -136,7 +136,7 @@ def test_concurrent_predictions(
     export: Path,
     tmp_path: Path,
 ) -> None:
-    many = max(4, min(50, request.config.getoption("--tries") // 20))
+    many = max(4, min(50, request.config.getoption("--tries", 10) // 20))
     images = [tmp_path / f"{number}.png" for number in range(random_.randrange(1, 9))]
     for number, image in enumerate(images):
         image.write_bytes(png(number))
