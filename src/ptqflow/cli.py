@@ -44,12 +44,21 @@ def run(arguments: Sequence[str]) -> int:
         complain(str(error))
     except OSError as error:
         complain(describe_os_error(error))
+    except _database_error() as error:
+        complain(f"DVC cannot open its database: {error}; free some space if the disk is full")
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         complain(
             f"the package {package} is not installed: `pip install '.[pipeline]'` in a clone of ptqflow installs it"
         )
     return 1
+
+
+def _database_error() -> type[Exception]:
+    """Import the error only when there is one: most commands open no database."""
+    from sqlite3 import DatabaseError
+
+    return DatabaseError
 
 
 def complain(message: str) -> None:
@@ -418,13 +427,13 @@ Without --address, this host's cores are used. If an experiment is missing in th
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tasks on other hosts must be ended
     from ptqflow.sweep.cluster import Resources
     from ptqflow.sweep.run import Request, run_sweep
 
     resources = Resources(options.cpus, options.gpus)
     request = Request(options.expressions, options.targets, options.address, options.git_remote, resources)
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # tasks on other hosts must be ended
         return 0 if run_sweep(request, lambda line: print(line, flush=True), complain) else 1
     except KeyboardInterrupt:
         complain("interrupted: running tasks have ended; finished experiments stay, and the same command runs the rest")

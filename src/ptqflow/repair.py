@@ -42,7 +42,10 @@ def repair() -> Iterator[str]:
 
 def _repair_cache(cache: Path) -> Iterator[str]:
     for file in sorted(cache.glob("[0-9a-f][0-9a-f]/*")):
-        if file.is_file() and hash_output(file) != file.parent.name + file.name.removesuffix(".dir"):
+        if not file.is_file():
+            _remove(file)
+            yield f"{file}: it is no file"
+        elif hash_output(file) != file.parent.name + file.name.removesuffix(".dir"):
             file.unlink()
             yield f"{file}: its content is not that of its name"
 

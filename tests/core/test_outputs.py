@@ -24,7 +24,7 @@ FILES = ("file", "folder")
 
 
 @pytest.mark.parametrize(("path", "named"), [("file", "file"), ("folder/b", "folder"), ("folder/inner/a", "folder")])
-@pytest.mark.parametrize("damage", ["changed", "emptied", "folder"])
+@pytest.mark.parametrize("damage", ["changed", "emptied", "folder", "endless"])
 def test_what_a_stage_reads_and_another_wrote_is_compared_before_it_starts(path: str, named: str, damage: str) -> None:
     write_pipeline()
     require_intact_deps("second@a")
@@ -32,6 +32,9 @@ def test_what_a_stage_reads_and_another_wrote_is_compared_before_it_starts(path:
     if damage == "folder":
         Path(path).unlink()
         Path(path).mkdir()
+    if damage == "endless":
+        Path(path).unlink()
+        Path(path).symlink_to("/dev/zero")
     with pytest.raises(ArtifactError) as caught:
         require_intact_deps("second@a")
     assert str(caught.value) == (

@@ -32,7 +32,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make tries, each with a name of seed and number, by which it is repeated alone."""
     if "random_" in metafunc.fixturenames:
         tries, seed = (metafunc.config.getoption(name, default) for name, default in DEFAULTS.items())
-        count = max(1, tries // getattr(metafunc.module, "COST", 1))
+        count = max(getattr(metafunc.module, "FEWEST", 1), tries // getattr(metafunc.module, "COST", 1))
         metafunc.parametrize("random_", [f"{seed}-{number}" for number in range(count)], indirect=True)
 
 

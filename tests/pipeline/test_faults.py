@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import processes_of
 from repository import STAGES, Repository, Result, outputs_of
 
 ENDLESS = {"train": {"epochs": 10**6}}
@@ -128,7 +129,7 @@ def test_a_dvc_killed_while_the_stage_starts_leaves_no_orphan(repository: Reposi
     )
     for moment in range(6):
         with repository.running("dvc", "repro", "--single-item", "train") as dvc:
-            wait_for_child(dvc.pid, b"stages/train.py")
+            wait_for_child(dvc.pid, "stages/train.py")
             time.sleep(moment * 0.005)  # at whichever, the stage must not outlive it
             dvc.kill()
             wait_until_none_is_left(dvc.pid)
@@ -156,20 +157,7 @@ def test_a_second_repro_beside_the_first_learns_who_is_busy(repository: Reposito
         assert stage in processes_of(first.pid)
 
 
-def processes_of(session: int) -> dict[int, bytes]:
-    """Return process → command line of all that run in a session, without zombies."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, _, _, its_session = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:4]
-            if int(its_session) == session and state not in "ZX":
-                found[int(folder.name)] = (folder / "cmdline").read_bytes()
-        except OSError:  # ended meanwhile
-            continue
-    return found
-
-
-def wait_for_child(dvc: int, word: bytes) -> int:
+def wait_for_child(dvc: int, word: str) -> int:
     """Return the process with `word` in its command line that `dvc` has started, at the first sight of it."""
     for _ in moments():
         for pid, command in processes_of(dvc).items():
@@ -180,7 +168,7 @@ def wait_for_child(dvc: int, word: bytes) -> int:
 
 def wait_for_stage(dvc: int, stage: str) -> int:
     """Return the process of a stage script that `dvc` has started, once it runs Python."""
-    return wait_for_child(dvc, b"\0".join([b"python", f"stages/{stage}.py".encode()]))
+    return wait_for_child(dvc, f"python stages/{stage}.py")
 
 
 def wait_until_mapped(pid: int, file: str) -> None:

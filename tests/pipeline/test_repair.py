@@ -2,10 +2,11 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import pytest
-from repository import Repository
+from repository import ROOT, Repository
 
 WHOLE = ("dvc.lock", "data", "models", "metrics", "report")
 
@@ -95,6 +96,38 @@ def test_what_a_killed_run_left_beside_outputs_is_removed(repository: Repository
         "data/.dataset.partial: a killed run left it\n1 removed; `dvc repro` makes them again\n"
     )
     assert not partial.exists()
+
+
+def test_what_is_no_file_among_the_objects_of_the_cache_is_removed(tmp_path: Path) -> None:
+    project = Repository(tmp_path / "project")
+    project.path.mkdir()
+    project.run("dvc", "init", "--no-scm")
+    (project.path / "sound").write_text("sound")
+    project.run("dvc", "add", "-q", "sound")
+    objects = cached(project, "sound").parent
+    (objects / "0").mkdir()
+    (objects / "1").symlink_to("/dev/zero")
+    (objects / "2").symlink_to("nowhere")
+
+    repaired = project.run("env", f"PYTHONPATH={ROOT}/src", "python", "-m", "ptqflow.cli", "repair").output
+
+    assert repaired.count(": it is no file\n") == 3
+    assert [*objects.iterdir()] == [cached(project, "sound")]
+
+
+def test_without_room_for_the_databases_of_dvc_it_is_one_line(tmp_path: Path, small_disk: Path) -> None:
+    project = Repository(tmp_path / "project")
+    project.path.mkdir()
+    project.run("dvc", "init", "--no-scm")
+    (small_disk / "filler").write_bytes(bytes(1 << 20))
+    settings = ("env", f"PYTHONPATH={ROOT}/src", f"DVC_SITE_CACHE_DIR={small_disk}")
+
+    result = project.try_run(*settings, "python", "-m", "ptqflow.cli", "repair")
+
+    assert result.status == 1
+    assert re.fullmatch(
+        r"ptqflow: DVC cannot open its database: .*; free some space if the disk is full\n", result.output
+    ), result.output
 
 
 def test_where_no_project_is_or_dvc_is_running_it_is_one_line(repository: Repository) -> None:

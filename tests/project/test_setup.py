@@ -1,6 +1,7 @@
 """`init` and `upgrade` in real repositories of git and DVC."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -120,6 +121,32 @@ def test_init_beside_changes_that_git_does_not_have_is_refused(
 ) -> None:
     Path("README").write_text("edited\n")
     assert "such as README: commit or stash them first" in refused(capsys, "init")
+
+
+@pytest.mark.parametrize(("room", "error"), [(0, "ptqflow: `dvc init` in .: "), (1 << 15, "ptqflow: No space left")])
+def test_init_on_a_full_disk_is_one_line_and_with_room_again_it_works(
+    repository: Path,
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    room: int,
+    error: str,
+) -> None:
+    git("clone", "-q", str(repository), str(small_disk / "clone"))
+    monkeypatch.chdir(small_disk / "clone")
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str((repository if room else small_disk) / "site"))
+    filler, status = small_disk / "filler", os.statvfs(small_disk)
+    filler.write_bytes(bytes(max(0, status.f_bavail * status.f_frsize - room)))
+
+    assert run(["init"]) == 1
+
+    printed = capsys.readouterr().err
+    assert printed.startswith(error)
+    assert printed.count("\n") == 1
+    assert "support" not in printed
+    assert not {"dvc.yaml", "params.yaml", "ptqflow.lock.json"} & tree(Path()).keys()
+    filler.unlink()
+    assert run(["init"]) == 0
 
 
 def test_init_in_a_file_is_one_line(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from repository import Repository
+from repository import ROOT, Repository
 from sweeping import make_project
 
 from ptqflow import cli
@@ -116,6 +118,18 @@ def test_nothing_is_left_in_a_remote_or_in_the_repository(
     assert [*(project.path.parent / "dvc remote").iterdir()] == []
     assert project.run("git", "ls-remote", "origin").output == ""
     assert project.run("git", "status", "--porcelain").output == ""
+
+
+def test_ctrl_c_while_it_imports_torch_ends_it_without_a_word() -> None:
+    with Path("errors").open("w") as errors:
+        command = [sys.executable, "-m", "ptqflow.cli", "sweep", "-S", "calib.batches=1"]
+        process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}, stderr=errors)
+    while process.poll() is None and "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(60) == -signal.SIGINT
+    assert Path("errors").read_text() == ""
 
 
 def test_ray_that_is_not_installed_is_one_line_with_the_command_that_installs_it(project: Repository) -> None:

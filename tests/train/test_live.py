@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ptqflow.core.errors import PtqflowWarning
 from ptqflow.core.ranks import ALONE, Ranks
 from ptqflow.data.accuracy import Evaluation
 from ptqflow.train.live import live_log
@@ -50,6 +51,20 @@ def test_the_newest_epoch_is_in_the_file_that_dvc_reads(capsys: pytest.CaptureFi
     assert [file.name for file in Path("live").rglob("*")] == ["metrics.json"]
     assert capsys.readouterr().out.splitlines() == [str(epoch) for epoch in EPOCHS]
     assert run("git", "status", "--porcelain") == f"{status}?? live/\n"
+
+
+@pytest.mark.usefixtures("_repository")
+def test_a_full_disk_for_the_databases_of_dvc_is_a_warning_and_the_lines_are_printed(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "start")
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(small_disk))
+    (small_disk / "filler").write_bytes(bytes((1 << 20) - (1 << 15)))
+
+    with pytest.warns(PtqflowWarning, match="no figures in live; training continues: d"):
+        log_all()
+
+    assert capsys.readouterr().out.splitlines() == [str(epoch) for epoch in EPOCHS]
 
 
 @pytest.mark.usefixtures("_repository")

@@ -31,7 +31,7 @@ class Output:
 
     def is_intact(self) -> bool:
         """Return whether it is there, with the bytes that the stage wrote."""
-        return self.path.exists() and hash_output(self.path) == self.md5
+        return (self.path.is_file() or self.path.is_dir()) and hash_output(self.path) == self.md5
 
 
 def hash_output(path: Path) -> str:

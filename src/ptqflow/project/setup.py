@@ -21,8 +21,8 @@ def init(folder: Path) -> list[str]:
     pipeline brings them.
 
     Raises:
-        ArtifactError: the folder is in no git repository, git has changes that are not staged or committed, or a file
-            that would be written exists; nothing has been written then.
+        ArtifactError: the folder is in no git repository, git has changes that are not staged or committed, a file that
+            would be written exists, or DVC fails; what was written is removed.
         OSError: the disk is full, or a folder cannot be written; what was written is removed.
     """
     root = _git_root(folder)
@@ -47,12 +47,7 @@ def _write_pipeline(folder: Path, root: Path, files: Mapping[Path, str], undo: E
         for path in (folder / ".dvcignore", folder / ".dvc"):
             undo.callback(_remove, root, path)
         _init_dvc(folder, is_root=folder.resolve() == root)
-    done = []
-    for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        undo.callback(path.unlink, missing_ok=True)
-        write_text(path, text)
-        done.append(f"{path}: written")
+    done = [_write(path, text, undo) for path, text in files.items()]
     done += _extend(folder / ".gitignore", ignored_by_git(), undo)
     done += _extend(folder / ".dvcignore", ignored_by_dvc(), undo)
     return done + _add_checks(root, undo)
@@ -118,11 +113,15 @@ def _add_checks(root: Path, undo: ExitStack) -> list[str]:
         if path.exists():
             done.append(f"{path}: exists, kept")
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        undo.callback(path.unlink, missing_ok=True)
-        write_text(path, text)
-        done.append(f"{path}: written")
+        done.append(_write(path, text, undo))
     return done
+
+
+def _write(path: Path, text: str, undo: ExitStack) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    undo.callback(path.unlink, missing_ok=True)
+    write_text(path, text)
+    return f"{path}: written"
 
 
 def _extend(file: Path, lines: list[str], undo: ExitStack) -> list[str]:
@@ -155,10 +154,12 @@ def _require_clean(root: Path) -> None:
 
 
 def _init_dvc(folder: Path, is_root: bool) -> None:
-    command = [sys.executable, "-m", "dvc", "init", "--quiet", *([] if is_root else ["--subdir"])]
+    command = [sys.executable, "-m", "dvc", "init", *([] if is_root else ["--subdir"])]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise ArtifactError(f"`dvc init` in {folder}: {describe_failure(result.returncode, result.stderr)}")
+        errors = [line.removeprefix("ERROR: ") for line in result.stderr.splitlines() if line.startswith("ERROR: ")]
+        reason = describe_failure(result.returncode, "\n".join(errors) or result.stderr)
+        raise ArtifactError(f"`dvc init` in {folder}: {reason}")
 
 
 def _git(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":

@@ -1,12 +1,15 @@
 """Figures of a running training: printed lines, and the file that `dvc exp show` and the VS Code extension read."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from sqlite3 import DatabaseError
 
 from dvclive.live import Live
 from scmrepo.exceptions import SCMError
 
+from ptqflow.core.errors import PtqflowWarning
 from ptqflow.core.progress import print_beside_bars
 from ptqflow.core.ranks import Ranks
 from ptqflow.train.loop import Epoch
@@ -19,7 +22,7 @@ def live_log(folder: Path, ranks: Ranks, note: str | None = None) -> Iterator[Ca
     The first rank alone prints and writes.
 
     The folder is no output of a stage and ignored by git, because it holds speeds, which differ from run to run.
-    Outside a DVC repository with a commit, the lines are printed alone.
+    Outside a DVC repository with a commit, or where DVC cannot open its databases, the lines are printed alone.
     """
     if ranks.rank:
         yield lambda _: None
@@ -32,6 +35,10 @@ def live_log(folder: Path, ranks: Ranks, note: str | None = None) -> Iterator[Ca
     try:
         live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None)
     except SCMError:  # a repository without a commit has no experiments
+        yield print_beside_bars
+        return
+    except (OSError, DatabaseError) as error:
+        warnings.warn(f"no figures in {folder}; training continues: {error}", PtqflowWarning, stacklevel=2)
         yield print_beside_bars
         return
 
