@@ -63,7 +63,7 @@ def read_by(reader: str, repository: Repository) -> tuple[Result, bool]:
         lines = [line for line in result.output.splitlines() if line.startswith(f"{reader.partition('@')[0]}: ")]
         return result, len(lines) == 1 or not result.ran
     if reader == "summary":
-        result = repository.try_run("env", "PYTHONPATH=src", "python", "-m", "ptqflow.summary")
+        result = repository.try_run(*PTQFLOW, "summary")
     else:  # which reads what is committed
         repository.commit("damaged")
         result = repository.try_run(*PTQFLOW, "compare", "HEAD~1", "HEAD", "--md")
