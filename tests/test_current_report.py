@@ -35,8 +35,8 @@ def record(
     stages["fetch"]["outs"][0]["md5"] = data
     for stage in ("convert", "export"):  # both list the section
         stages[stage]["params"]["params.yaml"]["convert"]["max_drop"] = max_drop
-    for dep in (dep for stage in stages.values() for dep in stage["deps"] if dep["path"] == "src/ptqflow/convert"):
-        dep["md5"] = code
+    for dep in (dep for stage in stages.values() for dep in stage["deps"]):
+        dep["md5"] = {"src/ptqflow/convert": code, "data/dataset": data}.get(dep["path"], dep["md5"])
     YAML().dump({"stages": stages}, Path("dvc.lock"))
     Path("metrics").mkdir(exist_ok=True)
     Path("metrics/evaluate.json").write_text(json.dumps({"drop": drop, "p": 1.0}))
@@ -125,6 +125,30 @@ def test_the_command_writes_the_page_with_all_of_it(capsys: pytest.CaptureFixtur
     page = Path("out/page.html").read_text()
     for text in ("<dt>Branch</dt><dd>trunk</dd>", "<dt>Speed</dt><dd>250 images/s", "A &lt;fast&gt; CPU"):
         assert text in page
+
+
+def test_before_sensitivity_has_run_on_the_network_the_page_names_no_layer() -> None:
+    write_run(images=20)
+    lock = YAML(typ="safe").load(Path("dvc.lock"))
+    for entry in (None, {"deps": [{"path": "models/int8", "md5": "of an earlier network"}]}):
+        lock["stages"] = {name: stage for name, stage in lock["stages"].items() if name != "sensitivity"}
+        lock["stages"] |= {"sensitivity": entry} if entry else {}
+        YAML().dump(lock, Path("dvc.lock"))
+        assert cli.run(["report", "-o", "page.html"]) == 0
+        page = Path("page.html").read_text()
+        assert "<dt>Layers</dt><dd>not measured: run `dvc repro`" in page
+        assert "Sensitivity of each module" not in page
+
+
+def test_results_of_an_earlier_network_make_no_page(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(images=20)
+    lock = YAML(typ="safe").load(Path("dvc.lock"))
+    lock["stages"]["export"]["deps"] = [{"path": "models/int8", "md5": "of an earlier network"}]
+    YAML().dump(lock, Path("dvc.lock"))
+    assert cli.run(["report"]) == 1
+    assert capsys.readouterr().err == (
+        "ptqflow: `export` has not run on the network that lies here: run `dvc repro export`\n"
+    )
 
 
 def test_outside_a_project_the_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,7 +125,7 @@ def test_the_module_prints_the_table_of_the_last_run(tmp_path: Path) -> None:
 def locked(read: str) -> dict[str, object]:
     """What dvc.lock has after `convert` wrote INT8 as `new`, and two stages read it as it was then."""
     stages = {name: {"deps": [{"path": "models/int8", "md5": read}]} for name in ("sensitivity", "export")}
-    return {"stages": {"convert": {"outs": [{"path": "models/int8", "md5": "new"}]}, **stages}}
+    return {"stages": {"convert": {"outs": [{"path": "models/int8", "md5": "new", "size": 1}]}, **stages}}
 
 
 @pytest.mark.parametrize(("read", "of_this_network"), [("new", True), ("old", False)])
@@ -140,7 +140,9 @@ def test_files_and_layers_of_an_earlier_network_are_left_out(tmp_path: Path, rea
 def test_a_lock_that_cannot_be_read_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "dvc.lock").write_text(text)
     result = summarize(tmp_path, ALL.model_dump_json())
-    assert result.stderr == ("ptqflow: dvc.lock cannot be read: run `git checkout dvc.lock`, then `dvc repro`\n")
+    assert result.stderr == (
+        "ptqflow: dvc.lock is damaged: restore it with `git checkout dvc.lock`, then run `dvc repro`\n"
+    )
 
 
 def test_a_file_that_is_cut_off_is_one_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ None of it is a function of what the stage `report` depends on, so it is in no o
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from ptqflow.core.artifacts import REMEDY, write_text
 from ptqflow.core.errors import ArtifactError
-from ptqflow.core.outputs import LOCK
+from ptqflow.core.outputs import LOCK, is_current
 from ptqflow.core.paths import DATASET, HEADLINE, INPUTS, REPORT
 from ptqflow.git import committed, git
 from ptqflow.report.clone import Changes, Clone
@@ -26,11 +27,20 @@ _HERE = Path()
 def write_current_report(path: Path) -> None:
     """Write the report of the results below the working directory, the root of a DVC project.
 
+    It does not wait for `sensitivity`: before that has run on this network, the page says nothing of layers.
+
     Raises:
-        ArtifactError: a result is missing or damaged.
+        ArtifactError: a result is missing, damaged, or of an earlier network.
     """
-    results = read_results()
-    write_text(path, make_page(results, describe_clone(read_benchmark(results.manifest))))
+    for stage in ("evaluate", "export"):
+        if not is_current(stage):
+            raise ArtifactError(f"`{stage}` has not run on the network that lies here: run `dvc repro {stage}`")
+    with_layers = is_current("sensitivity")
+    results = read_results(with_layers)
+    clone = describe_clone(read_benchmark(results.manifest))
+    if not with_layers:
+        clone = replace(clone, facts={**clone.facts, "Layers": "not measured: run `dvc repro`, then `ptqflow report`"})
+    write_text(path, make_page(results, clone))
 
 
 def describe_clone(benchmark: Any = ()) -> Clone:

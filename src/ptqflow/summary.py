@@ -1,13 +1,7 @@
 """The result on the terminal: `ptqflow summary`."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import (
     FILE_CHECKS,
     OBSERVED_RANGES,
@@ -21,6 +15,7 @@ from ptqflow.core.figures import (
     UnlabelledFigures,
     read_evaluation_figures,
 )
+from ptqflow.core.outputs import is_current
 from ptqflow.core.paths import EXPORT
 from ptqflow.core.text_table import format_text_table
 from ptqflow.evaluate.cause import Quantization, find_cause
@@ -29,7 +24,6 @@ from ptqflow.report.results import read_benchmark
 from ptqflow.report.ship import fastest
 from ptqflow.runtime.manifest import INT8_ONNX, read_manifest
 
-_LOCK = Path("dvc.lock")
 _ROWS = {"fp32": "FP32", "int8_uncalibrated": "INT8, not calibrated", "int8": "INT8, calibrated"}
 
 
@@ -108,24 +102,9 @@ def summarize() -> str:
     Raises:
         ArtifactError: a file is missing or broken.
     """
-    figures, stages = read_evaluation_figures(), _locked_stages()
-    layers = SENSITIVITY.read() if _is_current(stages, "sensitivity") else []
+    figures = read_evaluation_figures()
+    layers = SENSITIVITY.read() if is_current("sensitivity") else []
     cause = find_cause(figures, Quantization(OBSERVED_RANGES.read(), QUANTIZED_RANGES.read(), SEARCH.read(), layers))
-    if not _is_current(stages, "export"):
+    if not is_current("export"):
         return format_summary(figures, cause=cause)
     return format_summary(figures, FILE_CHECKS.read(), cause, read_benchmark(read_manifest(EXPORT)))
-
-
-def _locked_stages() -> dict[str, dict[str, Any]]:
-    """Return what dvc.lock holds of each stage; nothing where there is none, as where scripts are run by hand."""
-    try:
-        return dict(YAML(typ="safe").load(_LOCK)["stages"]) if _LOCK.exists() else {}
-    except (YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        raise ArtifactError(f"{_LOCK} cannot be read: run `git checkout {_LOCK}`, then `dvc repro`") from None
-
-
-def _is_current(stages: dict[str, dict[str, Any]], name: str) -> bool:
-    """Return whether a stage read what the stages before it wrote last: it may be of an earlier network."""
-    written = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
-    read = stages[name].get("deps", []) if name in stages else []
-    return all(written.get(dep["path"], dep.get("md5")) == dep.get("md5") for dep in read)

@@ -21,6 +21,7 @@ def test_metrics_are_one_file_of_a_dozen_figures_and_the_speed_has_its_own(repos
     assert all(isinstance(figure, int | float) for figure in figures.values())
 
 
+@pytest.mark.slow
 def test_the_table_of_experiments_fits_a_screen(repository: Repository) -> None:
     repository.run("dvc", "exp", "run", "-S", "calib.batches=3", "-S", "convert.activation.method=minmax", "evaluate")
     columns = next(csv.reader(io.StringIO(repository.run("dvc", "exp", "show", "--csv").output)))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,15 +55,39 @@ def read_outputs(lock: Path) -> list[Output]:
     Raises:
         ArtifactError: it is damaged.
     """
-    try:
-        stages = _load(lock).get("stages", {})
+    with _readable(lock):
         return [
             Output(Path(out["path"]), name, out["md5"], out["size"])
-            for name, stage in stages.items()
+            for name, stage in _load(lock).get("stages", {}).items()
             for out in stage.get("outs", [])
         ]
+    return []
+
+
+def is_current(stage: str) -> bool:
+    """Return whether a stage read what the others wrote last, by dvc.lock: its outputs may be of an earlier network.
+
+    It is True without dvc.lock, as where scripts are run by hand.
+
+    Raises:
+        ArtifactError: dvc.lock is damaged.
+    """
+    written = {output.path: output.md5 for output in read_outputs(LOCK)}
+    with _readable(LOCK):
+        locked = _load(LOCK)["stages"].get(stage)
+        return locked is not None and all(
+            written.get(Path(dep["path"]), dep["md5"]) == dep["md5"] for dep in locked.get("deps", [])
+        )
+    return True
+
+
+@contextmanager
+def _readable(lock: Path) -> Iterator[None]:
+    """End the block without a lock, and with one line where it is damaged."""
+    try:
+        yield
     except FileNotFoundError:
-        return []
+        pass
     except (YAMLError, ValueError, TypeError, LookupError, AttributeError):
         raise ArtifactError(f"{lock} is damaged: restore it with `git checkout {lock}`, then run `dvc repro`") from None
 

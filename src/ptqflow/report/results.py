@@ -61,8 +61,11 @@ class Results:
     manifest: Manifest
 
 
-def read_results() -> Results:
+def read_results(with_layers: bool = True) -> Results:
     """Read what lies below the working directory.
+
+    Args:
+        with_layers: whether `sensitivity` has run.
 
     Raises:
         ArtifactError: a file is missing, changed or of another version.
@@ -92,7 +95,7 @@ def read_results() -> Results:
         evaluate=figures,
         classes=CLASSES.read(),
         reliability=reliability,
-        sensitivity=SENSITIVITY.read(),
+        sensitivity=SENSITIVITY.read() if with_layers else [],
         checks=FILE_CHECKS.read(),
         manifest=manifest,
     )
