@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import miniature
 import numpy as np
@@ -156,3 +157,38 @@ def test_shuffled_channels_are_exported_for_any_number_of_images(inputs: list[Te
 def test_equal_networks_have_equal_bytes(exported: Exported) -> None:
     model = exported.networks.fp32
     assert to_onnx(model, miniature.INPUT_SHAPE, {"a": "b"}) == to_onnx(model, miniature.INPUT_SHAPE, {"a": "b"})
+
+
+class Hidden(nn.Module):
+    """Has a linear layer before a step that takes unrounded sums."""
+
+    def __init__(self, *, bias: bool, tokens: bool) -> None:
+        super().__init__()
+        self.conv, self.hidden, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 16, bias=bias), nn.Linear(16, 6)
+        self.tokens = tokens
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        if self.tokens:
+            return self.fc(F.hardswish(self.hidden(x.flatten(2).transpose(1, 2))).mean(1))
+        return self.fc(F.hardswish(self.hidden(x.mean((2, 3)))))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tokens", [False, True])
+def test_onnxruntime_runs_a_linear_layer_with_unrounded_sums_in_int8_and_dequantizes_no_weight(
+    bias: bool, tokens: bool, inputs: list[Tensor], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = canonicalize(Hidden(bias=bias, tokens=tokens).eval(), miniature.INPUT_SHAPE)
+    int8 = make_networks(model, miniature.card(), inputs).int8.module
+    file, optimized = tmp_path / "int8.onnx", tmp_path / "optimized.onnx"
+    file.write_bytes(to_onnx(build_qdq(int8, miniature.INPUT_SHAPE), miniature.INPUT_SHAPE, {}))
+    session = onnxruntime_session(file, optimized_model_filepath=str(optimized))
+    images = torch.cat(inputs)
+    with torch.inference_mode():
+        np.testing.assert_allclose(session.run(None, {"images": images.numpy()})[0], int8(images), atol=2e-3)  # a level
+    graph = onnx.load(optimized).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    assert [node.name for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored] == []
+    assert {node.op_type for node in graph.node} & {"QGemm", "MatMulIntegerToFloat"}

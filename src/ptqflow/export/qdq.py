@@ -90,21 +90,16 @@ class _Weighted(nn.Module):
         self.activation = _activation(layer)
         self.convolution = _convolution(layer)
         weight, bias = layer.weight(), layer.bias()
+        bias = None if bias is None else bias.detach().float().contiguous()
         # MatMul, unlike Gemm, takes inputs of any rank, and its weight the other way round.
         self.axis = 1 if self.convolution is None and input_rank != 2 else 0
         values = weight.int_repr().t() if self.axis else weight.int_repr()
         self.register_buffer("weight", values.contiguous())
         self.register_buffer("scale", sum_scale(weight, 1.0))
-        self.register_buffer("bias", None if bias is None else bias.detach().float().contiguous())
+        self.register_buffer("bias", bias)
         self.register_buffer("bias_scale", None)
         if bias is not None and not self.axis:
-            self._round_bias(bias.detach(), sum_scale(weight, input_scale))
-
-    def _round_bias(self, bias: Tensor, scale: Tensor) -> None:
-        """Quantize the bias to int32, as kernels take it, unless a value is out of range."""
-        values = (bias.double() / scale.double()).round()
-        if values.abs().max() < 2**31:
-            self.bias, self.bias_scale = values.to(torch.int32), scale
+            self.bias, self.bias_scale = _rounded_bias(bias, sum_scale(weight, input_scale))
 
     def forward(self, x: Tensor, summand: Tensor | None = None) -> Tensor:
         weight = _apply(_Expand, self.weight, self.scale, self.axis)
@@ -120,25 +115,44 @@ class _Weighted(nn.Module):
         return self.activation(x if summand is None else x + summand)
 
 
+def _rounded_bias(bias: Tensor, scale: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return a bias as int32, as kernels take it, and its scale; unchanged and None if a value is out of range."""
+    values = (bias.double() / scale.double()).round()
+    return (values.to(torch.int32), scale) if values.abs().max() < 2**31 else (bias, None)
+
+
 class _FloatOutput(nn.Module):
-    """A layer whose sums are not rounded, with int8 weights."""
+    """A layer whose sums are not rounded, with int8 weights.
+
+    ONNX Runtime runs a linear layer of inputs of rank 2 in INT8 as Gemm with an int32 bias alone: it makes MatMul and
+    Add a Gemm in float, and then dequantizes the weight with each image. Of any other rank it takes MatMul.
+    """
 
     weight: Tensor
     scale: Tensor
+    bias: Tensor | None
+    bias_scale: Tensor | None
 
-    def __init__(self, layer: FloatOutput) -> None:
+    def __init__(self, layer: FloatOutput, input_rank: int, input_scale: float | None) -> None:
         super().__init__()
         self.layer = layer
-        self.axis = 0 if layer.is_convolution else 1  # MatMul, unlike Gemm, runs in INT8 without a rounding after it
-        self.register_buffer("weight", (layer.weight.t() if self.axis else layer.weight).contiguous())
         self.register_buffer("scale", layer.scale.flatten() if layer.scale.numel() > 1 else layer.scale.squeeze())
+        self.register_buffer("bias", layer.bias)
+        self.register_buffer("bias_scale", None)
+        if not layer.is_convolution and input_rank == 2 and layer.bias is not None and input_scale is not None:
+            self.bias, self.bias_scale = _rounded_bias(layer.bias, self.scale * torch.tensor(input_scale))
+        self.axis = 0 if layer.is_convolution or self.bias_scale is not None else 1
+        self.register_buffer("weight", (layer.weight.t() if self.axis else layer.weight).contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         weight = _apply(_Expand, self.weight, self.scale, self.axis)
         if self.layer.is_convolution:
             return self.layer.compute(x, weight)
-        sums = torch.matmul(x, weight)
-        result = sums if self.layer.bias is None else sums + self.layer.bias
+        if self.bias_scale is not None:
+            result = F.linear(x, weight, _apply(_Expand, self.bias, self.bias_scale, 0))
+        else:
+            sums = torch.matmul(x, weight)
+            result = sums if self.bias is None else sums + self.bias
         return F.relu(result) if self.layer.relu else result
 
 
@@ -356,7 +370,7 @@ class _Builder:
     def _call_module(self, node: Node, name: str) -> Node:
         layer: Any = self.converted.get_submodule(str(node.target))
         if isinstance(layer, FloatOutput):
-            self.modules[name] = _FloatOutput(layer)
+            self.modules[name] = self._float_output(layer, node)
             return self.graph.call_module(name, (self.copies[node.all_input_nodes[0]],))
         if "quantized" not in type(layer).__module__:
             self.modules[str(node.target)] = layer
@@ -380,6 +394,13 @@ class _Builder:
         options = {key: value for key, value in node.kwargs.items() if not key.startswith("output_")}
         copy_of = self.copies.__getitem__
         return self.graph.call_function(_FUNCTIONS[kind], fx.map_arg(arguments, copy_of), fx.map_arg(options, copy_of))
+
+    def _float_output(self, layer: FloatOutput, node: Node) -> nn.Module:
+        source = node.all_input_nodes[0]
+        while source not in self.seen.roundings and passes_through(source, self.converted):
+            source = source.all_input_nodes[0]
+        rounding = self.seen.roundings.get(source)
+        return _FloatOutput(layer, self.seen.ranks[source], rounding and rounding.scale)
 
     def _weighted(self, layer: Any, node: Node) -> nn.Module:
         source = node.all_input_nodes[0]
