@@ -40,6 +40,7 @@ def test_a_range_method_predicts_with_the_int8_network_alone(repository: Reposit
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_engine_reruns_the_dry_run_the_conversions_and_what_follows_alone(repository: Repository) -> None:
     result = repository.run("dvc", "exp", "run", "-S", "convert.engine=qnnpack")
     assert set(result.ran) == {"dry_run"} | FROM_CONVERT | OF_THE_CONTROL
@@ -172,6 +173,7 @@ def test_changed_bytes_of_a_checkpoint_rerun_from_train(repository: Repository) 
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_edited_code_of_the_users_network_reruns_from_the_dry_run(repository: Repository) -> None:
     code = repository.path / "tiny.py"
     code.write_text(code.read_text().replace("nn.Conv2d(3, 8,", "nn.Conv2d(3, 8, padding=1, kernel_size="))

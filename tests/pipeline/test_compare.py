@@ -161,6 +161,7 @@ def test_two_revisions_are_compared_image_by_image(repository: Repository) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_revisions_with_other_test_images_are_refused(repository: Repository) -> None:
     repository.run("dvc", "exp", "run", "-S", "data.seed=1", "evaluate")
     repository.commit("other images")

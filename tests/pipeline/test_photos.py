@@ -26,6 +26,7 @@ def photos(repository: Repository) -> Repository:
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_thirty_photos_end_in_a_model_a_report_and_no_word_about_accuracy(photos: Repository) -> None:
     output = photos.run("dvc", "repro").output
 

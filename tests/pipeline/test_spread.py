@@ -13,6 +13,7 @@ def ran(repository: Repository) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_every_draw_and_size_runs_once_on_demand_and_only_what_is_new_runs_again(repository: Repository) -> None:
     repository.set_params({"calib_spread": {"seeds": [0, 1], "batches": [1, 2]}})
     assert repository.run("dvc", "repro").ran == []
