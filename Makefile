@@ -5,7 +5,7 @@
 # make site    install, build the site of docs/ in build/site
 # make networks  install, measure the networks of tests/zoo, write the table of docs/networks.md
 # make test    install, run the tests; COVERAGE=1 measures what they cover
-# make test-slow  the slow tests, those in a browser (Debian's chromium), a quarter of the zoo
+# make test-slow  the slow tests, those in a browser (Debian's chromium), an eighth of the zoo
 # make faults  kills, damage and attacks at random: TRIES of each quick kind and 1 in 100 of each slow one, from SEED
 # make test-zoo  all networks of tests/zoo
 # make test-extra  slow tests for which CI has no time

@@ -13,6 +13,7 @@ def test_nothing_depends_on_timings() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_it_runs_on_demand_and_again_only_for_another_model_or_other_params(repository: Repository) -> None:
     tiny = {"batch_sizes": [1], "threads": 1, "rounds": 3, "seconds": 0.01}
     repository.set_params({"benchmark": tiny})

@@ -12,6 +12,8 @@ from PIL import Image
 from repository import Repository
 from samples import image_files, png, write_folder
 
+pytestmark = pytest.mark.slow
+
 FROM_CONVERT = {"convert", "predict@int8", "evaluate", "sensitivity", "export", "report"}
 FROM_CALIB = {"calib", *FROM_CONVERT}
 OF_THE_CONTROL = {"control", "predict@int8_uncalibrated"}
@@ -26,27 +28,24 @@ def test_second_repro_runs_nothing(repository: Repository) -> None:
     assert "up to date" in result.output
 
 
-@pytest.mark.slow
 @pytest.mark.extra
 def test_calibration_params_rerun_calib_and_what_follows(repository: Repository) -> None:
     assert set(repository.run("dvc", "exp", "run", "-S", "calib.batches=3").ran) == FROM_CALIB
     assert json.loads(repository.read("metrics/evaluate.json"))["calib_images"] == 24
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_a_range_method_predicts_with_the_int8_network_alone(repository: Repository) -> None:
     result = repository.run("dvc", "exp", "run", "-S", "convert.activation.method=minmax")
     assert set(result.ran) == FROM_CONVERT
 
 
-@pytest.mark.slow
 @pytest.mark.extra
 def test_engine_reruns_the_dry_run_the_conversions_and_what_follows_alone(repository: Repository) -> None:
     result = repository.run("dvc", "exp", "run", "-S", "convert.engine=qnnpack")
     assert set(result.ran) == {"dry_run"} | FROM_CONVERT | OF_THE_CONTROL
 
 
-@pytest.mark.slow
 @pytest.mark.extra
 def test_a_budget_that_is_met_at_once_leads_to_the_same_network_and_leaves_its_trail(repository: Repository) -> None:
     result = repository.run("dvc", "exp", "run", "-S", "convert.max_drop=100")
@@ -57,7 +56,6 @@ def test_a_budget_that_is_met_at_once_leads_to_the_same_network_and_leaves_its_t
     assert re.search(r"0 kept FP32 .* s  -", result.output)
 
 
-@pytest.mark.slow
 def test_going_back_to_old_params_runs_nothing(repository: Repository) -> None:
     before = repository.read("metrics/evaluate.json")
     repository.run("dvc", "exp", "run", "-S", "calib.batches=3", "evaluate")
@@ -66,13 +64,11 @@ def test_going_back_to_old_params_runs_nothing(repository: Repository) -> None:
     assert repository.read("metrics/evaluate.json") == before
 
 
-@pytest.mark.slow
 @pytest.mark.extra
 def test_learning_rate_reruns_from_train(repository: Repository) -> None:
     assert set(repository.run("dvc", "exp", "run", "-S", "train.lr=0.02").ran) == FROM_TRAIN
 
 
-@pytest.mark.slow
 def test_an_edited_module_reruns_the_stages_that_import_its_package(repository: Repository) -> None:
     module = repository.path / "src/ptqflow/evaluate/verdict.py"
     module.write_text(module.read_text() + "\n# edited\n")
@@ -85,14 +81,13 @@ def test_same_bytes_of_a_retrained_network_skip_what_follows(repository: Reposit
     assert repository.run("dvc", "repro").ran == ["train"]
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_forced_repro_writes_the_same_lock_byte_for_byte(repository: Repository) -> None:
     first = repository.read("dvc.lock")
     assert set(repository.run("dvc", "repro", "-f").ran) == ALL
     assert repository.read("dvc.lock") == first
 
 
-@pytest.mark.slow
 def test_metrics_diff_shows_old_and_new_values_after_a_commit(repository: Repository) -> None:
     repository.run("dvc", "exp", "run", "-S", "calib.batches=3", "evaluate")
     repository.commit("three batches")
@@ -101,7 +96,6 @@ def test_metrics_diff_shows_old_and_new_values_after_a_commit(repository: Reposi
     assert rows["metrics/evaluate.json"]["calib_images"] == {"old": 16, "new": 24, "diff": 8}
 
 
-@pytest.mark.slow
 def test_queued_grid_makes_one_experiment_a_value(repository: Repository) -> None:
     repository.run("dvc", "exp", "run", "--queue", "-S", "calib.batches=2,4", "calib")
     repository.run("dvc", "queue", "start")
@@ -121,7 +115,6 @@ def test_queued_grid_makes_one_experiment_a_value(repository: Repository) -> Non
     assert sorted(images) == [16, 32]
 
 
-@pytest.mark.slow
 def test_changed_bytes_at_data_path_rerun_from_fetch_and_the_same_bytes_elsewhere_rerun_nothing(
     repository: Repository,
 ) -> None:
@@ -158,7 +151,6 @@ def test_dvc_hashes_every_file_of_the_users_that_fetch_reads(repository: Reposit
     assert repository.run("dvc", "repro", "fetch").ran == ["inputs", "fetch"]
 
 
-@pytest.mark.slow
 @pytest.mark.extra
 def test_changed_bytes_of_a_checkpoint_rerun_from_train(repository: Repository) -> None:
     weights = repository.path.parent / "weights.safetensors"
@@ -172,7 +164,6 @@ def test_changed_bytes_of_a_checkpoint_rerun_from_train(repository: Repository) 
     assert repository.run("dvc", "repro", "calib").ran == ["inputs", "train", "calib"]
 
 
-@pytest.mark.slow
 @pytest.mark.extra
 def test_edited_code_of_the_users_network_reruns_from_the_dry_run(repository: Repository) -> None:
     code = repository.path / "tiny.py"
@@ -180,7 +171,6 @@ def test_edited_code_of_the_users_network_reruns_from_the_dry_run(repository: Re
     assert repository.run("dvc", "repro", "calib").ran == ["inputs", "dry_run", "train", "calib"]
 
 
-@pytest.mark.slow
 def test_relative_paths_hold_in_a_queued_experiment_too(repository: Repository) -> None:
     _image_archive(repository.path / "data" / "mine.tar", seed=0)
     result = repository.run(

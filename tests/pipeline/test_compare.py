@@ -16,6 +16,8 @@ from ptqflow.compare import fetch_predictions
 from ptqflow.core.errors import ArtifactError
 from ptqflow.evaluate.predictions import Predictions, load_predictions
 
+pytestmark = pytest.mark.slow
+
 EVALUATE = f"""
 import sys
 from pathlib import Path
@@ -137,7 +139,6 @@ def are_equal(first: Predictions, second: Predictions) -> bool:
     )
 
 
-@pytest.mark.slow
 def test_two_revisions_are_compared_image_by_image(repository: Repository) -> None:
     before = repository.read("metrics/evaluate.json")
     repository.run(
@@ -160,7 +161,6 @@ def test_two_revisions_are_compared_image_by_image(repository: Repository) -> No
     assert "only A " in text
 
 
-@pytest.mark.slow
 @pytest.mark.extra
 def test_revisions_with_other_test_images_are_refused(repository: Repository) -> None:
     repository.run("dvc", "exp", "run", "-S", "data.seed=1", "evaluate")
@@ -225,7 +225,6 @@ def test_what_the_cache_lacks_comes_from_the_default_remote(project: Project) ->
     assert are_equal(fetch_predictions("HEAD", other.path), project.kept("two"))
 
 
-@pytest.mark.slow
 def test_a_project_in_a_subdirectory_is_compared_like_any_other(subdirectory: Project) -> None:
     assert are_equal(fetch_predictions("four", subdirectory.path), subdirectory.kept("four"))
 
@@ -239,7 +238,6 @@ def test_a_project_in_a_subdirectory_is_compared_like_any_other(subdirectory: Pr
         fetch_predictions("four", subdirectory.path.parents[1])
 
 
-@pytest.mark.slow
 def test_where_dvc_does_not_find_the_remote_the_named_command_brings_the_predictions(subdirectory: Project) -> None:
     subdirectory.push_to("../../../store")  # a relative path, which DVC resolves in a checkout alone
     other = clone(subdirectory, "another clone")
@@ -252,7 +250,6 @@ def test_where_dvc_does_not_find_the_remote_the_named_command_brings_the_predict
     assert are_equal(fetch_predictions("HEAD", other.path), subdirectory.kept("four"))
 
 
-@pytest.mark.slow
 def test_a_worktree_finds_what_any_other_has_in_its_cache(project: Project) -> None:
     project.run("git", "worktree", "add", "-q", "--detach", "../of one", "one")
     worktree = Project(project.path.parent / "of one")
@@ -270,7 +267,6 @@ def test_a_worktree_finds_what_any_other_has_in_its_cache(project: Project) -> N
         fetch_predictions("five", project.path)
 
 
-@pytest.mark.slow
 def test_a_worktree_of_a_repository_with_the_project_in_a_subdirectory_is_compared(subdirectory: Project) -> None:
     subdirectory.run("git", "worktree", "add", "-q", "--detach", str(subdirectory.outside / "another tree"))
     folder = subdirectory.outside / "another tree" / "vision" / "quantization"
@@ -278,7 +274,6 @@ def test_a_worktree_of_a_repository_with_the_project_in_a_subdirectory_is_compar
     assert are_equal(fetch_predictions("HEAD", folder), subdirectory.kept("four"))
 
 
-@pytest.mark.slow
 def test_a_worktree_reads_the_default_remote(project: Project) -> None:
     project.push_to("../store")
     project.run("git", "worktree", "add", "-q", "--detach", "../of main", "main")
@@ -346,7 +341,6 @@ def test_a_folder_without_git_or_dvc_is_refused(tmp_path: Path) -> None:
         fetch_predictions("HEAD", tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="a change of owner needs root")
 def test_a_repository_of_another_user_is_refused_with_the_command_that_trusts_it(project: Project) -> None:
     for path in (project.path, *project.path.rglob("*")):

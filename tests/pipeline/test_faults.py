@@ -10,6 +10,8 @@ import pytest
 from processes import processes_of
 from repository import STAGES, Repository, Result, outputs_of
 
+pytestmark = pytest.mark.slow
+
 ENDLESS = {"train": {"epochs": 10**6}}
 
 
@@ -97,7 +99,6 @@ def test_a_misspelt_key_on_the_command_line_is_refused(repository: Repository) -
     assert result.ran == []
 
 
-@pytest.mark.slow
 def test_a_failed_run_leaves_models_out_of_git(repository: Repository) -> None:
     repository.set_params({"train": {"seed": 1}, "convert": {"engine": "none"}})
     assert repository.try_run("dvc", "repro").status != 0

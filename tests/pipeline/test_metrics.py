@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from repository import PIPELINES, ROOT, STAGES, Repository, stages_of
 
+pytestmark = pytest.mark.slow
+
 HEADLINE = "metrics/evaluate.json"
 FIGURES = 12
 WIDTH = 160  # of a terminal, and most columns of the table of experiments
@@ -21,7 +23,6 @@ def test_metrics_are_one_file_of_a_dozen_figures_and_the_speed_has_its_own(repos
     assert all(isinstance(figure, int | float) for figure in figures.values())
 
 
-@pytest.mark.slow
 def test_the_table_of_experiments_fits_a_screen(repository: Repository) -> None:
     repository.run("dvc", "exp", "run", "-S", "calib.batches=3", "-S", "convert.activation.method=minmax", "evaluate")
     columns = next(csv.reader(io.StringIO(repository.run("dvc", "exp", "show", "--csv").output)))
@@ -32,7 +33,6 @@ def test_the_table_of_experiments_fits_a_screen(repository: Repository) -> None:
     assert "agreement" in shown
 
 
-@pytest.mark.slow
 @pytest.mark.extra
 def test_a_diff_after_another_training_is_a_screen_of_rows(repository: Repository) -> None:
     repository.run("dvc", "exp", "run", "-S", "train.lr=0.05", "-S", "calib.batches=3")
@@ -57,7 +57,6 @@ def test_every_table_is_a_plot_that_is_compared_with_another_commit(repository: 
         assert next(csv.reader(io.StringIO(repository.read(file)))), file
 
 
-@pytest.mark.slow
 def test_without_onnx_the_pipeline_ends_with_a_report_of_the_file_that_there_is(repository: Repository) -> None:
     result = repository.run("dvc", "exp", "run", "-S", "export.onnx=false")
     assert set(result.ran) == {"dry_run", "export", "report"}
@@ -66,7 +65,6 @@ def test_without_onnx_the_pipeline_ends_with_a_report_of_the_file_that_there_is(
     assert "int8.onnx" not in page
 
 
-@pytest.mark.slow
 def test_conflict_markers_in_a_table_are_one_line(repository: Repository) -> None:
     file = repository.path / "metrics/plots/classes.csv"
     text = file.read_text()

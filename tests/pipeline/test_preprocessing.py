@@ -45,6 +45,7 @@ def test_a_key_that_contradicts_the_weights_is_one_line_before_anything_is_fetch
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_upright_letterboxed_bgr_images_of_0_to_255_run_from_their_files_to_predictions_of_them(
     repository: Repository,
 ) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from repository import ROOT, Repository
 
+pytestmark = pytest.mark.slow
+
 WHOLE = ("dvc.lock", "data", "models", "metrics", "report")
 
 
@@ -33,7 +35,6 @@ def ptqflow(repository: Repository, command: str) -> str:
     return repository.run("env", "PYTHONPATH=src", "python", "-m", "ptqflow.cli", command).output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("links", "name"),
     [

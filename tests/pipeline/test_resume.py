@@ -95,7 +95,13 @@ def assert_resumes(repository: Repository, trained: Repository, after: int) -> N
     assert not (repository.path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("order", [INSIDE_THE_FOURTH_EPOCH, AFTER_THE_FOURTH_EPOCH], ids=["inside", "between"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param(INSIDE_THE_FOURTH_EPOCH, id="inside"),
+        pytest.param(AFTER_THE_FOURTH_EPOCH, id="between", marks=pytest.mark.extra),
+    ],
+)
 def test_killed_in_or_between_epochs_it_ends_with_the_same_bits(
     untrained: Repository, trained: Repository, order: str
 ) -> None:

@@ -24,7 +24,7 @@ BETWEEN_MACHINES_DB = 10.0
 """That a network may be worse than its row: sums are rounded differently on another CPU, so training ends elsewhere."""
 AHEAD = 0.95
 
-CI_MEASURES = 4
+CI_MEASURES = 8
 """Of so many networks one is measured in CI, all of them by `make test-zoo`."""
 LARGE = ("maxvit",)
 """A tenth of the time of all."""
