@@ -43,6 +43,14 @@ def test_a_users_mistake_is_one_line_and_status_1() -> None:
     assert (process.returncode, output, errors) == (1, "", "calib: no images in photos\n")
 
 
+def test_a_rank_that_is_done_ends_before_what_aborts_a_finalized_interpreter() -> None:
+    body = "import atexit, os\natexit.register(os.abort)\nprint('epoch 1')\nreturn 'trained'"
+    process = start(body, environment={"TORCHELASTIC_RUN_ID": "none"})
+    output, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert re.fullmatch(r"epoch 1\ncalib: trained \(\d+\.\d s\)\n", output)
+
+
 def test_a_full_disk_is_one_line_with_the_remedy() -> None:
     process = start("with open('/dev/full', 'wb', buffering=0) as file:\n    file.write(b'x')")
     _, errors = process.communicate()

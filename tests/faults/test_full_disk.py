@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+from disks import mounted
 from processes import processes_of, wait_until_ended
 from repository import STAGES, Repository
 
@@ -23,13 +23,7 @@ WHOLE = ("dvc.lock", *OUTPUTS)
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, with room for a clone, its cache and its temporary files."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a file system needs root")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
+    yield from mounted(tmp_path / "disk", "64m")
 
 
 @contextmanager

@@ -50,6 +50,8 @@ def run(name: str, main: Callable[[], str | None]) -> None:
         _require_intact_deps()
         if done := main():
             print(f"{_line(name, done)} ({time.monotonic() - start:.1f} s)")
+        if is_rank():
+            _leave(0)
     except PtqflowError as error:
         _end(name, str(error))
     except OSError as error:
@@ -77,10 +79,19 @@ def _report(message: str) -> NoReturn:
     """Write for the agent why this rank ends."""
     failure = {"message": message, "timestamp": str(int(time.time()))}
     Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(failure), encoding="utf-8")
+    _leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    """End this rank without finalizing the interpreter.
+
+    Gloo's threads may still hold tensors of a collective that is done. One that frees them while the interpreter is
+    finalized asks for the GIL and aborts the process (https://github.com/pytorch/pytorch/pull/179291): the agent would
+    report a rank that ended by SIGABRT.
+    """
     sys.stdout.flush()
-    # Not sys.exit: a process group that other ranks have left too may abort as the interpreter takes it down, and the
-    # agent would report the abort.
-    os._exit(1)
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def is_rank() -> bool:
