@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ptqflow.core.errors import ArtifactError, DataError
 from ptqflow.core.figures import SENSITIVITY
+from ptqflow.core.git import committed, git
 from ptqflow.core.paths import HEADLINE, PREDICTIONS
 from ptqflow.core.printable import printable
 from ptqflow.core.text_table import format_text_table
@@ -29,7 +30,6 @@ from ptqflow.evaluate.significance import (
     pairs_by_class,
 )
 from ptqflow.evaluate.verdict import short_p, verdict
-from ptqflow.git import committed, git
 
 _NETWORK = "int8"
 _SHOWN = 20  # changed images in the text; JSON has all

@@ -9,14 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from ptqflow.core.artifacts import REMEDY, write_text
 from ptqflow.core.errors import ArtifactError
-from ptqflow.core.outputs import LOCK, is_current
+from ptqflow.core.git import committed, git
+from ptqflow.core.outputs import LOCK, is_current, stages_of
 from ptqflow.core.paths import DATASET, HEADLINE, INPUTS, REPORT
-from ptqflow.git import committed, git
 from ptqflow.report.clone import Changes, Clone
 from ptqflow.report.page import make_page
 from ptqflow.report.results import read_benchmark, read_results
@@ -51,7 +48,7 @@ def describe_clone(benchmark: Any = ()) -> Clone:
     """
     if not LOCK.exists():
         raise ArtifactError(f"{LOCK} is missing: run this where it lies, in a repository in which `dvc repro` has run")
-    lock = _stages(LOCK.read_text())
+    lock = stages_of(LOCK.read_text())
     commits = git(_HERE, "log", "--format=%H", "--", str(LOCK)).stdout.split()
     return Clone(_facts(lock, commits), _changes(lock, commits), benchmark)
 
@@ -73,7 +70,7 @@ def _date_of_data(lock: Mapping[str, Any], commits: list[str]) -> str:
     current = _hash_of_output(lock, "fetch", DATASET)
     first = None
     for commit in commits:
-        if _hash_of_output(_stages(committed(_HERE, commit, LOCK) or ""), "fetch", DATASET) != current:
+        if _hash_of_output(stages_of(committed(_HERE, commit, LOCK) or ""), "fetch", DATASET) != current:
             break
         first = commit
     if first is None:
@@ -85,7 +82,7 @@ def _changes(lock: Mapping[str, Any], commits: list[str]) -> Changes | None:
     """Return what differs from the newest commit that records another report; None where there is none."""
     current = _hash_of_output(lock, "report", REPORT.parent)
     for commit in commits:
-        before = _stages(committed(_HERE, commit, LOCK) or "")
+        before = stages_of(committed(_HERE, commit, LOCK) or "")
         if _hash_of_output(before, "report", REPORT.parent) not in (None, current):
             rev, about = git(_HERE, "log", "-1", "--format=%h %cs, %s", commit).stdout.strip().split(" ", 1)
             return Changes(
@@ -102,15 +99,6 @@ def _changes(lock: Mapping[str, Any], commits: list[str]) -> Changes | None:
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     pairs = {key: (before.get(key), now.get(key)) for key in {**before, **now}}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _stages(text: str) -> dict[str, Any]:
-    """Return the stages of a dvc.lock; none of an old one that is damaged would be compared."""
-    try:
-        stages: dict[str, Any] = (YAML(typ="safe").load(text) or {}).get("stages", {})
-    except (YAMLError, AttributeError) as error:
-        raise ArtifactError(f"{LOCK} is damaged; {REMEDY}") from error
-    return stages
 
 
 def _hash_of_output(stages: Mapping[str, Any], stage: str, path: Path) -> str | None:

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -20,11 +19,12 @@ _MOST = 1 << 26
 
 
 @dataclass(frozen=True)
-class Output:
-    """A file or directory that a stage wrote."""
+class LockedFile:
+    """A file or directory that a stage read or wrote, in dvc.lock."""
 
     path: Path
     stage: str
+    """That read or wrote it."""
     md5: str
     """As DVC computes it; that of a directory ends in `.dir`."""
     size: int
@@ -49,19 +49,13 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def read_outputs(lock: Path) -> list[Output]:
+def read_outputs(lock: Path) -> list[LockedFile]:
     """Return what the stages of a dvc.lock wrote when they ran last, empty without the file.
 
     Raises:
         ArtifactError: it is damaged.
     """
-    with _readable(lock):
-        return [
-            Output(Path(out["path"]), name, out["md5"], out["size"])
-            for name, stage in _load(lock).get("stages", {}).items()
-            for out in stage.get("outs", [])
-        ]
-    return []
+    return _files(stages_of(lock.read_text(encoding="utf-8"), lock), "outs") if lock.exists() else []
 
 
 def is_current(stage: str) -> bool:
@@ -72,24 +66,35 @@ def is_current(stage: str) -> bool:
     Raises:
         ArtifactError: dvc.lock is damaged.
     """
-    written = {output.path: output.md5 for output in read_outputs(LOCK)}
-    with _readable(LOCK):
-        locked = _load(LOCK)["stages"].get(stage)
-        return locked is not None and all(
-            written.get(Path(dep["path"]), dep["md5"]) == dep["md5"] for dep in locked.get("deps", [])
-        )
-    return True
+    if not LOCK.exists():
+        return True
+    stages = stages_of(LOCK.read_text(encoding="utf-8"))
+    written = {output.path: output.md5 for output in _files(stages, "outs")}
+    read = [dep for dep in _files(stages, "deps") if dep.stage == stage]
+    return stage in stages and all(written.get(dep.path, dep.md5) == dep.md5 for dep in read)
 
 
-@contextmanager
-def _readable(lock: Path) -> Iterator[None]:
-    """End the block without a lock, and with one line where it is damaged."""
+def stages_of(text: str, lock: Path = LOCK) -> dict[str, Any]:
+    """Return the stages of the text of a dvc.lock, by name.
+
+    Raises:
+        ArtifactError: it is not what DVC writes; the error names `lock`.
+    """
     try:
-        yield
-    except FileNotFoundError:
-        pass
+        stages: dict[str, Any] = (YAML(typ="safe").load(text) or {}).get("stages", {})
+        _files(stages, "deps")
+        _files(stages, "outs")
     except (YAMLError, ValueError, TypeError, LookupError, AttributeError):
         raise ArtifactError(f"{lock} is damaged: restore it with `git checkout {lock}`, then run `dvc repro`") from None
+    return stages
+
+
+def _files(stages: Mapping[str, Any], key: Literal["deps", "outs"]) -> list[LockedFile]:
+    return [
+        LockedFile(Path(file["path"]), name, file["md5"], file["size"])
+        for name, stage in stages.items()
+        for file in stage.get(key, [])
+    ]
 
 
 def require_intact_deps(stage: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ptqflow.core.artifacts import write_text
 from ptqflow.core.errors import ArtifactError, describe_failure
+from ptqflow.core.git import git
 from ptqflow.project.code_file import as_text, hash_text, installed_code, read_code, write_code
 from ptqflow.project.template import CODE_FILE, FILES, ignored_by_dvc, ignored_by_git, pipeline, workflow
 
@@ -55,7 +56,7 @@ def _write_pipeline(folder: Path, root: Path, files: Mapping[Path, str], undo: E
 
 def _remove(root: Path, path: Path) -> None:
     """Remove what `dvc init` made, from git's index, too."""
-    _git(root, "reset", "--quiet", "--", str(path.resolve()))
+    git(root, "reset", "--quiet", "--", str(path.resolve()))
     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -138,14 +139,14 @@ def _extend(file: Path, lines: list[str], undo: ExitStack) -> list[str]:
 
 def _git_root(folder: Path) -> Path:
     above = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.is_dir())
-    asked = _git(above, "rev-parse", "--show-toplevel")
+    asked = git(above, "rev-parse", "--show-toplevel")
     if asked.returncode:
         raise ArtifactError(f"{folder} is in no git repository: run `git init` first, or run this in a clone")
     return Path(asked.stdout.removesuffix("\n"))
 
 
 def _require_clean(root: Path) -> None:
-    changed = _git(root, "diff", "--name-only").stdout.splitlines()
+    changed = git(root, "diff", "--name-only").stdout.splitlines()
     if changed:
         raise ArtifactError(
             f"{root} has changes that git has not staged, such as {changed[0]}: commit or stash them first, so that "
@@ -160,7 +161,3 @@ def _init_dvc(folder: Path, is_root: bool) -> None:
         errors = [line.removeprefix("ERROR: ") for line in result.stderr.splitlines() if line.startswith("ERROR: ")]
         reason = describe_failure(result.returncode, "\n".join(errors) or result.stderr)
         raise ArtifactError(f"`dvc init` in {folder}: {reason}")
-
-
-def _git(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=False)
