@@ -113,7 +113,7 @@ def test_without_git_the_page_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("content", ["stages: [", "- a list", "a string"])
 def test_a_damaged_lock_is_one_line(content: str) -> None:
     Path("dvc.lock").write_text(content)
-    with pytest.raises(ArtifactError, match=r"^dvc\.lock is damaged; run"):
+    with pytest.raises(ArtifactError, match=r"^dvc\.lock is damaged: restore it"):
         describe_clone()
 
 
@@ -130,7 +130,7 @@ def test_the_command_writes_the_page_with_all_of_it(capsys: pytest.CaptureFixtur
 def test_before_sensitivity_has_run_on_the_network_the_page_names_no_layer() -> None:
     write_run(images=20)
     lock = YAML(typ="safe").load(Path("dvc.lock"))
-    for entry in (None, {"deps": [{"path": "models/int8", "md5": "of an earlier network"}]}):
+    for entry in (None, {"deps": [{"path": "models/int8", "md5": "of an earlier network", "size": 1}]}):
         lock["stages"] = {name: stage for name, stage in lock["stages"].items() if name != "sensitivity"}
         lock["stages"] |= {"sensitivity": entry} if entry else {}
         YAML().dump(lock, Path("dvc.lock"))
@@ -143,7 +143,7 @@ def test_before_sensitivity_has_run_on_the_network_the_page_names_no_layer() -> 
 def test_results_of_an_earlier_network_make_no_page(capsys: pytest.CaptureFixture[str]) -> None:
     write_run(images=20)
     lock = YAML(typ="safe").load(Path("dvc.lock"))
-    lock["stages"]["export"]["deps"] = [{"path": "models/int8", "md5": "of an earlier network"}]
+    lock["stages"]["export"]["deps"] = [{"path": "models/int8", "md5": "of an earlier network", "size": 1}]
     YAML().dump(lock, Path("dvc.lock"))
     assert cli.run(["report"]) == 1
     assert capsys.readouterr().err == (

@@ -124,7 +124,7 @@ def test_the_module_prints_the_table_of_the_last_run(tmp_path: Path) -> None:
 
 def locked(read: str) -> dict[str, object]:
     """What dvc.lock has after `convert` wrote INT8 as `new`, and two stages read it as it was then."""
-    stages = {name: {"deps": [{"path": "models/int8", "md5": read}]} for name in ("sensitivity", "export")}
+    stages = {name: {"deps": [{"path": "models/int8", "md5": read, "size": 1}]} for name in ("sensitivity", "export")}
     return {"stages": {"convert": {"outs": [{"path": "models/int8", "md5": "new", "size": 1}]}, **stages}}
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from reproduced import repository, reproduced
 
+from ptqflow.core.git import git
 from ptqflow.core.machine import usable_cores
 
 __all__ = ["repository", "reproduced"]
 
 BEGIN, END = "<!-- faults: `make faults` writes this table -->\n", "<!-- end of faults -->\n"
-HEAD = "| kind | seed | tries | outcome | seconds | machine |\n|---|---:|---:|---|---:|---|"
+HEAD = "| kind | seed | tries | outcome | seconds | machine | revision |\n|---|---:|---:|---|---:|---|---|"
 COUNTED: dict[str, Counter[str]] = defaultdict(Counter)
 DEFAULTS = {"--tries": 10, "--seed": 0}
 """Also where a run starts above this folder and pytest does not know the options."""
@@ -64,9 +65,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def _rows(seed: int) -> dict[str, str]:
     machine = f"{usable_cores()} cores, Python {platform.python_version()}, load {os.getloadavg()[2]:.0f}"
+    revision = git(Path(), "describe", "--always", "--dirty", "--exclude=*").stdout.strip()
     rows = {}
     for kind, outcomes in COUNTED.items():
         text = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
-        figures = f"{seed} | {outcomes.total():,} | {text} | {SECONDS[kind]:.0f} | {machine}"
+        figures = f"{seed} | {outcomes.total():,} | {text} | {SECONDS[kind]:.0f} | {machine} | {revision}"
         rows[kind] = f"| {kind} | {figures} |"
     return rows

@@ -13,7 +13,7 @@ from repository import STAGES, Repository, Result, outputs_of
 from ruamel.yaml import YAML
 
 pytestmark = pytest.mark.faults
-COST = 10
+COST = 1
 PTQFLOW = ("env", "PYTHONPATH=src", "python", "-m", "ptqflow.cli")
 SUMMARIZED = [
     "data/predictions",

@@ -1,25 +1,19 @@
 """`dvc repro`, its stages and what these start, killed, or stopped for a while, at any moment."""
 
-import os
 import random
-import re
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from processes import processes_of, wait_until_ended
+from killing import OUTPUTS, WHOLE, require_equal_bytes_after_repro, signal_dvc
+from processes import processes_of
 from repository import Repository
 
 pytestmark = pytest.mark.faults
 COST = 30
-OUTPUTS = ("data", "models", "report", "dvc.lock")
-WHOLE = (*OUTPUTS, "metrics")
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGSTOP)
 SECONDS = {"cold": 30.0, "forced": 30.0, "gate": 1.0, "two ranks": 6.0, "training in two ranks": 8.0}
 """In which the signal comes, after the start, or that of a process of the gate."""
 
@@ -49,42 +43,25 @@ def test_killed_runs(
     repository: Repository,
     trained_in_ranks: Callable[[], Repository],
 ) -> None:
-    kind, number = random_.choice([*SECONDS]), random_.choice(SIGNALS)
+    kind = random_.choice([*SECONDS])
     if kind == "training in two ranks":
         repository = trained_in_ranks()
     before = repository.contents(*WHOLE)
     if kind == "two ranks":
         repository.set_params({"run": {"processes": 2}})
     changed = repository.run("git", "status", "--porcelain").output
-    case = f"{number.name} to a run, {kind}"
 
-    with Path("output").open("w+") as output, repository.running(*_command(kind, repository), output=output) as dvc:
+    def wait(dvc: int) -> None:
         if kind == "gate":
-            _wait_for_a_process_of_the_gate(dvc.pid)
+            _wait_for_a_process_of_the_gate(dvc)
         time.sleep(random_.uniform(0, SECONDS[kind]))
-        running = [*processes_of(dvc.pid)]
-        victims = random_.choice([running, [dvc.pid], running[1:], running[-1:]])
-        _send(victims, number)
-        if number == signal.SIGSTOP:
-            time.sleep(random_.uniform(0.1, 3))
-            _send(victims, signal.SIGCONT)
-            assert dvc.wait(300) == 0, f"{case}\n{Path('output').read_text()}"
-        left = wait_until_ended(lambda: processes_of(dvc.pid), 300)  # dvc alone ignores SIGINT while a stage runs
-        ended, printed = dvc.poll(), Path("output").read_text()
 
-    assert not left, f"{case}\n{printed}"
-    assert "Traceback" not in printed, f"{case}\n{printed}"
-    if number == signal.SIGSTOP:
+    number, ended, _ = signal_dvc(repository, _command(kind, repository), random_, wait)
+
+    case = f"{number} to a run, {kind}"
+    if number == "SIGSTOP":
         assert repository.contents(*WHOLE) == before, case
-    repository.run("dvc", "repro")
-    found = repository.contents(*WHOLE)
-    partial = {name for name in found if re.search(r"(^|/)\.[^/]+\.partial(/|$)", name)}
-    assert {name: content for name, content in found.items() if name not in partial} == before, case
-    assert repository.run("git", "status", "--porcelain").output == changed, case
-    if partial:  # of a stage that the next `dvc repro` took from the cache
-        repository.run("env", "PYTHONPATH=src", "python", "-m", "ptqflow.cli", "repair")
-        assert repository.contents(*WHOLE) == before, case
-    after = "equal bytes after the next `dvc repro`" + " and `ptqflow repair`" * bool(partial)
+    after = require_equal_bytes_after_repro(repository, before, changed, case)
     record_property("outcome", "ended well all the same" if ended == 0 else after)
     shutil.rmtree(repository.path)
 
@@ -109,9 +86,3 @@ def _command(kind: str, repository: Repository) -> list[str]:
 def _wait_for_a_process_of_the_gate(dvc: int) -> None:
     while (running := processes_of(dvc)) and not any("ptqflow.export.replay" in line for line in running.values()):
         time.sleep(0.01)
-
-
-def _send(victims: Iterable[int], number: signal.Signals) -> None:
-    for victim in victims:
-        with suppress(ProcessLookupError):  # it ended meanwhile
-            os.kill(victim, number)

@@ -74,18 +74,19 @@ def is_current(stage: str) -> bool:
     return stage in stages and all(written.get(dep.path, dep.md5) == dep.md5 for dep in read)
 
 
-def stages_of(text: str, lock: Path = LOCK) -> dict[str, Any]:
+def stages_of(text: str, path: Path = LOCK) -> dict[str, Any]:
     """Return the stages of the text of a dvc.lock, by name.
 
     Raises:
-        ArtifactError: it is not what DVC writes; the error names `lock`.
+        ArtifactError: it is not what DVC writes; the error names `path`.
     """
     try:
-        stages: dict[str, Any] = (YAML(typ="safe").load(text) or {}).get("stages", {})
+        lock = YAML(typ="safe").load(text) if text else {}
+        stages: dict[str, Any] = lock.get("stages", {})
         _files(stages, "deps")
         _files(stages, "outs")
     except (YAMLError, ValueError, TypeError, LookupError, AttributeError):
-        raise ArtifactError(f"{lock} is damaged: restore it with `git checkout {lock}`, then run `dvc repro`") from None
+        raise ArtifactError(f"{path} is damaged: restore it with `git checkout {path}`, then run `dvc repro`") from None
     return stages
 
 
