@@ -36,3 +36,18 @@ def test_only_what_depends_on_a_change_runs_again_and_no_further_than_asked() ->
     values = run_again(interpreter, kept, changes, [nodes["relu"], nodes["add"]])
     assert ran == ["relu"]
     assert values[nodes["mul"]] is kept[nodes["mul"]]
+
+
+def test_values_are_freed_after_their_last_use_where_only_the_result_is_asked_for() -> None:
+    network = fx.symbolic_trace(Branches())
+    nodes = {node.name: node for node in network.graph.nodes}
+    interpreter = fx.Interpreter(network)
+    last_uses = interpreter.user_to_last_uses
+    interpreter.garbage_collect_values = False
+    x = torch.arange(-2.0, 3.0)
+    interpreter.run(x)
+
+    output = output_node(network.graph)
+    values = run_again(interpreter, dict(interpreter.env), {nodes["add"]: lambda: x + 2}, [output], last_uses)
+    assert torch.equal(values[output], torch.relu(x + 2) * torch.sin(x))
+    assert set(values.maps[0]) == {output}

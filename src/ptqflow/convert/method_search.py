@@ -217,9 +217,7 @@ class _Trials:
 
     def _score(self, method: Method, images: Images) -> Score:
         self._passes.set_ranges(self._ranges(method))
-        score = images.score(self._passes.run)
-        self._passes.env = {}  # the values of a pass are large, and there is a network for each alpha
-        return score
+        return images.score(self._passes.run)
 
     def refine(self, method: Method) -> tuple[dict[str, Method], list[str], list[SearchRow]]:
         """Return the tensors that are better with another method than `method`, layers to keep FP32, and the trials."""

@@ -1,6 +1,7 @@
 """A prepared network with rounded weights and activations, whose ranges can be set."""
 
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,12 +23,11 @@ class SimulatedRanges(Simulation):
     Args:
         model: the FP32 network.
         prepared: it with observers.
-        keeps_values: whether those of a pass stay in `env`.
     """
 
-    def __init__(self, model: nn.Module, prepared: GraphModule, *, keeps_values: bool = False) -> None:
+    def __init__(self, model: nn.Module, prepared: GraphModule) -> None:
         simulated = copy_with_rounded_weights(prepared)
-        super().__init__(simulated, garbage_collect_values=not keeps_values)
+        super().__init__(simulated)
         names = name_observed(model, prepared)
         self._observers: dict[str, RangeObserver] = {}
         self._nodes: dict[RangeObserver, list[Node]] = {}
@@ -61,27 +61,30 @@ class PartialRanges(SimulatedRanges):
     """Runs again only as far as a range changes anything."""
 
     def __init__(self, model: nn.Module, prepared: GraphModule) -> None:
-        super().__init__(model, prepared, keeps_values=True)
+        super().__init__(model, prepared)
+        self._output = output_node(self.graph)
         self._kept: dict[Node, Any] = {}
         self._unrounded: set[RangeObserver] = set()
 
     def run_keeping(self, images: Tensor) -> Tensor:
         """Return the logits, and keep all values for the methods below."""
+        self.garbage_collect_values = False
         logits: Tensor = self.run(images)
-        self._kept = dict(self.env)
+        self.garbage_collect_values = True
+        self._kept, self.env = self.env, {}
         return logits
 
     def without(self, tensor: str) -> Tensor:
         """Return the logits where a tensor is not rounded."""
         self._unrounded.add(self._observers[tensor])
-        logits, _ = self._run_from(tensor)
+        logits = self._logits_from(tensor)
         self._unrounded.discard(self._observers[tensor])
         return logits
 
     def leave(self, tensor: str) -> None:
         """Round a tensor no more, and change the values that are kept."""
         self._unrounded.add(self._observers[tensor])
-        self._kept |= self._run_from(tensor)[1]
+        self._kept |= self._run_from(tensor).maps[0]
 
     def small_readers(self, tensor: str) -> list[str]:
         """Return the layers that read a tensor, none if something else does or they hold many of the weights."""
@@ -99,22 +102,26 @@ class PartialRanges(SimulatedRanges):
         observer = self._observers[tensor]
         before = observer.scale, observer.zero_point
         self._set(tensor, qparams)
-        logits, _ = self._run_from(tensor)
+        logits = self._logits_from(tensor)
         observer.scale, observer.zero_point = before
         return logits
 
     def keep(self, tensor: str, qparams: QParams) -> None:
         """Change the range of a tensor, and the values that are kept."""
         self._set(tensor, qparams)
-        self._kept |= self._run_from(tensor)[1]
+        self._kept |= self._run_from(tensor).maps[0]
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module; an observer rounds, unless its tensor is left."""
         return args[0] if self.fetch_attr(target) in self._unrounded else super().call_module(target, args, kwargs)
 
-    def _run_from(self, tensor: str) -> tuple[Tensor, dict[Node, Any]]:
-        """Return the logits after a change to a tensor, and the values that are other than those kept."""
-        output = output_node(self.graph)
+    def _logits_from(self, tensor: str) -> Tensor:
+        """Return the logits after a change to a tensor; other values are freed after their last use."""
+        logits: Tensor = self._run_from(tensor, self.user_to_last_uses)[self._output]
+        return logits
+
+    def _run_from(self, tensor: str, last_uses: Mapping[Node, Iterable[Node]] | None = None) -> ChainMap[Node, Any]:
         changes = {node: partial(self.run_node, node) for node in self._nodes[self._observers[tensor]]}
-        values = run_again(self, self._kept, changes, [output])
-        return values[output], dict(values.maps[0])
+        values = run_again(self, self._kept, changes, [self._output], last_uses)
+        self.env = {}
+        return values

@@ -13,6 +13,7 @@ def run_again(
     kept: dict[Node, Any],
     changes: Mapping[Node, Callable[[], Any]],
     until: Iterable[Node],
+    last_uses: Mapping[Node, Iterable[Node]] | None = None,
 ) -> ChainMap[Node, Any]:
     """Run what depends on a change, as far as to some nodes.
 
@@ -21,9 +22,10 @@ def run_again(
         kept: values of a whole pass; stay unchanged.
         changes: what computes the values of the nodes that change, from `env`.
         until: after the last of which nothing is run.
+        last_uses: the nodes that each node is the last to read, whose new values are then freed; None keeps them all.
 
     Returns:
-        All values; `maps[0]` has those that are other than kept.
+        All values that are not freed; `maps[0]` has those that are other than kept.
     """
     values: ChainMap[Node, Any] = ChainMap({}, kept)
     changed, left = values.maps[0], set(until)
@@ -33,6 +35,8 @@ def run_again(
             changed[node] = changes[node]()
         elif any(argument in changed for argument in node.all_input_nodes):
             changed[node] = interpreter.run_node(node)
+        for read in (last_uses or {}).get(node, ()):
+            changed.pop(read, None)
         left.discard(node)
         if not left:
             break
