@@ -4,6 +4,8 @@ DVC takes an object of its cache for what its name says, and an output for uncha
 that neither `dvc repro` nor `dvc repro --force` replaces a damaged object.
 """
 
+import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ _LOCKS = (LOCK, Path("pipelines/benchmark/dvc.lock"), Path("pipelines/spread/dvc
 
 
 def repair() -> Iterator[str]:
-    """Remove damaged objects of DVC's cache, damaged outputs, and what killed runs left beside outputs.
+    """Remove damaged objects of DVC's cache, damaged outputs, and what killed runs left beside outputs and in .dvc/tmp.
 
     Yields:
         The path of each that was removed, and why.
@@ -32,12 +34,28 @@ def repair() -> Iterator[str]:
         raise ArtifactError("this is not the root of a DVC project: run it in the folder of the repository's dvc.yaml")
     try:
         with Repo(".") as repository, repository.lock:
+            yield from _repair_lock(Path(repository.tmp_dir) / "rwlock")
             yield from _repair_cache(Path(repository.cache.local.path))
             yield from _repair_outputs()
     except NotDvcRepoError as error:
         raise ArtifactError(str(error)) from None
     except LockError:
         raise ArtifactError("dvc is running in this repository; run it again when that has ended") from None
+
+
+def _repair_lock(path: Path) -> Iterator[str]:
+    """Remove DVC's list of outputs in use if it was killed while it wrote it: it reads nothing else before."""
+    if path.exists() and not _is_json(path.read_bytes()):
+        path.unlink()
+        yield f"{os.path.relpath(path)}: a killed dvc left it unfinished"
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _repair_cache(cache: Path) -> Iterator[str]:

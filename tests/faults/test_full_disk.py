@@ -11,6 +11,7 @@ from threading import Event, Thread
 
 import pytest
 from disks import mounted
+from killing import repro
 from processes import processes_of, wait_until_ended
 from repository import STAGES, Repository
 
@@ -80,16 +81,9 @@ def test_full_disk(
     assert bool(status) == ("ERROR: " in printed), f"{case}\n{printed}"
     assert repository.contents(*OUTPUTS).items() <= before.items(), case
     assert not [*temporary.glob("tmp*")], case
-    again = repository.try_run("dvc", "repro")
-    if again.status:  # DVC writes dvc.lock in its place
-        assert "dvc.lock" in again.output, f"{case}\n{again.output}"
-        repaired = repository.try_run("env", "PYTHONPATH=src", "python", "-m", "ptqflow.cli", "repair")
-        assert "dvc.lock is damaged: restore it with `git checkout dvc.lock`" in repaired.output, case
-        repository.run("git", "checkout", "dvc.lock")
-        repository.run("dvc", "repro")
+    remedy = repro(repository, case)
     assert repository.contents(*WHOLE) == before, case
-    after = "one line, then equal bytes" + " after `git checkout dvc.lock`" * bool(again.status)
-    record_property("outcome", after if status else "room enough")
+    record_property("outcome", f"one line, then equal bytes{remedy}" if status else "room enough")
     shutil.rmtree(repository.path)
 
 

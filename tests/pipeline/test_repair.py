@@ -147,3 +147,14 @@ def test_where_no_project_is_or_dvc_is_running_it_is_one_line(repository: Reposi
         1,
         "ptqflow: dvc is running in this repository; run it again when that has ended\n",
     )
+
+
+def test_a_list_of_outputs_in_use_that_a_killed_dvc_cut_off_is_removed(repository: Repository) -> None:
+    (repository.path / ".dvc/tmp/rwlock").write_text('{"read": {')
+    result = repository.try_run("dvc", "repro")
+    assert result.status != 0
+    assert "rwlock" in result.output
+
+    assert ".dvc/tmp/rwlock: a killed dvc left it unfinished" in ptqflow(repository, "repair")
+
+    assert repository.run("dvc", "repro").ran == []
