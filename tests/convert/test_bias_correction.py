@@ -90,7 +90,7 @@ def test_the_shift_minimizes_the_mean_logarithm_of_the_power_of_the_error() -> N
     scales = 0.5 + torch.rand(20, 1, 1, generator=random)
     errors = torch.randn(20, 9, 3, generator=random) * scales + torch.tensor([1, -2, 0])
 
-    found = typical_shift(errors)
+    found = typical_shift([errors])
 
     least = log_power(errors, found)
     assert least < log_power(errors, errors.mean((0, 1)))
@@ -102,7 +102,7 @@ def test_a_few_images_with_large_errors_do_not_decide_the_shift_as_they_do_the_m
     errors = torch.randn(40, 16, 4, generator=torch.Generator().manual_seed(0)) + 0.5
     errors[:3] += 1000
 
-    assert (typical_shift(errors) - 0.5).abs().max() < 0.1
+    assert (typical_shift([errors]) - 0.5).abs().max() < 0.1
     assert errors.mean((0, 1)).min() > 70
 
 
@@ -111,7 +111,7 @@ def test_images_without_error_neither_decide_alone_nor_divide_by_zero(zero: int)
     errors = 0.25 + 0.1 * torch.randn(6, 4, 2, generator=torch.Generator().manual_seed(0))
     errors[:zero] = 0
 
-    shift = typical_shift(errors)
+    shift = typical_shift([errors])
 
     assert shift.isfinite().all()
     if zero == 1:
@@ -138,7 +138,7 @@ def test_rounded_weights_shift_each_layer_and_the_correction_takes_that_out(name
                 if isinstance(rounded, nn.Conv2d)
                 else errors.reshape(len(errors), -1, errors.shape[-1])
             )
-            shifts[layer] = typical_shift(rows)
+            shifts[layer] = typical_shift([rows])
 
         rounded.register_forward_hook(compare)
     with torch.inference_mode():

@@ -11,11 +11,11 @@ ICCV 2019; with three differences, without which it does harm in networks with s
   it, by more than chance: choosing layer by layer by any gain fits to the images, and loses on others what it gains.
 """
 
+import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ def correct_biases(
     run = Simulation(simulated).run
     before = images.score(run)
     held_before = held_out.score(run) if held_out else None
-    biases = _corrected_biases(layers, rounded, _corrected_layers(prepared), partial(run, images.inputs))
+    biases = _corrected_biases(simulated, layers, _corrected_layers(prepared), images)
     after, kept = _checked(layers, rounded, biases, partial(images.score, run))
     gains = [after.gain(before)]
     if held_out and held_before:
@@ -87,17 +87,17 @@ def describe_correction(correction: Correction) -> str:
     return f"bias correction: {correction.before_db:.2f} dB without, {correction.after_db:.2f} dB with it, {taken}"
 
 
-def typical_shift(errors: Tensor) -> Tensor:
+def typical_shift(parts: Iterable[Tensor]) -> Tensor:
     """Return the b for which the mean over images of log |error - b|² is least, by reweighted means.
 
     Args:
-        errors: (N, P, C): of N images, at P positions, of C channels.
+        parts: errors of some images each, (N, P, C): of N images, at P positions, of C channels; P and C are equal.
 
     Returns:
         (C,). Images with little error count most, but none more than ten times as much as the median one.
     """
-    positions = errors.shape[1]
-    means, powers = errors.mean(1), errors.square().sum((1, 2))
+    sums = [(errors.mean(1), errors.square().sum((1, 2)), errors.shape[1]) for errors in parts]
+    means, powers, positions = torch.cat([one[0] for one in sums]), torch.cat([one[1] for one in sums]), sums[0][2]
     shift = torch.zeros_like(means[0])
     for _ in range(_ITERATIONS):
         left = powers - 2 * positions * (means * shift).sum(1) + positions * shift.square().sum()
@@ -121,23 +121,43 @@ _Layers = dict[str, nn.Conv2d | nn.Linear]
 
 
 def _corrected_biases(
-    layers: _Layers, rounded: _Layers, names: Sequence[str], run: Callable[[], Tensor]
+    simulated: GraphModule, layers: _Layers, names: Sequence[str], images: Images
 ) -> dict[str, Tensor]:
-    """Set the bias of each layer of the simulated network during one pass, and return them."""
-    hooks = [rounded[name].register_forward_hook(partial(_correct, layers[name])) for name in names]
+    """Set the bias of each layer of the simulated network during one pass, and return them.
+
+    All images are at the same node, so that its shift is that of all; they go through it in parts.
+    """
+    passes = [Simulation(simulated) for _ in images.inputs.split(images.together)]
+    for one, part in zip(passes, images.inputs.split(images.together), strict=True):
+        one.args_iter = iter([part])
+    rounded, biases = weighted_modules(simulated), {}
     with torch.inference_mode():
-        run()
-    for hook in hooks:
-        hook.remove()
-    return {name: bias.detach().clone() for name in names if (bias := rounded[name].bias) is not None}
+        for node in simulated.graph.nodes:
+            if node.op == "call_module" and node.target in names:
+                (read,) = node.all_input_nodes
+                values = [one.env[read] for one in passes]
+                biases[node.target] = _correct(rounded[node.target], layers[node.target], values)
+            for one in passes:
+                one.env[node] = one.run_node(node)
+                for unread in one.user_to_last_uses.get(node, ()):
+                    del one.env[unread]
+    return {name: bias.clone() for name, bias in biases.items()}  # for use outside of inference mode
 
 
-def _correct(exact: nn.Conv2d | nn.Linear, rounded: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    errors = exact(inputs[0]) - output
-    is_convolution = isinstance(exact, nn.Conv2d)
-    shift = typical_shift(errors.flatten(2).mT if is_convolution else errors.reshape(len(errors), -1, errors.shape[-1]))
-    rounded.bias = nn.Parameter(shift if rounded.bias is None else rounded.bias + shift, False)
-    return output + (shift[:, None, None] if is_convolution else shift)
+def _correct(rounded: nn.Conv2d | nn.Linear, exact: nn.Conv2d | nn.Linear, values: Sequence[Tensor]) -> Tensor:
+    """Add to the bias of a layer the shift that the rounding of its weights causes on these values, and return it."""
+    rounding = copy.deepcopy(exact)
+    rounding.weight, rounding.bias = nn.Parameter(exact.weight - rounded.weight, False), None
+
+    def errors(part: Tensor) -> Tensor:
+        found: Tensor = rounding(part)
+        is_convolution = isinstance(exact, nn.Conv2d)
+        return found.flatten(2).mT if is_convolution else found.reshape(len(found), -1, found.shape[-1])
+
+    shift = typical_shift(map(errors, values))
+    bias: Tensor = shift if rounded.bias is None else rounded.bias + shift
+    rounded.bias = nn.Parameter(bias, False)
+    return bias
 
 
 def _checked(

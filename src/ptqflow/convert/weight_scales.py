@@ -1,6 +1,7 @@
 """The scales of weights."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 _SHARES = [*torch.linspace(0.5, 1, 101).tolist(), 127.5 / 127]
 _SMALLEST_SCALE = torch.finfo(torch.float32).eps
 _found: dict[tuple[torch.Size, bytes], Tensor] = {}
-_CHUNK = 1 << 16  # weights that are tried together: what fits the cache
+_CHUNK = 1 << 15  # weights that are tried together: as many as fit the cache, and as torch gives to one thread
 
 
 def mse_scales(rows: Tensor) -> Tensor:
@@ -22,15 +23,18 @@ def mse_scales(rows: Tensor) -> Tensor:
 
 def _least_squares(rows: Tensor) -> Tensor:
     chunks = rows.split(max(1, _CHUNK // rows.shape[1]))
-    return torch.cat([_search(part, (part.abs().amax(dim=1) / 127.5).clamp_min(_SMALLEST_SCALE)) for part in chunks])
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return torch.cat(list(pool.map(_search, chunks)))
 
 
-def _search(rows: Tensor, widest: Tensor) -> Tensor:
-    """Try shares of `widest`, the scales (channels,) that torch's symmetric observers of int8 choose."""
+def _search(rows: Tensor) -> Tensor:
+    """Try shares of the scales that torch's symmetric observers of int8 choose."""
+    widest = (rows.abs().amax(dim=1) / 127.5).clamp_min(_SMALLEST_SCALE)
     best, least = widest, torch.full_like(widest, torch.inf)
+    errors = torch.empty_like(rows)
     for share in _SHARES:
         scale = (share * widest).clamp_min(_SMALLEST_SCALE)
-        rounded = (rows / scale[:, None]).round_().clamp_(-128, 127)
-        error = rounded.mul_(scale[:, None]).sub_(rows).square_().sum(dim=1)
+        levels = torch.div(rows, scale[:, None], out=errors).round_().clamp_(-128, 127)
+        error = levels.mul_(scale[:, None]).sub_(rows).square_().sum(dim=1)
         best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
     return best
