@@ -70,7 +70,7 @@ def _date_of_data(lock: Mapping[str, Any], commits: list[str]) -> str:
     current = _hash_of_output(lock, "fetch", DATASET)
     first = None
     for commit in commits:
-        if _hash_of_output(stages_of(committed(_HERE, commit, LOCK) or ""), "fetch", DATASET) != current:
+        if _hash_of_output(_stages_at(commit), "fetch", DATASET) != current:
             break
         first = commit
     if first is None:
@@ -82,7 +82,7 @@ def _changes(lock: Mapping[str, Any], commits: list[str]) -> Changes | None:
     """Return what differs from the newest commit that records another report; None where there is none."""
     current = _hash_of_output(lock, "report", REPORT.parent)
     for commit in commits:
-        before = stages_of(committed(_HERE, commit, LOCK) or "")
+        before = _stages_at(commit)
         if _hash_of_output(before, "report", REPORT.parent) not in (None, current):
             rev, about = git(_HERE, "log", "-1", "--format=%h %cs, %s", commit).stdout.strip().split(" ", 1)
             return Changes(
@@ -99,6 +99,12 @@ def _changes(lock: Mapping[str, Any], commits: list[str]) -> Changes | None:
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     pairs = {key: (before.get(key), now.get(key)) for key in {**before, **now}}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _stages_at(commit: str) -> dict[str, Any]:
+    """Return the stages of the dvc.lock of a commit, none where it has none."""
+    lock = committed(_HERE, commit, LOCK)
+    return {} if lock is None else stages_of(lock)
 
 
 def _hash_of_output(stages: Mapping[str, Any], stage: str, path: Path) -> str | None:

@@ -68,7 +68,15 @@ def test_large_outputs_and_those_that_the_stage_does_not_read_are_not_compared()
 def test_without_a_lock_there_is_nothing_to_compare_and_a_damaged_one_is_one_line() -> None:
     assert read_outputs(Path("dvc.lock")) == []
     require_intact_deps("second@a")
-    for content in ("[", "stages: 3", "stages: {first: {outs: [{path: x}]}}", "stages: {first: 3}", "- a"):
+    for content in (
+        "",
+        "schema: '2.0'",
+        "[",
+        "stages: 3",
+        "stages: {first: {outs: [{path: x}]}}",
+        "stages: {first: 3}",
+        "- a",
+    ):
         Path("dvc.lock").write_text(content)
         with pytest.raises(ArtifactError, match=r"dvc\.lock is damaged: restore it with `git checkout dvc\.lock`"):
             read_outputs(Path("dvc.lock"))

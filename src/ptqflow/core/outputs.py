@@ -81,8 +81,7 @@ def stages_of(text: str, path: Path = LOCK) -> dict[str, Any]:
         ArtifactError: it is not what DVC writes; the error names `path`.
     """
     try:
-        lock = YAML(typ="safe").load(text) if text else {}
-        stages: dict[str, Any] = lock.get("stages", {})
+        stages: dict[str, Any] = YAML(typ="safe").load(text)["stages"]
         _files(stages, "deps")
         _files(stages, "outs")
     except (YAMLError, ValueError, TypeError, LookupError, AttributeError):
