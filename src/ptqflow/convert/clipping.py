@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -119,15 +120,15 @@ def measure_clipping(
         for tensor, qparams in clipped.items()
         if (seen := statistics.tensors[tensor]) and (share := cut_power(seen.histogram, qparams))
     }
-    alone = {
-        tensor: ranges[other] | {name: clipped[name] for name in simulated.sharing(tensor) if name in clipped}
-        for tensor in cut
-    }
-    if not alone:  # what it loses is not what it cuts off
+    if not cut:  # what it loses is not what it cuts off
         return None
-    few = images.first(_FEW_IMAGES)
-    tensor = min(alone, key=lambda tensor: _score(simulated, alone[tensor], few).db)
-    cost = scores[other].db - _score(simulated, alone[tensor], images).db
+    few = images.first(min(_FEW_IMAGES, images.together))
+    simulated.set_ranges(ranges[other])
+    with torch.inference_mode():
+        simulated.run_keeping(few.inputs)
+        tensor = min(cut, key=lambda tensor: few.compare(simulated.with_range(tensor, clipped[tensor])).db)
+    alone = {name: clipped[name] for name in simulated.sharing(tensor) if name in clipped}
+    cost = scores[other].db - _score(simulated, ranges[other] | alone, images).db
     return Clipping(chosen, other, scores[chosen].db, scores[other].db, tensor, cost, cut[tensor]) if cost > 0 else None
 
 

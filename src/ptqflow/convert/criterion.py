@@ -62,7 +62,10 @@ class Images:
 
     def score(self, network: Callable[[Tensor], Tensor]) -> Score:
         """Return how near a network, which maps images to logits, is to FP32."""
-        logits = in_parts(network, self.inputs, self.together)
+        return self.compare(in_parts(network, self.inputs, self.together))
+
+    def compare(self, logits: Tensor) -> Score:
+        """Return how near logits of these images, (N, classes), are to FP32's."""
         pooled = sqnr_db(logits.reshape(1, -1), self.exact.reshape(1, -1))
         return Score(sqnr_db(logits, self.exact), float(pooled))
 

@@ -21,7 +21,7 @@ from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.qparams import resolve_scheme, set_ranges
 from ptqflow.convert.quantize import quantize
 from ptqflow.convert.ranges import Method, QParams
-from ptqflow.convert.simulated_ranges import PartialRanges
+from ptqflow.convert.simulated_ranges import SimulatedRanges
 from ptqflow.convert.smoothing import Smoothed, smooth_network, smoothable_pairs
 from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.figures import SearchRow
@@ -183,7 +183,7 @@ class _Trials:
     def _load(self, smoothed: Smoothed, prepared: GraphModule) -> None:
         self.smoothed = smoothed
         self._prepared = prepared
-        self._passes = PartialRanges(smoothed.fp32.module, prepared)
+        self._passes = SimulatedRanges(smoothed.fp32.module, prepared)
         self._found: dict[Method, dict[str, QParams]] = {}
 
     def _ranges(self, method: Method) -> dict[str, QParams]:

@@ -18,7 +18,7 @@ _FP32_SHARE = 0.02  # of all weights, at most in the layers of `small_readers`
 
 
 class SimulatedRanges(Simulation):
-    """Runs a copy of a prepared network.
+    """Runs a copy of a prepared network; after a change of a range, only as far as that changes anything.
 
     Args:
         model: the FP32 network.
@@ -36,6 +36,9 @@ class SimulatedRanges(Simulation):
             observer: Any = simulated.get_submodule(str(node.target))
             self._observers[names[str(node.target)]] = observer
             self._nodes.setdefault(observer, []).append(node)
+        self._output = output_node(self.graph)
+        self._kept: dict[Node, Any] = {}
+        self._unrounded: set[RangeObserver] = set()
 
     @property
     def tensors(self) -> list[str]:
@@ -55,16 +58,6 @@ class SimulatedRanges(Simulation):
 
     def _set(self, tensor: str, qparams: QParams) -> None:
         self._observers[tensor].scale, self._observers[tensor].zero_point = qparams.scale, qparams.zero_point
-
-
-class PartialRanges(SimulatedRanges):
-    """Runs again only as far as a range changes anything."""
-
-    def __init__(self, model: nn.Module, prepared: GraphModule) -> None:
-        super().__init__(model, prepared)
-        self._output = output_node(self.graph)
-        self._kept: dict[Node, Any] = {}
-        self._unrounded: set[RangeObserver] = set()
 
     def run_keeping(self, images: Tensor) -> Tensor:
         """Return the logits, and keep all values for the methods below."""
