@@ -1,7 +1,7 @@
 """A prepared network with rounded weights and activations, whose ranges can be set."""
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,7 @@ class SimulatedRanges(Simulation):
             observer: Any = simulated.get_submodule(str(node.target))
             self._observers[names[str(node.target)]] = observer
             self._nodes.setdefault(observer, []).append(node)
+        self._rounded = {node for nodes in self._nodes.values() for node in nodes}
         self._output = output_node(self.graph)
         self._kept: dict[Node, Any] = {}
         self._unrounded: set[RangeObserver] = set()
@@ -60,11 +61,14 @@ class SimulatedRanges(Simulation):
         self._observers[tensor].scale, self._observers[tensor].zero_point = qparams.scale, qparams.zero_point
 
     def run_keeping(self, images: Tensor) -> Tensor:
-        """Return the logits, and keep all values for the methods below."""
-        self.garbage_collect_values = False
-        logits: Tensor = self.run(images)
-        self.garbage_collect_values = True
-        self._kept, self.env = self.env, {}
+        """Return the logits, and keep what the methods below need of all values."""
+        self.args_iter, self.env = iter([images]), {}
+        for node in self.graph.nodes:
+            self.env[node] = self.run_node(node)
+            for read in self._rounded & {*self.user_to_last_uses.get(node, ())}:
+                del self.env[read]
+        self._kept, self.env = _Kept(self.env, self._rounded, self.run_node), {}
+        logits: Tensor = self._kept[self._output]
         return logits
 
     def without(self, tensor: str) -> Tensor:
@@ -77,7 +81,7 @@ class SimulatedRanges(Simulation):
     def leave(self, tensor: str) -> None:
         """Round a tensor no more, and change the values that are kept."""
         self._unrounded.add(self._observers[tensor])
-        self._kept |= self._run_from(tensor).maps[0]
+        self._keep(self._run_from(tensor).maps[0])
 
     def small_readers(self, tensor: str) -> list[str]:
         """Return the layers that read a tensor, none if something else does or they hold many of the weights."""
@@ -102,11 +106,14 @@ class SimulatedRanges(Simulation):
     def keep(self, tensor: str, qparams: QParams) -> None:
         """Change the range of a tensor, and the values that are kept."""
         self._set(tensor, qparams)
-        self._kept |= self._run_from(tensor).maps[0]
+        self._keep(self._run_from(tensor).maps[0])
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module; an observer rounds, unless its tensor is left."""
         return args[0] if self.fetch_attr(target) in self._unrounded else super().call_module(target, args, kwargs)
+
+    def _keep(self, values: Mapping[Node, Any]) -> None:
+        self._kept.update((node, value) for node, value in values.items() if node not in self._rounded)
 
     def _logits_from(self, tensor: str) -> Tensor:
         """Return the logits after a change to a tensor; other values are freed after their last use."""
@@ -118,3 +125,17 @@ class SimulatedRanges(Simulation):
         values = run_again(self, self._kept, changes, [self._output], last_uses)
         self.env = {}
         return values
+
+
+class _Kept(dict[Node, Any]):
+    """The values of a pass, except rounded ones, which are half of the memory: they are rounded again when read."""
+
+    def __init__(self, values: Mapping[Node, Any], rounded: Collection[Node], run: Callable[[Node], Any]) -> None:
+        super().__init__(values)
+        self._rounded, self._run = rounded, run
+
+    def __contains__(self, node: object) -> bool:
+        return super().__contains__(node) or node in self._rounded
+
+    def __missing__(self, node: Node) -> Any:
+        return self._run(node)
