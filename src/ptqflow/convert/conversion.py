@@ -15,10 +15,13 @@ from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.quantize import Quantized, quantize
 from ptqflow.convert.smoothing import require_equal
 from ptqflow.core.errors import ParamsError
-from ptqflow.data.batching import images_per_pass
+from ptqflow.core.stage import free_memory
+from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Dataset
 from ptqflow.fx.fidelity import measure_fidelity, require_fidelity
 from ptqflow.models.fp32 import Fp32Model
+
+_PIXELS = 1 << 19  # of the images that go through whole networks at once: 10 of 224x224
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ def convert_network(
         ModelError: as `quantize`, or INT8 is too far from FP32 for `convert.min_sqnr_db`.
     """
     search = search_methods(fp32, params, statistics, dataset.train, report)
+    free_memory()
     smoothed = search.smoothed
     budget = Budget((), ())
     if params.max_drop is not None:
@@ -70,12 +74,13 @@ def convert_network(
         named = f"convert.keep_fp32={list(params.keep_fp32)} leaves no layer to quantize; name fewer"
         raise ParamsError(f"convert.max_drop={params.max_drop} and {named}, or raise it" if budget.kept else named)
     warn_of_clipping(network, quantized.prepared, quantized.scheme, params, seen, dataset.train)
+    free_memory()
     if quantized.correction:
         report(describe_correction(quantized.correction))
         search = replace(search, rows=(*search.rows, *correction_rows(quantized.correction)))
     card = quantized.card.model_copy(update={"smooth_quant": search.params.smooth_quant, "scales": smoothed.scales})
     quantized = replace(quantized, card=card)
-    few = images_per_pass(fp32.card.preprocessing.size, statistics.rows.shape[1])
+    few = images_together(fp32.card.preprocessing.size, _PIXELS)
     images = next(input_batches(dataset.train, statistics.rows[:1, :few], fp32.card.normalization))
     require_equal(fp32, smoothed, images)
     fidelity = measure_fidelity(fp32.module, quantized.converted, images)

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import gc
 import json
 import os
 import signal
@@ -132,10 +133,16 @@ def _let_waiting_threads_sleep() -> None:
 def _keep_freed_memory() -> None:
     # glibc returns a large block to the kernel when it is freed, and the kernel clears each page of the next one: a
     # quarter of the time of a vision transformer's forward passes.
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def free_memory() -> None:
+    """Return to the system what nothing refers to any more: after the large networks of one part, before the next."""
+    gc.collect()  # graphs of torch.fx are cycles
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def _format_warnings(name: str) -> None:
