@@ -25,6 +25,7 @@ from ptqflow.convert.simulated_ranges import SimulatedRanges
 from ptqflow.convert.smoothing import Smoothed, smooth_network, smoothable_pairs
 from ptqflow.convert.weight_scales import mse_scales
 from ptqflow.core.figures import SearchRow
+from ptqflow.core.stage import free_memory
 from ptqflow.data.dataset import Split
 from ptqflow.fx.graph import name_observed
 from ptqflow.fx.prepare import prepare
@@ -221,6 +222,7 @@ class _Trials:
 
     def refine(self, method: Method) -> tuple[dict[str, Method], list[str], list[SearchRow]]:
         """Return the tensors that are better with another method than `method`, layers to keep FP32, and the trials."""
+        free_memory()
         self._passes.set_ranges(self._ranges(method))
         before = self._held_out.score(self._passes.run) if self._held_out else None
         overrides, fp32, rows = self._try_tensors(method)
