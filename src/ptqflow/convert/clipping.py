@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 
 from ptqflow.calib.histogram import Histogram
 from ptqflow.calib.statistics import Statistics
-from ptqflow.convert.criterion import Images, Score, draw_images
+from ptqflow.convert.criterion import Images, Score, read_images
 from ptqflow.convert.method_search import with_method
 from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.qparams import set_ranges
@@ -77,8 +77,8 @@ def warn_of_clipping(
     """
     if params.activation.method not in CLIPPING:
         return
-    images, _ = draw_images(fp32.module, fp32.card.normalization, train, statistics.rows)
-    if found := measure_clipping(fp32.module, prepared, scheme, params, statistics, images.first(_IMAGES)):
+    images = read_images(fp32.module, fp32.card.normalization, train, statistics.rows.ravel()[:_IMAGES])
+    if found := measure_clipping(fp32.module, prepared, scheme, params, statistics, images):
         warnings.warn(PtqflowWarning(str(found)), stacklevel=1)
 
 

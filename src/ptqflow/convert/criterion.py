@@ -15,7 +15,7 @@ from ptqflow.data.dataset import Split
 from ptqflow.data.fidelity import image_sqnr_db
 from ptqflow.data.preprocessing import to_input
 
-_PIXELS = 1 << 21  # of the images that are compared
+_PIXELS = 1 << 20  # of the images that are compared, if those are more than 32
 _FEWEST, _MOST = 32, 128  # such images
 _KEPT_PIXELS = 1 << 18  # of images that go through the network together, whose values may all be kept
 _EXACT_DB = 100.0  # that stands for no difference
@@ -81,17 +81,18 @@ def draw_images(
         train: the split that the calibration images are from.
         rows: of the calibration images, in order.
     """
-    size = train.size
-    count = min(max(_FEWEST, images_together(size, _PIXELS)), _MOST)
-    together = min(images_together(size, _KEPT_PIXELS), count)
-
-    def images(chosen: NDArray[np.int64]) -> Images:
-        inputs = to_input(torch.from_numpy(train.read(chosen)), normalization)
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return Images(inputs, in_parts(model, inputs, together), together)
-
     flat = rows.ravel()
-    return images(flat[:count]), images(flat[count:][:count]) if len(flat) > count else None
+    count = min(max(_FEWEST, images_together(train.size, _PIXELS)), _MOST)
+    others = read_images(model, normalization, train, flat[count:][:count]) if len(flat) > count else None
+    return read_images(model, normalization, train, flat[:count]), others
+
+
+def read_images(model: nn.Module, normalization: Normalization, train: Split, rows: NDArray[np.int64]) -> Images:
+    """Return some images, of the rows (N,) of a split, with the logits of the FP32 `model`."""
+    together = min(images_together(train.size, _KEPT_PIXELS), len(rows))
+    inputs = to_input(torch.from_numpy(train.read(rows)), normalization)
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    return Images(inputs, in_parts(model, inputs, together), together)
 
 
 def by_chance_db(found: Tensor, before: Tensor) -> float:
