@@ -109,7 +109,7 @@ def test_other_methods_are_not_simulated(method: str, monkeypatch: pytest.Monkey
     fp32, _, statistics = build()
     made = quantized(fp32, statistics, convert_params())
     params = convert_params(activation={"method": method})
-    monkeypatch.setattr("ptqflow.convert.clipping.draw_images", None)
+    monkeypatch.setattr("ptqflow.convert.clipping.read_images", None)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
