@@ -13,6 +13,6 @@ class RunParams(Params):
     threads: PositiveInt | None
     """CPU threads on each host, shared by all processes of a stage; null: one per core."""
     batch_size: PositiveInt
-    """Images per forward pass in `predict`, `export` and `make spread`, at most as many as have 2 million pixels."""
+    """Images per forward pass in `predict`, `export` and `make spread`, at most as many as have a million pixels."""
     checkpoint_every: NonNegativeInt
     """Epochs between checkpoints, from which a killed training resumes; 0: no checkpoints."""
