@@ -5,7 +5,7 @@ from collections.abc import Collection
 import miniature
 import pytest
 import torch
-from fresh_process import collect, convert_params
+from fresh_process import ENGINES, collect, convert_params
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -38,6 +38,19 @@ class Twice(nn.Module):
         return self.fc(self.twice(self.twice(self.once(x))).mean((2, 3)))
 
 
+class Added(nn.Module):
+    """Adds to what a layer returns what the layer before has read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = (nn.Conv2d(count, 8, 3, padding=1) for count in (3, 8, 8))
+        self.fc = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.fc((self.second(self.first(x).relu()) + x).mean((2, 3)))
+
+
 def coarse(model: nn.Module) -> nn.Module:
     """Enlarge a weight of each layer, which leaves few levels to the others, so that rounding shifts its output."""
     for layer in model.modules():
@@ -52,7 +65,7 @@ def make(name: str) -> nn.Module:
 
 
 def prepared_with(model: nn.Module, inputs: list[Tensor], **changes: object) -> GraphModule:
-    params = convert_params(weight={"per_channel": False}, head="int8", fuse_additions=False, **changes)
+    params = convert_params(**{"weight": {"per_channel": False}, "head": "int8", "fuse_additions": False} | changes)
     scheme = resolve_scheme(model, params)
     prepared = prepare(model, miniature.INPUT_SHAPE, scheme)
     set_ranges(model, prepared, scheme, collect(model, inputs), params)
@@ -254,3 +267,17 @@ def test_what_was_tried_is_reported() -> None:
     assert rows == [("", "without bias correction", 30.25), ("", "bias correction", 31.5)]
     assert describe_correction(taken) == "bias correction: 30.25 dB without, 31.50 dB with it, taken for 1 layers"
     assert describe_correction(refused) == "bias correction: 30.25 dB without, 29.00 dB with it, not taken"
+
+
+@pytest.mark.skipif("onednn" not in ENGINES, reason="onednn is not available")
+def test_a_layer_that_is_fused_with_an_addition_is_corrected_on_its_own_input(inputs: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    model = coarse(Added())
+    fused = prepared_with(model, inputs, engine="onednn", fuse_additions=True)
+    assert len(next(node for node in fused.graph.nodes if node.target == "second").all_input_nodes) == 2
+    apart = prepared_with(model, inputs, engine="onednn")
+
+    found, expected = (correct_biases(prepared, images_of(model, inputs)) for prepared in (fused, apart))
+
+    assert found.layers == expected.layers == ("stem", "first", "second", "fc")
+    assert found.after_db == pytest.approx(expected.after_db, abs=1)

@@ -134,7 +134,7 @@ def _corrected_biases(
     with torch.inference_mode():
         for node in simulated.graph.nodes:
             if node.op == "call_module" and node.target in names:
-                (read,) = node.all_input_nodes
+                read = node.all_input_nodes[0]  # the second of a fused addition is the other summand
                 values = [one.env[read] for one in passes]
                 biases[node.target] = _correct(rounded[node.target], layers[node.target], values)
             for one in passes:
