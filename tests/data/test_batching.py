@@ -24,7 +24,16 @@ def test_the_budgets_in_use_hold_the_usual_numbers_at_32_pixels() -> None:
 
 @pytest.mark.parametrize(
     ("size", "most", "count"),
-    [(32, 256, 256), (90, 256, 256), (224, 256, 41), (1024, 256, 2), (1024, 1, 1), (2048, 256, 1), (4096, 256, 1)],
+    [
+        (32, 256, 256),
+        (64, 256, 256),
+        (90, 256, 129),
+        (224, 256, 20),
+        (512, 256, 4),
+        (1024, 256, 1),
+        (2048, 256, 1),
+        (4096, 256, 1),
+    ],
 )
 def test_a_pass_has_the_number_asked_for_until_the_images_are_large(size: int, most: int, count: int) -> None:
     assert images_per_pass((size, size), most) == count
