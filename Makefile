@@ -6,7 +6,7 @@
 # make networks  install, measure the networks of tests/zoo, write the table of docs/networks.md
 # make test    install, run the tests; COVERAGE=1 measures what they cover
 # make test-slow  the slow tests, those in a browser (Debian's chromium), an eighth of the zoo
-# make faults  kills, damage and attacks at random: TRIES of each quick kind and 1 in 100 of each slow one, from SEED
+# make faults  kills, damage and attacks at random: TRIES of most kinds, fewer of those that run the whole pipeline, from SEED
 # make test-zoo  all networks of tests/zoo
 # make test-extra  slow tests for which CI has no time
 # make test-cluster  a sweep over four hosts of Ray on this one, of which one is killed
