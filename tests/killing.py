@@ -14,7 +14,8 @@ from repository import Repository
 
 OUTPUTS = ("data", "models", "report", "dvc.lock")
 WHOLE = (*OUTPUTS, "metrics")
-REPAIR = ("env", "PYTHONPATH=src", "python", "-m", "ptqflow.cli", "repair")
+PTQFLOW = ("env", "PYTHONPATH=src", "python", "-m", "ptqflow.cli")
+REPAIR = (*PTQFLOW, "repair")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGSTOP)
 
 

@@ -31,6 +31,7 @@ def test_the_budgets_in_use_hold_the_usual_numbers_at_32_pixels() -> None:
         (224, 256, 20),
         (512, 256, 4),
         (1024, 256, 1),
+        (1024, 1, 1),
         (2048, 256, 1),
         (4096, 256, 1),
     ],

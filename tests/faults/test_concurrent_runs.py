@@ -12,14 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 import pytest
+from killing import OUTPUTS, WHOLE
 from processes import kill_all, processes_below, processes_of, wait_until_ended
 from repository import ROOT, Repository, Result
 from samples import png
 
 pytestmark = pytest.mark.faults
 COST = 50
-OUTPUTS = ("data", "models", "report", "dvc.lock")
-WHOLE = (*OUTPUTS, "metrics")
 
 
 def run_together(repositories: list[Repository], command: list[str], pause: float) -> list[Result]:

@@ -9,19 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from killing import PTQFLOW, REPAIR, WHOLE
 from repository import STAGES, Repository, Result, outputs_of
 from ruamel.yaml import YAML
 
 pytestmark = pytest.mark.faults
-COST = 1
-PTQFLOW = ("env", "PYTHONPATH=src", "python", "-m", "ptqflow.cli")
 SUMMARIZED = [
     "data/predictions",
     "models/export",
     *(f"metrics/plots/{name}.csv" for name in ("calib_tensors", "export", "ranges", "search", "sensitivity")),
 ]
 KINDS = ["flipped bit"] * 3 + ["cut", "emptied", "removed", "a folder in its place", "a link in its place"]
-WHOLE = ("dvc.lock", "data", "models", "metrics", "report")
 
 
 def damage(file: Path, kind: str, random_: random.Random) -> None:
@@ -115,7 +113,7 @@ def test_damaged_outputs(
         assert is_one_line, f"{case}\n{result.output}"
     elif reader in STAGES:
         assert repository.contents(*outputs_of(reader)).items() <= before.items(), case
-    repaired = repository.try_run(*PTQFLOW, "repair")
+    repaired = repository.try_run(*REPAIR)
     assert repaired.status == 0, f"{case}\n{repaired.output}"
     again = repository.try_run("dvc", "repro")
     assert again.status == 0, f"{case}\n{repaired.output}\n{again.output}"

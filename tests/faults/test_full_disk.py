@@ -11,14 +11,13 @@ from threading import Event, Thread
 
 import pytest
 from disks import mounted
-from killing import repro
+from killing import WHOLE, repro
 from processes import processes_of, wait_until_ended
 from repository import STAGES, Repository
 
 pytestmark = pytest.mark.faults
 COST = 20
 OUTPUTS = ("data", "models", "metrics", "report")
-WHOLE = ("dvc.lock", *OUTPUTS)
 
 
 @pytest.fixture
