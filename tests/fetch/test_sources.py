@@ -241,6 +241,19 @@ def test_a_damaged_fashion_mnist_is_reported(content: bytes | None) -> None:
     assert f"data.path: {GIVEN.resolve()} does not hold fashion_mnist" in refusal("fashion_mnist", GIVEN)
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0, 158, *range(2, 10)] * 2, "labels 0 to 158 of 10 classes"),
+        ([*range(10)], "20 images and 10 labels"),
+    ],
+)
+def test_fashion_mnist_whose_labels_are_no_classes_or_too_few_is_refused(labels: list[int], words: str) -> None:
+    file = write_fashion_mnist(GIVEN) / "t10k-labels-idx1-ubyte"
+    file.write_bytes(b"\0\0\x08\1" + len(labels).to_bytes(4, "big") + bytes(labels))
+    assert f"does not hold fashion_mnist as torchvision stores it ({words})" in refusal("fashion_mnist", GIVEN)
+
+
 def test_a_full_disk_is_not_taken_for_a_damaged_archive(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = cifar(CIFAR10)
     made.files["test"] = os.urandom(2_000_000)

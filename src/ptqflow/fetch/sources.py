@@ -118,7 +118,7 @@ def _torchvision_source(params: DataParams, preprocessing: Preprocessing, given:
 def _open_downloaded(params: DataParams, dataset: Any) -> tuple[Any, Any]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptqflow" / "datasets"
     try:
-        return dataset(cache, train=True, download=True), dataset(cache, train=False, download=True)
+        return _open_both(dataset, cache, download=True)
     except _UNUSABLE as error:
         _raise_if_disk_is_full(error, cache)
         raise DataError(
@@ -138,13 +138,25 @@ def _open_found(params: DataParams, given: Path, dataset: Any, scratch: Path) ->
         root.mkdir()
         (root / dataset.filename).symlink_to(archive.resolve())
     try:
-        return dataset(root, train=True, download=unpack), dataset(root, train=False, download=unpack)
+        return _open_both(dataset, root, download=unpack)
     except _UNUSABLE as error:
         _raise_if_disk_is_full(error, root)
         raise DataError(
             f"data.path: {given.resolve()} does not hold {params.name} as torchvision stores it ({_reason(error)}); "
             f"expected {_expected(dataset)}"
         ) from None
+
+
+def _open_both(dataset: Any, root: Path, download: bool) -> tuple[Any, Any]:
+    """Open train and test, and check what torchvision does not: that each image has a label, which is a class."""
+    both = dataset(root, train=True, download=download), dataset(root, train=False, download=download)
+    for part in both:
+        labels, classes = np.asarray(part.targets), len(part.classes)
+        if not len(labels) == len(part.data) > 0:
+            raise ValueError(f"{len(part.data):,} images and {len(labels):,} labels")
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(f"labels {labels.min()} to {labels.max()} of {classes} classes")
+    return both
 
 
 def _reason(error: Exception) -> str:
