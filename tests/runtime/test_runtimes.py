@@ -14,6 +14,7 @@ from ptqflow.runtime.runtimes import (
     RUNTIMES,
     find_obstacle,
     onnxruntime_session,
+    open_file,
     openvino_model,
     torchscript_module,
 )
@@ -133,6 +134,20 @@ def test_openvino_computes_fp32_and_takes_one_shape_on_request(pristine: Path) -
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert openvino_model(pristine / "int8.onnx").input(0).partial_shape[0].is_dynamic
+
+
+@pytest.mark.parametrize(
+    "content", [b'node { name: "\x1b[2K" ', b"\x01\xf3\x1b[2K", b"<?xml version='1.0'?><net name='\x1b[2K'/>"]
+)
+def test_openvino_reads_a_file_as_onnx_alone_and_prints_nothing_of_it(
+    content: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino")
+    (tmp_path / "int8.onnx").write_bytes(content)
+    with pytest.raises(EngineError) as error:
+        open_file(tmp_path / "int8.onnx", "openvino", "x86")
+    assert str(error.value).isprintable()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_torchscript_selects_the_engine_of_an_int8_network_alone(

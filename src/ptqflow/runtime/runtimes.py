@@ -164,7 +164,11 @@ def openvino_model(path: Path, shape: tuple[int, ...] | None = None, **propertie
         properties: of OpenVINO's CPU plugin, such as INFERENCE_NUM_THREADS.
     """
     core = import_openvino().Core()
-    model = core.read_model(path)
+    from openvino.frontend import FrontEndManager
+
+    # Core.read_model tries readers of other formats after ONNX, of which TensorFlow's prints what the file holds.
+    reader = FrontEndManager().load_by_framework("onnx")
+    model = reader.convert(reader.load(path))
     if shape is not None:
         model.reshape(shape)
     return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"} | properties)
