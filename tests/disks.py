@@ -13,6 +13,6 @@ def mounted(disk: Path, size: str) -> Iterator[Path]:
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a file system needs root")
+        pytest.skip("mounting a file system needs root, or `unshare --map-root-user --mount` before the command")
     yield disk
     subprocess.run(["umount", "--lazy", disk], check=True)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 
 from ptqflow.core.preprocessing import ColorOrder, Preprocessing
@@ -56,7 +57,10 @@ def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     """Return the bytes of an image file."""
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    if kind == "HEIC":
+        pillow_heif.from_pillow(image).save(buffer, **options)
+    else:
+        image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 

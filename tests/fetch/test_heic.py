@@ -23,9 +23,7 @@ IMAGE = Image.fromarray(np.stack([RAMP, RAMP // 2, 255 - RAMP], -1))
 
 def heic(image: Image.Image, **options: object) -> bytes:
     """Return an HEIC file without loss, by the encoder of libheif."""
-    file = io.BytesIO()
-    pillow_heif.from_pillow(image).save(file, **({"quality": -1, "chroma": 444} | options))
-    return file.getvalue()
+    return encode(image, "HEIC", **({"quality": -1, "chroma": 444} | options))
 
 
 def avif(image: Image.Image, **options: object) -> bytes:

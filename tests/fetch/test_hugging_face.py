@@ -1,7 +1,7 @@
 """Folders that `save_to_disk` wrote are the images and labels that were saved.
 
-`save` writes what `datasets` writes, with pyarrow; where that package is installed, which is not in the development
-environment because it brings pandas, a test compares both.
+`labelled_files.save` writes what `datasets` writes, with pyarrow; where that package is installed, which is not in the
+development environment because it brings pandas, a test compares both.
 """
 
 import json
@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
+from labelled_files import CLASS_LABEL, FILE, NAMES, TEXT, rows, save, save_dict
 from PIL import Image
-from samples import bomb, data_params, encode, fitted, png, random_pixels, read_pool, write_folder
+from samples import bomb, data_params, encode, fitted, random_pixels, read_pool, write_folder
 
 from ptqflow.core.errors import DataError
 from ptqflow.data.dataset import open_dataset
@@ -26,65 +26,11 @@ from ptqflow.fetch.splitting import Source
 
 pytestmark = pytest.mark.usefixtures("_in_tmp_path")
 GIVEN = Path("given")
-NAMES = ["dog", "cat"]
-CLASS_LABEL = {"names": NAMES, "_type": "ClassLabel"}
-TEXT = {"dtype": "string", "_type": "Value"}
-FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-Cell = dict[str, object] | None
-Rows = tuple[list[Cell], list[Any]]
 
 
 @pytest.fixture
 def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def rows(count: int, first: int = 0) -> Rows:
-    """Return images as `datasets` stores them, and labels in turn."""
-    images = [{"bytes": png(seed), "path": None} for seed in range(first, first + count)]
-    return images, [i % 2 for i in range(count)]
-
-
-def save(folder: Path, part: Rows, label: dict[str, object] = CLASS_LABEL, shards: int = 1, **more: Any) -> Path:
-    """Write as `Dataset.save_to_disk` does; `more` are other features, each null in all rows."""
-    folder.mkdir(parents=True, exist_ok=True)
-    images, labels = part
-    features = {"image": {"_type": "Image"}, "label": label, **more}
-    types = {"ClassLabel": pa.int64(), "Image": FILE, "Value": pa.string()}
-    fields = [pa.field(name, types[str(feature["_type"])]) for name, feature in features.items()]
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    schema = pa.schema(fields, metadata)
-    columns = [images, labels, *([None] * len(images) for _ in more)]
-    files = [f"data-{i:05}-of-{shards:05}.arrow" for i in range(shards)]
-    for i, file in enumerate(files):
-        start, end = (len(images) * j // shards for j in (i, i + 1))
-        arrays = [pa.array(column[start:end], field.type) for column, field in zip(columns, fields, strict=True)]
-        with pa.ipc.new_stream(str(folder / file), schema) as stream:
-            for batch in pa.table(arrays, schema).to_batches(5):
-                stream.write_batch(batch)
-    info = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
-    state = {
-        "_data_files": [{"filename": file} for file in files],
-        "_fingerprint": "0" * 16,
-        "_format_columns": None,
-        "_format_kwargs": {},
-        "_format_type": None,
-        "_output_all_columns": False,
-        "_split": None,
-    }
-    (folder / "dataset_info.json").write_text(json.dumps(info, indent=2))
-    (folder / "state.json").write_text(json.dumps(state, indent=2))
-    return folder
-
-
-def save_dict(folder: Path, parts: dict[str, Rows], **options: Any) -> Path:
-    """Write as `DatasetDict.save_to_disk` does."""
-    for name, part in parts.items():
-        save(folder / name, part, **options)
-    folder.mkdir(exist_ok=True)
-    (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(parts)}))
-    return folder
 
 
 def load(folder: Path = GIVEN, **changes: object) -> Source:

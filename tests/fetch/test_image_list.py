@@ -1,11 +1,8 @@
-import csv
-import io
 from itertools import product
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from labelled_files import TABLES, table
 from samples import WRITERS, data_params, fitted, image_files, png, read_pool, write_folder
 
 from ptqflow.core.errors import DataError
@@ -20,22 +17,6 @@ LABELS = ["cat" if i % 2 else "dog" for i in range(24)]
 @pytest.fixture(autouse=True)
 def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def table(rows: list[tuple[str, ...]], header: tuple[str, ...] = ("path", "label", "split")) -> bytes:
-    text = io.StringIO()
-    csv.writer(text).writerows([header, *rows])
-    return text.getvalue().encode()
-
-
-def parquet_table(rows: list[tuple[str, ...]]) -> bytes:
-    file = io.BytesIO()
-    columns = zip(*rows, strict=True)
-    parquet.write_table(pa.table(dict(zip(("path", "label", "split"), map(list, columns), strict=False))), file)
-    return file.getvalue()
-
-
-TABLES = {"labels.csv": table, "labels.parquet": parquet_table}
 
 
 def rows(*splits: str) -> list[tuple[str, ...]]:
