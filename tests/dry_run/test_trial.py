@@ -70,7 +70,24 @@ def exploding(num_classes: int) -> nn.Module:
 
 
 def scaled(num_classes: int) -> nn.Module:
-    return followed_by_classifier(Applied(lambda x: F.interpolate(x, (8, 8), mode="nearest-exact")), num_classes)
+    scale = Applied(lambda x: F.interpolate(x, (8, 8), mode="nearest-exact"))
+    return followed_by_classifier(nn.Sequential(nn.Conv2d(3, 3, 1), scale), num_classes)
+
+
+def last_layer_alone(num_classes: int) -> nn.Module:
+    return followed_by_classifier(nn.Identity(), num_classes)
+
+
+def product(num_classes: int) -> nn.Module:
+    class OwnProduct(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((num_classes, 3 * 8 * 8), 0.01))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.einsum("bi,oi->bo", x.flatten(1), self.weight)
+
+    return OwnProduct()
 
 
 def as_hugging_face(num_classes: int) -> nn.Module:
@@ -136,6 +153,30 @@ def test_without_onnx_a_network_may_have_what_onnx_has_not() -> None:
 def test_patterns_that_match_nothing_are_refused_before_the_training(changes: dict[str, object]) -> None:
     with pytest.raises(ParamsError, match=r"layer9\.\*"):
         try_miniature("miniature:residual", convert_params(**changes))
+
+
+@pytest.mark.parametrize(
+    ("function", "changes", "message"),
+    [
+        ("miniature:residual", {"keep_fp32": ["*"]}, "convert.keep_fp32=['*'] leaves no layer to quantize; name fewer"),
+        (
+            "untried:product",
+            {"head": "int8"},
+            "model.name: untried:product has no layer that can be quantized",
+        ),
+        ("untried:last_layer_alone", {"head": "auto"}, "convert.head=auto leaves no layer to quantize; set it to int8"),
+    ],
+)
+def test_a_network_of_which_all_stays_fp32_is_refused_before_the_training(
+    function: str, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ParamsError) as refusal:
+        try_miniature(function, convert_params(**changes))
+    assert str(refusal.value) == message
+
+
+def test_the_remedy_for_a_network_of_its_last_layer_alone_works() -> None:
+    assert try_miniature("untried:last_layer_alone", convert_params(head="int8"))
 
 
 def test_a_classifier_that_returns_a_dict_as_hugging_faces_has_the_layers_of_its_network() -> None:

@@ -12,9 +12,8 @@ from ptqflow.convert.bias_correction import correction_rows, describe_correction
 from ptqflow.convert.clipping import warn_of_clipping
 from ptqflow.convert.method_search import Search, search_methods
 from ptqflow.convert.params import ConvertParams
-from ptqflow.convert.quantize import Quantized, quantize
+from ptqflow.convert.quantize import Quantized, quantize, require_int8_layers
 from ptqflow.convert.smoothing import require_equal
-from ptqflow.core.errors import ParamsError
 from ptqflow.core.stage import free_memory
 from ptqflow.data.batching import images_together
 from ptqflow.data.dataset import Dataset
@@ -70,9 +69,7 @@ def convert_network(
         )
     network, seen = smoothed.fp32, smoothed.statistics
     quantized = quantize(network.module, fp32.card, search.params, seen, dataset.train, budget.kept)
-    if not quantized.qparams:
-        named = f"convert.keep_fp32={list(params.keep_fp32)} leaves no layer to quantize; name fewer"
-        raise ParamsError(f"convert.max_drop={params.max_drop} and {named}, or raise it" if budget.kept else named)
+    require_int8_layers(quantized, params, budget.kept)
     warn_of_clipping(network, quantized.prepared, quantized.scheme, params, seen, dataset.train)
     free_memory()
     if quantized.correction:

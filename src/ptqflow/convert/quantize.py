@@ -15,6 +15,7 @@ from ptqflow.convert.params import ConvertParams
 from ptqflow.convert.qparams import resolve_scheme, set_ranges
 from ptqflow.convert.ranges import QParams
 from ptqflow.convert.weight_scales import mse_scales
+from ptqflow.core.errors import ParamsError
 from ptqflow.data.dataset import Split
 from ptqflow.fx.artifact import Int8Card
 from ptqflow.fx.bias_rounding import fit_biases
@@ -78,6 +79,26 @@ def quantize(
             if error.step in scheme.without_kernel:
                 raise
             scheme = scheme.model_copy(update={"without_kernel": (*scheme.without_kernel, error.step)})
+
+
+def require_int8_layers(quantized: Quantized, params: ConvertParams, also_fp32: Sequence[str] = ()) -> None:
+    """Require that something is quantized.
+
+    Raises:
+        ParamsError: `convert.keep_fp32`, `convert.head` and what stays FP32 for `convert.max_drop` leave nothing.
+    """
+    if quantized.qparams:
+        return
+    if also_fp32:
+        raise ParamsError(
+            f"convert.max_drop={params.max_drop} and convert.keep_fp32={list(params.keep_fp32)} leave no layer to "
+            "quantize; raise it, or name fewer"
+        )
+    if params.keep_fp32:
+        raise ParamsError(f"convert.keep_fp32={list(params.keep_fp32)} leaves no layer to quantize; name fewer")
+    if params.head != "int8":
+        raise ParamsError(f"convert.head={params.head} leaves no layer to quantize; set it to int8")
+    raise ParamsError(f"model.name: {quantized.card.model.name} has no layer that can be quantized")
 
 
 def _quantize(

@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from ptqflow.calib.collection import collect_statistics, observe
 from ptqflow.convert.params import ConvertParams
-from ptqflow.convert.quantize import quantize
+from ptqflow.convert.quantize import quantize, require_int8_layers
 from ptqflow.core.errors import ModelError, one_line
 from ptqflow.data.dataset import Split
 from ptqflow.data.preprocessing import to_input
@@ -45,7 +45,7 @@ def try_network(card: ModelCard, convert: ConvertParams, export: ExportParams, t
     Raises:
         ModelError: the network cannot be built, traced, converted or exported, its state_dict does not hold all that it
             computes with, or a runtime is not installed.
-        ParamsError: the params do not fit the network.
+        ParamsError: the params do not fit the network, or leave nothing to quantize.
         EngineError: this machine lacks the engine.
     """
     require_runtimes(export)
@@ -55,6 +55,7 @@ def try_network(card: ModelCard, convert: ConvertParams, export: ExportParams, t
     rows = np.arange(len(images), dtype=np.int64).reshape(1, -1)
     statistics = collect_statistics(observe(fp32, card.input_shape), [images], rows)
     made = quantize(fp32, card, _cheapest(convert), statistics, train)
+    require_int8_layers(made, convert)
     layers = list_layers(fp32, made.converted)
     with TemporaryDirectory() as directory:
         save_int8(Path(directory) / "int8", made.prepared, made.converted, layers, made.card, images)
