@@ -129,6 +129,7 @@ def test_every_stage_but_inputs_can_be_restored_from_the_run_cache() -> None:
         assert all(isinstance(out, str) for out in STAGES[stage].get("outs", [])), stage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "marked"),
     [

@@ -26,6 +26,7 @@ def photo(seed: int, color: tuple[int, int, int]) -> bytes:
     return encode(Image.fromarray(noise + np.array(color, np.uint8) // 2), ("JPEG", "PNG")[seed % 2])
 
 
+@pytest.mark.slow
 def test_another_network_that_takes_the_same_images_fetches_nothing(repository: Repository) -> None:
     repository.set_params({"model": {"name": "resnet18"}})
     assert repository.run("dvc", "repro", "fetch").ran == ["inputs"]
@@ -35,6 +36,7 @@ def test_another_network_that_takes_the_same_images_fetches_nothing(repository: 
     assert repository.run("dvc", "repro", "fetch").ran == ["inputs", "fetch"]
 
 
+@pytest.mark.slow
 def test_a_key_that_contradicts_the_weights_is_one_line_before_anything_is_fetched(repository: Repository) -> None:
     repository.set_params({"model": {"name": "resnet18", "preprocessing": "torchvision:IMAGENET1K_V1"}})
     before = repository.contents("inputs")

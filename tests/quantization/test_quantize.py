@@ -100,6 +100,7 @@ def kinds(pixels: np.ndarray, folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     ["PIL images", "arrays", "loader of uint8", "loader of normalized floats with labels", "folder"],
