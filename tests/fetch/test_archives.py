@@ -102,6 +102,24 @@ def test_a_file_that_cannot_be_read_is_named() -> None:
         read_all(GIVEN)
 
 
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("make", [make_pipe, make_device])
+def test_a_pipe_or_a_device_is_refused_instead_of_read_forever(make: Callable[[Path], None]) -> None:
+    make(GIVEN)
+    assert refusal().endswith(" is a pipe or a device, which may never end; pass a folder or an archive")
+    GIVEN.unlink()
+    write_folder(GIVEN, {"a/0.png": b"0"})
+    make(GIVEN / "a/1.png")
+    assert refusal().endswith("given: a/1.png is a pipe or a device, which may never end; remove it")
+
+
 def test_a_link_to_a_folder_is_refused_rather_than_left_out() -> None:
     write_folder(GIVEN, {"train/cat/0.png": b"1", "more/1.png": b"2"})
     Path("given/train/cat/more").symlink_to("../../more")

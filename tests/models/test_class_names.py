@@ -1,3 +1,6 @@
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,3 +69,16 @@ def test_a_file_of_names_that_does_not_exist_is_named(weights: Path) -> None:
         ModelError, match=r"model\.classes: nowhere\.txt does not exist; set it to a text file, or to null"
     ):
         find_class_names(params(classes="nowhere.txt"), weights, SHAPE)
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, os.mkdir, partial(os.symlink, "/dev/zero")], ids=["pipe", "folder", "device"]
+)
+def test_what_is_no_file_of_names_is_one_line_at_once(
+    weights: Path, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "names")
+    with pytest.raises(ModelError) as error:
+        find_class_names(params(classes=str(tmp_path / "names")), weights, SHAPE)
+    said = "is no file: a pipe, a device or a folder; set it to a text file, or to null"
+    assert str(error.value) == f"model.classes: {tmp_path / 'names'} {said}"

@@ -171,20 +171,29 @@ def read_card(path: Path, card: type[C]) -> C:
         raise ArtifactError(f"{path}: {where}: {problem}; {REMEDY}") from None
 
 
-def read_regular(path: Path, most: int) -> bytes:
+def read_regular(path: Path, most: int, remedy: str = REMEDY) -> bytes:
     """Return the bytes of a regular file, or of one that a link points to; pipes and devices may never end.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have.
+        remedy: that the error names.
 
     Raises:
         ArtifactError: it is no regular file, or has more than `most` bytes.
         OSError: it cannot be read.
     """
-    with naming(path), open(path, "rb", opener=_open_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ArtifactError(f"{path} is no file: a pipe, a device or a folder; {REMEDY}")
-        if status.st_size > most:
-            raise ArtifactError(f"{path} has {status.st_size:,} bytes, and {most:,} are the most; {REMEDY}")
-        return file.read(status.st_size)  # files of /proc have size 0, and some never end
+    no_file = ArtifactError(f"{path} is no file: a pipe, a device or a folder; {remedy}")
+    try:
+        with naming(path), open(path, "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise no_file
+            if status.st_size > most:
+                raise ArtifactError(f"{path} has {status.st_size:,} bytes, and {most:,} are the most; {remedy}")
+            return file.read(status.st_size)  # files of /proc have size 0, and some never end
+    except IsADirectoryError:
+        raise no_file from None
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -5,6 +5,7 @@ import gzip
 import lzma
 import os
 import re
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -96,11 +97,13 @@ def list_files(root: Path, encoding: str | None = None) -> Listing:
         encoding: of the names in an archive that does not state it, as `data.encoding`.
 
     Raises:
-        DataError: `root` is none of these or is truncated; a folder holds a link to a folder; an archive holds a link
-            or a device, a file twice, a name outside of it or one whose encoding is unknown.
+        DataError: `root` is none of these, such as a pipe, or is truncated; a folder holds a link to a folder; an
+            archive holds a link or a device, a file twice, a name outside of it or one whose encoding is unknown.
     """
     if root.is_dir():
         entries = list(_folder_entries(root))
+    elif root.exists() and not root.is_file():
+        raise DataError(f"{root.resolve()} is a pipe or a device, which may never end; pass a folder or an archive")
     else:
         entries = [(name, is_folder) for name, is_folder, _ in _archive_entries(root, (), encoding)]
     files: list[str] = []
@@ -128,13 +131,17 @@ def read_files(
     `encoding` is that of `list_files`, which returned the names.
 
     Raises:
-        DataError: as in `list_files`, or a file has more than 4 bytes for each of `max_megapixels`; it is not read.
+        DataError: as in `list_files`, or a file is a pipe or a device, or has more than 4 bytes for each of
+            `max_megapixels`; it is not read.
         OSError: a file of a folder cannot be read.
     """
     if root.is_dir():
         for name in sorted(names):
             with naming(root / name):
-                _require_size(root, name, (root / name).stat().st_size, max_megapixels)
+                status = (root / name).stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise DataError(f"{root.resolve()}: {name} is a pipe or a device, which may never end; remove it")
+                _require_size(root, name, status.st_size, max_megapixels)
                 content = (root / name).read_bytes()
             yield name, content
     else:

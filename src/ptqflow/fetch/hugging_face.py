@@ -26,6 +26,7 @@ from ptqflow.fetch.system_files import system_name
 
 _DICT, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 _MOST_JSON = 1 << 25  # bytes
+_SAVE_AGAIN = "save the data set again"
 _TEXT_LABELS = ("label", "labels")  # names of a column of strings that are labels
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -145,13 +146,13 @@ def _find_folder(root: Path) -> Path:
 
 def _read_json(path: Path, model: type[_Model]) -> _Model:
     try:
-        return model.model_validate_json(read_regular(path, _MOST_JSON))
+        return model.model_validate_json(read_regular(path, _MOST_JSON, _SAVE_AGAIN))
     except FileNotFoundError:
-        raise DataError(f"{path} is missing; save the data set again") from None
+        raise DataError(f"{path} is missing; {_SAVE_AGAIN}") from None
     except ValidationError as error:
         [first, *_] = error.errors()
         where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: {where + ': ' if where else ''}{first['msg']}; save the data set again") from None
+        raise DataError(f"{path}: {where + ': ' if where else ''}{first['msg']}; {_SAVE_AGAIN}") from None
 
 
 def _open_part(folder: Path, title: str) -> _Part:

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from ptqflow.core.artifacts import Card, read_regular
-from ptqflow.core.errors import ModelError
+from ptqflow.core.errors import ArtifactError, ModelError
 from ptqflow.core.normalization import InputShape
 from ptqflow.models.params import ModelParams
 
@@ -50,10 +50,13 @@ def _count_classes(params: ModelParams, weights: Path, input_shape: InputShape) 
 
 
 def _read_names(path: str) -> tuple[str, ...]:
+    remedy = "set it to a text file, or to null"
     try:
-        text = read_regular(Path(path).expanduser(), _MOST_BYTES).decode()
+        text = read_regular(Path(path).expanduser(), _MOST_BYTES, remedy).decode()
     except FileNotFoundError:
-        raise ModelError(f"model.classes: {path} does not exist; set it to a text file, or to null") from None
+        raise ModelError(f"model.classes: {path} does not exist; {remedy}") from None
+    except ArtifactError as error:
+        raise ModelError(f"model.classes: {error}") from None
     except UnicodeDecodeError as error:
         raise ModelError(f"model.classes: {path} is not UTF-8 text ({error}); save it so") from None
     names = tuple(line.strip() for line in text.splitlines() if line.strip())

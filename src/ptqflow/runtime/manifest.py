@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from ptqflow.core.artifacts import Card, read_card, read_regular, sha256_file, write_card
+from ptqflow.core.artifacts import REMEDY, Card, read_card, read_regular, sha256_file, write_card
 from ptqflow.core.errors import ArtifactError
 from ptqflow.core.figures import Figures
 from ptqflow.core.normalization import InputShape, Normalization
@@ -180,7 +180,9 @@ def read_manifest(directory: Path) -> Manifest:
 def _format_version(path: Path) -> int | None:
     """Return the format version in a manifest, None if there is none."""
     try:
-        return _Versioned.model_validate_json(read_regular(path, _MOST_BYTES)).format_version
+        return _Versioned.model_validate_json(
+            read_regular(path, _MOST_BYTES, f"{REMEDY}, or {_COPY_AGAIN}")
+        ).format_version
     except (OSError, ValidationError):
         return None
 
