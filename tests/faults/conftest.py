@@ -59,13 +59,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         before, _, rest = page.read_text().partition(BEGIN)
         old, _, after = rest.partition(END)
         kept = {row.split(" | ")[0].removeprefix("| "): row for row in old.splitlines()[2:] if row.startswith("| ")}
-        rows = kept | _rows(session.config.getoption("--seed"))
+        rows = kept | _rows(session.config.getoption("--seed"), page)
         page.write_text("\n".join([before + BEGIN + HEAD, *(rows[kind] for kind in sorted(rows)), END + after]))
 
 
-def _rows(seed: int) -> dict[str, str]:
+def _rows(seed: int, page: Path) -> dict[str, str]:
     machine = f"{usable_cores()} cores, Python {platform.python_version()}, load {os.getloadavg()[2]:.0f}"
-    revision = git(Path(), "describe", "--always", "--dirty", "--exclude=*").stdout.strip()
+    revision = git(Path(), "rev-parse", "--short", "HEAD").stdout.strip()
+    if git(Path(), "status", "--porcelain", "--untracked-files=no", "--", ".", f":!{page}").stdout:
+        revision += "-dirty"
     rows = {}
     for kind, outcomes in COUNTED.items():
         text = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
