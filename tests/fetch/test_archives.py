@@ -8,6 +8,7 @@ import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -102,15 +103,7 @@ def test_a_file_that_cannot_be_read_is_named() -> None:
         read_all(GIVEN)
 
 
-def make_pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def make_device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-@pytest.mark.parametrize("make", [make_pipe, make_device])
+@pytest.mark.parametrize("make", [os.mkfifo, partial(os.symlink, "/dev/zero")], ids=["pipe", "device"])
 def test_a_pipe_or_a_device_is_refused_instead_of_read_forever(make: Callable[[Path], None]) -> None:
     make(GIVEN)
     assert refusal().endswith(" is a pipe or a device, which may never end; pass a folder or an archive")
